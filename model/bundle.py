@@ -1,0 +1,94 @@
+"""A bundle in memory: encoder, mapper, language model and their calibration, loaded together or not at all.
+
+B batch, N samples, Q queries, H hidden size, L letters. `open_bundle` loads what turns sound into speech embeds; the language model is
+loaded apart, because an engine may hold it elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model.encoder import SpeechEncoder, load_encoder
+from model.errors import BundleError
+from model.manifest import BundleManifest, read_manifest, verify
+from model.mapper import QPMapper
+from model.prompts import Message, Rendered, Task, emotion_prefix, letter_ids, messages, render
+from model.speech_llm import SpeechLLM
+from model.types import Prediction
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The front half of a released set, and what is needed to read the back half's answer."""
+
+    folder: Path
+    manifest: BundleManifest
+    encoder: SpeechEncoder
+    mapper: QPMapper
+
+    @torch.inference_mode()
+    def speech_embeds(self, audio: Sequence[Tensor]) -> Tensor:
+        """B float32 tensors (N,) in [-1, 1) at SAMPLE_RATE to speech embeds (B, Q, H), float32."""
+        states, mask = self.encoder(audio)
+        return self.mapper(states, mask)  # type: ignore[no-any-return]
+
+    def prediction(self, log_probs: Sequence[float]) -> Prediction:
+        """Log-probabilities (L,) over the bundle's letters, in their order, to a calibrated prediction."""
+        manifest = self.manifest
+        calibrated = (torch.tensor(log_probs, dtype=torch.float64) / manifest.temperature).softmax(dim=0).tolist()
+        posterior = dict(zip(manifest.letters, calibrated, strict=True))
+        return Prediction(posterior, max(calibrated) < manifest.unsure_below, manifest.version)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an engine asks for every utterance: the request around the speech embeds and the letters it may answer with."""
+
+    turns: tuple[Message, ...]
+    rendered: Rendered
+    letters: tuple[int, ...]
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Verify and load encoder and mapper. Raises BundleError with the reason; nothing of a refused bundle is used."""
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    encoder = load_encoder(resolve(folder, manifest.encoder))
+    try:
+        weights = load_file(folder / "mapper.safetensors")
+        hidden = len(weights["leave.bias"])
+        mapper = QPMapper(encoder.width, hidden, **manifest.mapper.model_dump())
+        mapper.load_state_dict(weights)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BundleError(f"the mapper of {folder} does not fit its encoder or bundle.json: {error}") from error
+    return Bundle(folder, manifest, encoder, mapper.eval().requires_grad_(False))
+
+
+def load_llm(bundle: Bundle) -> SpeechLLM:
+    """The bundle's language model with its adapter. Raises BundleError when it does not fit the mapper."""
+    llm = SpeechLLM.load(resolve(bundle.folder, bundle.manifest.llm), bundle.folder / "adapter")
+    delivered = bundle.mapper.leave.out_features
+    if llm.hidden_size != delivered:
+        raise BundleError(
+            f"{bundle.folder}: the mapper delivers vectors of {delivered}, but the language model {bundle.manifest.llm}"
+            f" takes {llm.hidden_size}"
+        )
+    return llm
+
+
+def question(manifest: BundleManifest, tokenizer: object) -> Question:
+    """The request of the bundle's strategy, ending right before the letter."""
+    turns = messages(Task.SER, manifest.prompt, emotion_prefix())
+    ids = letter_ids(tokenizer, manifest.letters)
+    return Question(tuple(turns), render(tokenizer, turns), tuple(ids[letter] for letter in manifest.letters))
+
+
+def resolve(folder: Path, source: str) -> str:
+    """Where a part's weights are: inside the bundle, or at the folder or hub name given."""
+    inside = folder / source
+    return str(inside) if inside.is_dir() else source

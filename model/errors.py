@@ -1,0 +1,66 @@
+"""Every error this software raises on purpose.
+
+EmosllmError
+├── ConfigError            a setting is unknown, of the wrong type or out of range
+├── AudioError
+│   ├── DeviceError        a microphone is missing, busy or went away
+│   └── FormatError        a file or stream is not audio that can be read
+├── EngineError
+│   ├── EngineUnavailable  the engine cannot be reached, did not start or stopped
+│   └── EngineRejected     the engine cannot be used like this; trying again will not help
+├── BundleError            a bundle is missing, damaged, foreign or does not fit together
+├── TimelineError          the database cannot be used, or holds something that forbids the request
+├── DayError               a day was asked for that is no date
+└── TrainingError          a recipe, corpus or manifest cannot be trained from
+
+A message says what happened, with which value, and what to do about it. Exceptions of other libraries are turned into these
+where the library is used; whatever else escapes is a bug.
+"""
+
+
+class EmosllmError(Exception):
+    """Base of all errors a person can act on; the command line prints its message and exits with status 1."""
+
+
+class ConfigError(EmosllmError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class AudioError(EmosllmError):
+    """Sound cannot be had from where it was expected."""
+
+
+class DeviceError(AudioError):
+    """A microphone is missing, busy or went away."""
+
+
+class FormatError(AudioError):
+    """A file or stream is not audio that can be read."""
+
+
+class EngineError(EmosllmError):
+    """The language model cannot answer."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine cannot be reached, did not start or stopped; the same request may succeed later."""
+
+
+class EngineRejected(EngineError):
+    """The engine cannot be used as it is set up, or refused a request; trying again will not help."""
+
+
+class BundleError(EmosllmError):
+    """A bundle is missing, damaged, foreign or does not fit together."""
+
+
+class TimelineError(EmosllmError):
+    """The timeline database cannot be used, or holds something that forbids the request."""
+
+
+class DayError(EmosllmError):
+    """A day was asked for that is no date."""
+
+
+class TrainingError(EmosllmError):
+    """A recipe, corpus or manifest cannot be trained from."""

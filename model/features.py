@@ -1,0 +1,115 @@
+"""nano's acoustic features: log-mel bands and pitch, one row every 20 ms. The shipped weights depend on every digit here.
+
+N samples, T feature frames (HOP apart). `analyse` is what a microphone delivers turned into numbers; `normalise` makes one utterance
+comparable with any other. Training augments between the two. Both look at a whole utterance: segments are what is judged.
+"""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from model.audio import SAMPLE_RATE
+
+HOP = SAMPLE_RATE // 50
+N_MELS = 80
+F0_ROW, VOICING_ROW = N_MELS, N_MELS + 1
+N_RAW = N_MELS + 2
+N_PROSODY = 4
+N_FEATURES = N_MELS + N_PROSODY
+
+_WINDOW = SAMPLE_RATE // 40
+_FFT = 512
+_MEL_RANGE_HZ = (20.0, 7800.0)
+_POWER_FLOOR = 1e-7
+_PITCH_WINDOW = SAMPLE_RATE // 25
+_PITCH_RANGE_HZ = (62.0, 620.0)
+_VOICED = 0.5
+_TRIM_DB = 40.0
+_TRIM_MARGIN_FRAMES = 5
+_MIN_SAMPLES = SAMPLE_RATE * 2 // 5
+
+
+def analyse(audio: Tensor) -> Tensor:
+    """float32 (N,) in [-1, 1) to raw features (T, N_RAW): 80 log-mel powers, log2 of F0 in Hz, voicing in 0..1.
+
+    Silence at both edges is cut off (40 dB under the loudest frame, 100 ms margin); under 0.4 s, zeros are appended.
+    """
+    if audio.numel() < _MIN_SAMPLES:
+        audio = torch.nn.functional.pad(audio, (0, _MIN_SAMPLES - audio.numel()))
+    power = _frames(audio, _WINDOW, _FFT).abs().square()
+    mel = power @ _mel_filters()
+    first, last = _loud_part(mel.sum(dim=1))
+    f0, voicing = _pitch(audio, len(mel))
+    raw = torch.cat([torch.log(mel + _POWER_FLOOR), f0[:, None], voicing[:, None]], dim=1)
+    return raw[first:last]
+
+
+def normalise(raw: Tensor) -> Tensor:
+    """Raw features (T, N_RAW) to encoder input (T, N_FEATURES): per-utterance log-mel bands, then four prosody channels.
+
+    Bands: (value - mean) / (std + 0.5) over the utterance, which removes gain and room colour. Prosody: log2 F0 (octaves from 180 Hz),
+    the same against the utterance's mean, its change per frame, voicing. Where unvoiced, F0 is the utterance's mean.
+    """
+    mel, f0, voicing = raw[:, :N_MELS], raw[:, F0_ROW], raw[:, VOICING_ROW]
+    mel = (mel - mel.mean(dim=0)) / (mel.std(dim=0, correction=0) + 0.5)
+    voiced = voicing > _VOICED
+    middle = math.log2(180.0)
+    mean = f0[voiced].mean() if bool(voiced.any()) else torch.tensor(middle)
+    filled = torch.where(voiced, f0, mean)
+    change = torch.diff(filled, prepend=filled[:1])
+    prosody = torch.stack([filled - middle, (filled - mean) * 2, change * 4, voicing], dim=1)
+    return torch.cat([mel, prosody], dim=1)
+
+
+def _frames(audio: Tensor, window: int, fft: int) -> Tensor:
+    """Spectra (T, fft // 2 + 1) of centred Hann windows, one per HOP, T = N // HOP + 1."""
+    return torch.stft(
+        audio,
+        fft,
+        hop_length=HOP,
+        win_length=window,
+        window=torch.hann_window(window),
+        center=True,
+        pad_mode="constant",
+        return_complex=True,
+    ).T
+
+
+@cache
+def _mel_filters() -> Tensor:
+    """Triangular filters (fft bins, N_MELS), equally spaced in mel (HTK formula), unit height."""
+    low, high = (2595 * math.log10(1 + hz / 700) for hz in _MEL_RANGE_HZ)
+    edges = 700 * (10 ** (torch.linspace(low, high, N_MELS + 2, dtype=torch.float64) / 2595) - 1)
+    bins = torch.linspace(0, SAMPLE_RATE / 2, _FFT // 2 + 1, dtype=torch.float64)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+def _loud_part(energy: Tensor) -> tuple[int, int]:
+    """First and one-past-last frame of an utterance without the silence around it; energy is linear power (T,)."""
+    loud = torch.nonzero(energy > energy.max() * 10 ** (-_TRIM_DB / 10)).flatten()
+    if len(loud) == 0:
+        return 0, len(energy)
+    return max(0, int(loud[0]) - _TRIM_MARGIN_FRAMES), min(len(energy), int(loud[-1]) + 1 + _TRIM_MARGIN_FRAMES)
+
+
+def _pitch(audio: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """log2 F0 (T,) and voicing (T,) from the normalised autocorrelation of 40 ms windows (Boersma 1993, without path search)."""
+    shortest, longest = (int(SAMPLE_RATE / hz) for hz in reversed(_PITCH_RANGE_HZ))
+    spectrum = _frames(audio - audio.mean(), _PITCH_WINDOW, 2 * _PITCH_WINDOW)[:frames]
+    correlation = torch.fft.irfft(spectrum.abs().square())[:, : longest + 2]
+    window = torch.fft.irfft(torch.fft.rfft(torch.hann_window(_PITCH_WINDOW), n=2 * _PITCH_WINDOW).abs().square())
+    # The window's own autocorrelation falls with lag; dividing by it stops long periods from looking unvoiced.
+    shape = window[: longest + 2] / window[0]
+    correlation = correlation / (correlation[:, :1] + 1e-6) / shape
+    candidates = correlation[:, shortest : longest + 1]
+    # A small cost on long periods keeps an octave error from winning over the true period by a rounding error.
+    cost = 0.02 * torch.log2(torch.arange(shortest, longest + 1) / shortest)
+    lag = (candidates - cost).argmax(dim=1) + shortest
+    rows = torch.arange(len(lag))
+    left, peak, right = correlation[rows, lag - 1], correlation[rows, lag], correlation[rows, lag + 1]
+    shift = (0.5 * (left - right) / (left - 2 * peak + right).clamp(max=-1e-6)).clamp(-0.5, 0.5)
+    return torch.log2(SAMPLE_RATE / (lag + shift)), peak.clamp(0, 1)

@@ -1,0 +1,125 @@
+"""bundle.json: what a bundle says about itself, and whether its files are the ones it was released with. No torch here.
+
+A bundle is a folder: bundle.json, mapper.safetensors, adapter/ (PEFT), and encoder/ and llm/ unless those are hub names or other
+folders. Weights are safetensors and everything else is JSON or text, so loading one executes nothing from it.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.errors import BundleError
+from model.types import Emotion
+
+MANIFEST = "bundle.json"
+FORMAT = 1
+_ALLOWED_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".md", ""}
+_PACKAGED = Path(__file__).parent / "bundles"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MapperSettings(_Record):
+    """Sizes of the QPMapper."""
+
+    queries: Annotated[int, Field(ge=1)]
+    layers: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+
+
+class Score(_Record):
+    """One figure: unweighted accuracy (mean of per-class recalls) on speakers nothing was tuned on."""
+
+    split: str
+    clips: int
+    speakers: int
+    unweighted_accuracy: float
+    interval_95: tuple[float, float]
+    interval_method: str
+    chance: float
+    recalls: dict[Emotion, float]
+
+
+class BundleManifest(_Record):
+    """Everything a monitor must know before it loads weights.
+
+    encoder, llm: a folder inside the bundle, or where to find the weights otherwise (folder or hub name).
+    letters: the letters this bundle can answer with. temperature: divides the log-probabilities before they are shown.
+    unsure_below: a highest probability under it makes a segment unsure. files: SHA-256 of every other file in the folder.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    version: str
+    created: str
+    strategy: Literal["ser"]
+    letters: Annotated[list[Emotion], Field(min_length=2)]
+    temperature: Annotated[float, Field(gt=0)]
+    unsure_below: Annotated[float, Field(ge=0, le=1)]
+    encoder: str
+    llm: str
+    mapper: MapperSettings
+    prompt: Annotated[int, Field(ge=0, le=9)]
+    license: str
+    trained_on: list[str]
+    limits: list[str]
+    scores: list[Score]
+    files: dict[str, str]
+
+
+def find_bundle(name: str) -> Path:
+    """A bundle's folder: the name of a built-in one, or a path. Raises BundleError naming the built-in ones."""
+    for folder in (_PACKAGED / name, Path(name).expanduser()):
+        if (folder / MANIFEST).is_file():
+            return folder
+    built_in = ", ".join(sorted(path.parent.name for path in _PACKAGED.glob(f"*/{MANIFEST}")))
+    raise BundleError(f"no bundle at {name!r}: expected a folder with {MANIFEST}, or one of the built-in: {built_in}")
+
+
+def read_manifest(folder: Path) -> BundleManifest:
+    """Read bundle.json without looking at the other files. Raises BundleError."""
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        return BundleManifest.model_validate_json(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"cannot read {folder / MANIFEST}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise BundleError(f"{folder / MANIFEST} is not a bundle of format {FORMAT}: {where}: {first['msg']}") from error
+
+
+def verify(folder: Path, manifest: BundleManifest) -> None:
+    """Compare every file with its SHA-256. Raises BundleError for a missing, changed or foreign file."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
+    for name in sorted(present | manifest.files.keys()):
+        path = folder / name
+        if name not in present:
+            raise BundleError(f"the bundle {folder} is incomplete: {name} is missing; copy or download it again")
+        if name not in manifest.files or path.is_symlink() or path.suffix not in _ALLOWED_SUFFIXES:
+            raise BundleError(f"the bundle {folder} holds {name}, which does not belong to it; remove that file if you trust the rest")
+        if sha256(path) != manifest.files[name]:
+            raise BundleError(f"the bundle {folder} is damaged: {name} is not the file it was released with; get the bundle again")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under `folder` but bundle.json, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def version_of(name: str, files: dict[str, str]) -> str:
+    """A version that no other set of files has: the name and eight digits of what the weights hash to."""
+    weights = "\n".join(f"{path} {digest}" for path, digest in sorted(files.items()))
+    return f"{name}-{hashlib.sha256(weights.encode()).hexdigest()[:8]}"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

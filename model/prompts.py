@@ -1,0 +1,156 @@
+"""Every word the language model reads, written once for training, evaluation and serving, and the reading of its answer.
+
+A request is a list of chat messages in which AUDIO stands where the speech embeds go. `render` turns it into token ids with the
+language model's own chat template, so that what vLLM's server builds from the same messages is the same.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypedDict
+
+from model.errors import BundleError
+from model.types import Emotion
+
+AUDIO = "<|speech|>"
+
+
+class Task(StrEnum):
+    """What is asked: the words, the emotion, or both (paper, B.2 to B.4)."""
+
+    ASR = "asr"
+    SER = "ser"
+    JOINT = "joint"
+
+
+class Message(TypedDict):
+    """One chat message."""
+
+    role: str
+    content: str
+
+
+SYSTEM_PROMPT = """You listen to speech. Each request holds one utterance as audio tokens, then an instruction. \
+Reply in the given form and add nothing.
+To transcribe: | ASR: <text> |
+To name the emotion: | Emotion: <letter> |
+For both: | ASR: <text> | Emotion: <letter> |
+The letter is one of: """ + ", ".join(f"{emotion} {emotion.word}" for emotion in Emotion)
+
+PROMPTS: dict[Task, tuple[str, ...]] = {
+    Task.ASR: (
+        "Write down what is said in this utterance.",
+        "Transcribe the speech above.",
+        "Which words does the speaker say? Give the transcript.",
+        "Turn the utterance into written text.",
+        "Listen to the audio and note every word.",
+        "Give a verbatim transcript of the audio above.",
+        "Put the spoken words into writing.",
+        "Type out the utterance exactly as spoken.",
+        "What was said? Answer with the transcript.",
+        "Recognise the speech and return its text.",
+    ),
+    Task.SER: (
+        "Name the emotion in the speaker's voice.",
+        "How does the speaker feel? Give the letter.",
+        "Judge the emotional tone of the utterance above.",
+        "Which emotion does the voice carry?",
+        "Classify the emotion expressed in this audio.",
+        "Listen to how it is said and choose the emotion.",
+        "Decide which emotion the speaker expresses.",
+        "What feeling can be heard in the voice?",
+        "Recognise the emotional state of the speaker.",
+        "Pick the letter that fits the tone of voice.",
+    ),
+    Task.JOINT: (
+        "Write down what is said, then name the emotion in the voice.",
+        "First the transcript, then the emotion of the speaker.",
+        "Transcribe the utterance and judge its emotional tone.",
+        "Give the spoken words and the letter of the emotion.",
+        "Note every word, then decide how the speaker feels.",
+        "Return the text of the speech and the emotion it carries.",
+        "What is said, and with which feeling? Answer both.",
+        "Recognise first the speech and then the emotion.",
+        "Put the words into writing and classify the emotion.",
+        "Type out the utterance, then pick the letter that fits its tone.",
+    ),
+}
+
+
+def messages(task: Task, prompt: int = 0, answer: str | None = None) -> list[Message]:
+    """The request for one utterance. `answer` begins (or is) the assistant's turn; None leaves the turn open.
+
+    The audio comes before the instruction (paper, B), so that everything before it is the same for all requests.
+    """
+    turns = [
+        Message(role="system", content=SYSTEM_PROMPT),
+        Message(role="user", content=f"{AUDIO}\n{PROMPTS[task][prompt]}"),
+    ]
+    return turns if answer is None else [*turns, Message(role="assistant", content=answer)]
+
+
+def emotion_prefix(transcript: str | None = None) -> str:
+    """The beginning of an answer after which only the letter is missing (paper, A.4)."""
+    return "| Emotion:" if transcript is None else f"| ASR: {transcript} | Emotion:"
+
+
+def format_answer(emotion: Emotion | None = None, transcript: str | None = None) -> str:
+    """The whole answer in the output grammar; at least one of the two must be given."""
+    if emotion is None and transcript is None:
+        raise ValueError("an answer needs an emotion, a transcript or both")
+    words = "" if transcript is None else f"| ASR: {transcript} "
+    return words + ("|" if emotion is None else f"| Emotion: {emotion} |")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A parsed answer; what it did not contain is None."""
+
+    transcript: str | None
+    emotion: Emotion | None
+
+
+_ANSWER = re.compile(r"^\s*(?:\|\s*ASR:\s*(?P<text>.*?)\s*)?(?:\|\s*Emotion:\s*(?P<letter>[A-Z])\s*)?\|\s*$", re.DOTALL)
+
+
+def parse_answer(text: str) -> Answer | None:
+    """Read an answer in the output grammar; None when it is not in it."""
+    match = _ANSWER.match(text)
+    if match is None or (match["text"] is None and match["letter"] is None):
+        return None
+    letter = match["letter"]
+    if letter is not None and letter not in set(Emotion):
+        return None
+    return Answer(match["text"], None if letter is None else Emotion(letter))
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Token ids before and after the place of the speech embeds."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+def render(tokenizer: Any, turns: Sequence[Message]) -> Rendered:
+    """Messages to token ids by the tokenizer's chat template; an assistant message at the end is left open to be continued."""
+    continues = turns[-1]["role"] == "assistant"
+    text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=not continues, continue_final_message=continues)
+    before, found, after = text.partition(AUDIO)
+    if not found:
+        raise BundleError("the chat template of this language model drops a part of the user's message")
+    ids = [tuple(tokenizer.encode(part, add_special_tokens=False)) for part in (before, after)]
+    return Rendered(*ids)
+
+
+def letter_ids(tokenizer: Any, letters: Iterable[Emotion]) -> dict[Emotion, int]:
+    """The one token that each letter is after the answer's prefix. Raises BundleError where a letter is not one token."""
+    prefix = tokenizer.encode(emotion_prefix(), add_special_tokens=False)
+    ids = {}
+    for letter in letters:
+        whole = tokenizer.encode(f"{emotion_prefix()} {letter}", add_special_tokens=False)
+        if whole[:-1] != prefix:
+            raise BundleError(f"this language model's tokenizer does not write the letter {letter} as one token")
+        ids[letter] = whole[-1]
+    return ids

@@ -1,0 +1,1 @@
+"""Makes bundles: corpora, curriculum, training loop, evaluation. Knows nothing of the daemon."""

@@ -1,0 +1,60 @@
+"""A small Llama from random weights, with a tokenizer whose words are those of the prompts: what nano has instead of a pre-trained LLM."""
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from model.prompts import PROMPTS, SYSTEM_PROMPT, emotion_prefix, format_answer
+from model.types import Emotion
+from train.recipe import LlmRecipe
+
+_END = "<|end|>"
+_ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+# Content is a plain string, as in Llama's and Qwen's own templates; a turn's end closes every message.
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_MAX_POSITIONS = 1024
+
+
+def build_tokenizer(recipe: LlmRecipe) -> PreTrainedTokenizerFast:
+    """Byte-level BPE learned from the prompts and answers; any other text falls back to bytes, so nothing is unknown."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        min_frequency=1,
+        special_tokens=[_END, *_ROLES],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [SYSTEM_PROMPT, *(prompt for prompts in PROMPTS.values() for prompt in prompts)]
+    texts += [format_answer(emotion) for emotion in Emotion] * 20 + [emotion_prefix("")] * 20
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=_END,
+        pad_token=_END,
+        chat_template=_CHAT_TEMPLATE,
+        model_max_length=_MAX_POSITIONS,
+    )
+
+
+def build_llm(recipe: LlmRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of the recipe's size with random float32 weights."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=_MAX_POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    return LlamaForCausalLM(config)
