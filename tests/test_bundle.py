@@ -1,0 +1,120 @@
+"""Bundles: what was written comes back, and what is damaged, foreign or does not fit is refused with the reason."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.bundle import load_llm, open_bundle
+from model.errors import BundleError
+from model.manifest import MANIFEST, digests, find_bundle, read_manifest, verify, version_of
+from model.types import Emotion
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(find_bundle("nano"), tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def _rewrite(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+
+
+def test_nano_is_whole_small_and_says_what_it_is() -> None:
+    folder = find_bundle("nano")
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 40 * 2**20
+    assert manifest.version == version_of("nano", manifest.files)
+    assert manifest.license == "CC-BY-NC-SA-4.0"
+    assert "NonCommercial" in (folder / "LICENSE").read_text()
+    assert not {Emotion.CONTEMPT, Emotion.OTHER} & set(manifest.letters)
+    assert any("contempt" in limit for limit in manifest.limits)
+    (score,) = manifest.scores
+    assert "ravdess_17" in score.split
+    assert score.unweighted_accuracy >= 0.55
+    assert score.interval_95[0] < score.unweighted_accuracy < score.interval_95[1]
+
+
+def test_its_parts_are_those_of_the_paper() -> None:
+    bundle = open_bundle(find_bundle("nano"))
+    llm = load_llm(bundle)
+    assert bundle.mapper.settings["queries"] == 32
+    assert llm.llm.peft_config["default"].r == 8
+    assert bundle.speech_embeds([torch.zeros(16000)]).shape == (1, 32, llm.hidden_size)
+
+
+def _truncate(folder: Path) -> None:
+    (folder / "mapper.safetensors").write_bytes((folder / "mapper.safetensors").read_bytes()[:-8])
+
+
+def _flip(folder: Path) -> None:
+    data = bytearray((folder / "llm/model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "llm/model.safetensors").write_bytes(bytes(data))
+
+
+def _remove(folder: Path) -> None:
+    (folder / "adapter/adapter_config.json").unlink()
+
+
+def _add_pickle(folder: Path) -> None:
+    (folder / "llm/pytorch_model.bin").write_bytes(pickle.dumps({}))
+
+
+def _link(folder: Path) -> None:
+    target = folder.parent / "elsewhere"
+    (folder / "mapper.safetensors").rename(target)
+    (folder / "mapper.safetensors").symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_truncate, "mapper.safetensors is not the file"),
+        (_flip, "llm/model.safetensors is not the file"),
+        (_remove, "adapter_config.json is missing"),
+        (_add_pickle, "does not belong"),
+        (_link, "does not belong"),
+        (lambda folder: (folder / MANIFEST).unlink(), "cannot read"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "not a bundle"),
+        (lambda folder: _rewrite(folder, format=2), "format"),
+        (lambda folder: _rewrite(folder, letters=["A", "X"]), "letters"),
+        (lambda folder: _rewrite(folder, temperature=0), "temperature"),
+        (lambda folder: _rewrite(folder, surprise=1), "surprise"),
+        (lambda folder: _rewrite(folder, mapper={"queries": 16, "layers": 2, "heads": 8, "width": 128}), "does not fit"),
+    ],
+)
+def test_what_is_damaged_is_refused(copy: Path, damage: Callable[[Path], None], reason: str) -> None:
+    damage(copy)
+    with pytest.raises(BundleError, match=reason):
+        open_bundle(copy)
+
+
+def test_a_mapper_for_another_language_model_is_refused(copy: Path) -> None:
+    weights = load_file(copy / "mapper.safetensors")
+    weights["leave.weight"], weights["leave.bias"] = weights["leave.weight"][:64].clone(), weights["leave.bias"][:64].clone()
+    save_file(weights, copy / "mapper.safetensors")
+    _rewrite(copy, files=digests(copy))
+    with pytest.raises(BundleError, match="vectors of 64"):
+        load_llm(open_bundle(copy))
+
+
+def test_an_adapter_for_another_language_model_is_refused(copy: Path) -> None:
+    weights = load_file(copy / "adapter/adapter_model.safetensors")
+    save_file({name: tensor[:, :-1].clone() for name, tensor in weights.items()}, copy / "adapter/adapter_model.safetensors")
+    _rewrite(copy, files=digests(copy))
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        load_llm(open_bundle(copy))
+
+
+def test_a_name_that_is_no_bundle_is_answered_with_those_there_are() -> None:
+    with pytest.raises(BundleError, match="built-in: nano"):
+        find_bundle("no-such-bundle")
