@@ -1,0 +1,1 @@
+"""The daemon: capture, segmentation, judging, timeline, summaries, reports."""

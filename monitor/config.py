@@ -1,0 +1,151 @@
+"""The settings of the daemon: one frozen tree that mirrors config.toml key for key. Each part gets only its own branch."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+PACKAGED_BUNDLE = "nano"
+
+
+def state_dir() -> Path:
+    """Where the monitor keeps its own files: $XDG_STATE_HOME/emosllm-monitor, by default ~/.local/state/emosllm-monitor."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "emosllm-monitor"
+
+
+def config_path() -> Path:
+    """The person's own settings: $XDG_CONFIG_HOME/emosllm-monitor/config.toml; it need not exist."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "emosllm-monitor" / "config.toml"
+
+
+def _known_zone(name: str) -> str:
+    if name and name not in available_timezones():
+        raise ValueError("must be an IANA time zone such as Europe/Paris, or empty for this machine's")
+    return name
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AudioConfig(_Section):
+    """[audio]: where sound comes from."""
+
+    device: str = ""
+    buffer_ms: Annotated[int, Field(ge=10, le=500)] = 30
+    queue_s: Annotated[int, Field(ge=1, le=600)] = 30
+
+
+class SegmenterConfig(_Section):
+    """[segmenter]: how speech is cut out of the stream."""
+
+    aggressiveness: Annotated[int, Field(ge=0, le=3)] = 3
+    frame_ms: Literal[10, 20, 30] = 30
+    onset_ms: Annotated[int, Field(ge=30, le=1000)] = 150
+    pre_roll_ms: Annotated[int, Field(ge=0, le=2000)] = 300
+    hangover_ms: Annotated[int, Field(ge=60, le=3000)] = 600
+    min_segment_ms: Annotated[int, Field(ge=500, le=5000)] = 1000
+    max_segment_ms: Annotated[int, Field(ge=2000, le=30000)] = 15000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "SegmenterConfig":
+        if self.max_segment_ms < 2 * self.min_segment_ms:
+            raise ValueError("max_segment_ms must be at least twice min_segment_ms, so that long speech can be cut")
+        # Long speech is cut in the last third of the maximum; what opened the segment must lie before that.
+        if self.max_segment_ms < 2 * (self.pre_roll_ms + self.onset_ms):
+            raise ValueError("max_segment_ms must be at least twice pre_roll_ms and onset_ms together")
+        return self
+
+
+class EngineConfig(_Section):
+    """[engine]: what judges the segments."""
+
+    kind: Literal["embedded", "server", "transformers"] = "embedded"
+    bundle: str = PACKAGED_BUNDLE
+    url: str = "http://127.0.0.1:8000"
+    key_file: str = ""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
+    max_waiting: Annotated[int, Field(ge=1, le=100_000)] = 500
+    start_timeout_s: Annotated[int, Field(ge=5, le=3600)] = 300
+    stop_timeout_s: Annotated[int, Field(ge=0, le=600)] = 60
+    kv_cache_mib: Annotated[int, Field(ge=16, le=1_000_000)] = 64
+
+
+class TimelineConfig(_Section):
+    """[timeline]: where results are kept and in which zone a day is a day."""
+
+    database: str = ""
+    zone: Annotated[str, AfterValidator(_known_zone)] = ""
+
+    def database_path(self) -> Path:
+        """The database file; by default `timeline.db` in the state directory."""
+        return Path(self.database).expanduser() if self.database else state_dir() / "timeline.db"
+
+    def zone_info(self) -> ZoneInfo:
+        """The zone that decides which day a moment belongs to."""
+        if self.zone:
+            return ZoneInfo(self.zone)
+        import tzlocal
+
+        return ZoneInfo(tzlocal.get_localzone_name())
+
+
+class LogConfig(_Section):
+    """[log]: what the daemon writes about itself; never words, labels or audio."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(_Section):
+    """The whole tree."""
+
+    audio: AudioConfig = AudioConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
+    engine: EngineConfig = EngineConfig()
+    timeline: TimelineConfig = TimelineConfig()
+    log: LogConfig = LogConfig()
+
+
+def load_config(path: Path | None = None) -> Config:
+    """Read settings from `path`, or from the person's own file where there is one, else the defaults.
+
+    Raises ConfigError naming file, section, key, the value found and what is allowed.
+    """
+    source = path or config_path()
+    if path is None and not source.exists():
+        return Config()
+    try:
+        tree = tomllib.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings in {source}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(problems)) from error
+
+
+def _explain(problem: "ErrorDetails") -> str:
+    section, *rest = (str(part) for part in problem["loc"])
+    where = f"[{section}] {'.'.join(rest)}".strip()
+    if problem["type"] == "extra_forbidden":
+        return f"{where} is not a setting; {_allowed_keys(section, bool(rest))}"
+    found = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _allowed_keys(section: str, known_section: bool) -> str:
+    if not known_section:
+        return "the sections are " + ", ".join(f"[{name}]" for name in Config.model_fields)
+    branch = type(getattr(Config(), section))
+    return f"[{section}] has " + ", ".join(branch.model_fields)

@@ -1,0 +1,73 @@
+"""Keeps the timeline's file to one person and one daemon: its mode, its folder, and the lock beside it.
+
+Knows files only, nothing of what is in the database.
+"""
+
+import fcntl
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from model.errors import TimelineError
+
+
+def make_private(path: Path) -> None:
+    """Create `path` empty with mode 0600 in a folder of mode 0700, or take an existing file from group and others.
+
+    A folder that is there already keeps its mode: it may be somebody's home.
+    Raises TimelineError when that cannot be done.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if path.is_file():
+            path.chmod(0o600)
+    except OSError as error:
+        raise TimelineError(
+            f"cannot use the timeline file {path}: {error.strerror}; check the permissions there, or name another file "
+            "in [timeline] database"
+        ) from error
+
+
+class DatabaseLock:
+    """Holds `<database>.lock` while the daemon runs, so that a second one on the same database is refused.
+
+    The operating system lets go of it when the process ends, however it ends: a file left behind blocks nobody.
+    path: the database. source: what is listened to, for the message a second start gets.
+    """
+
+    def __init__(self, path: Path, source: str) -> None:
+        self._database = path.resolve()
+        self._path = self._database.with_name(self._database.name + ".lock")
+        self._source = source
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        """Take the lock. Raises TimelineError naming process, time and source of the daemon that holds it."""
+        make_private(self._path)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            held = self._holder()
+            os.close(descriptor)
+            raise TimelineError(f"{self._database} is already in use by {held}; stop it first") from error
+        self._descriptor = descriptor
+        note = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds"), "source": self._source}
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(note).encode())
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        # The file stays: removing it would let a third process lock a new file while a second waits on this one.
+        os.close(self._descriptor)
+
+    def _holder(self) -> str:
+        try:
+            note = json.loads(self._path.read_text())
+            since = datetime.fromisoformat(note["since"]).astimezone()
+            return f"process {note['pid']}, listening to {note['source']} since {since:%Y-%m-%d %H:%M:%S}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process, which only just started"

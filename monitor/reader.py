@@ -1,0 +1,193 @@
+"""Reads a timeline, also while a daemon writes to it; never creates one, and never changes what is in it.
+
+Speaks SQL through the standard library, because importing SQLModel takes most of a second and a report must not wait
+for that. `monitor/timeline.py` owns the tables; a test holds both to the same columns. What SQLite says is turned
+into TimelineError here, for the writing side too.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from model.errors import TimelineError
+from model.types import Emotion, Prediction
+from monitor.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, TimelineEntry
+
+SCHEMA_VERSION = "0001"
+"""The last migration this program knows."""
+
+_BUSY_TIMEOUT_S = 5.0
+_STORED_TIME = "%Y-%m-%d %H:%M:%S.%f"
+_SEGMENTS = """
+    SELECT id, stream, start_sample, end_sample, start_at, end_at, zone, state, reason,
+           posterior, unsure, bundle_version, judged_at
+    FROM segment WHERE start_at > :earliest AND start_at < :end AND end_at > :start ORDER BY start_at, id"""
+_COVERAGE = """
+    SELECT stream, kind, start_at, end_at, zone, reason
+    FROM coverage WHERE start_at < :end AND end_at > :start ORDER BY start_at, id"""
+_KNOWN = f"""
+    SELECT min(start_at) AS start_at, max(end_at) AS end_at
+    FROM (SELECT start_at, end_at FROM ({_SEGMENTS}) UNION ALL SELECT start_at, end_at FROM ({_COVERAGE}))"""
+_ADVICE = {
+    "SQLITE_FULL": "the disk is full; free some space",
+    "SQLITE_BUSY": "another program holds it; close that program, or try again",
+    "SQLITE_LOCKED": "another program holds it; close that program, or try again",
+    "SQLITE_CORRUPT": "it is damaged; restore it from a copy, or move it away to begin a new one",
+    "SQLITE_NOTADB": "it is no timeline database; name another file in [timeline] database",
+    "SQLITE_READONLY": "it may not be written to; check its permissions and those of its folder",
+    "SQLITE_CANTOPEN": "it cannot be opened; check its permissions and those of its folder",
+    "SQLITE_PERM": "it cannot be opened; check its permissions and those of its folder",
+    "SQLITE_IOERR": "reading or writing failed; check the disk",
+}
+
+
+class TimelineReader:
+    """What is stored, read through one connection. Use it in the thread that opened it, and close it."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection | None) -> None:
+        self._path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the timeline in `path`. Where there is none yet it reads as empty, until it is opened again.
+
+        Raises TimelineError when the file is no timeline, is damaged or unreadable, or has other tables.
+        """
+        version = schema_of(path)
+        if version is None:
+            return cls(path, None)
+        if version != SCHEMA_VERSION:
+            raise TimelineError(
+                f"the timeline {path} still has the tables of an older version; "
+                "run `emosllm-monitor start` once, which brings them up to date"
+            )
+        return cls(path, _connect(path))
+
+    def segments_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
+        """The segments that overlap [start, end), by start. Both moments in UTC."""
+        rows = self._rows(_SEGMENTS, start, end)
+        with _sensible(self._path):
+            return [_entry(row) for row in rows]
+
+    def coverage_between(self, start: datetime, end: datetime) -> list[CoverageInterval]:
+        """The coverage that overlaps [start, end), by start. Both moments in UTC."""
+        rows = self._rows(_COVERAGE, start, end)
+        with _sensible(self._path):
+            return [_interval(row) for row in rows]
+
+    def overlapping(self, start: datetime, end: datetime) -> tuple[datetime, datetime] | None:
+        """From when until when segments or coverage are stored that overlap [start, end); None if there are none."""
+        rows = self._rows(_KNOWN, start, end)
+        with _sensible(self._path):
+            return next(((_moment(row["start_at"]), _moment(row["end_at"])) for row in rows if row["start_at"]), None)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.close()
+
+    def _rows(self, query: str, start: datetime, end: datetime) -> list[sqlite3.Row]:
+        # `earliest` lets SQLite find overlapping segments by the index of their starts, however long the timeline.
+        bounds = {"start": start, "end": end, "earliest": start - timedelta(seconds=LONGEST_SEGMENT_S)}
+        values = {name: _stored(moment) for name, moment in bounds.items()}
+        if self._connection is None:
+            return []
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise explain(error, self._path) from error
+
+
+def schema_of(path: Path) -> str | None:
+    """The version of the tables in `path`; None when the file does not exist or is an empty database.
+
+    Raises TimelineError when it is a folder, no database, damaged, unreadable, another program's, or newer than this.
+    """
+    try:
+        if path.is_dir():
+            raise TimelineError(f"the timeline {path} is a folder; name a file in [timeline] database")
+        if not path.exists():
+            return None
+        with closing(_connect(path)) as connection:
+            version = _version(connection, path)
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    except OSError as error:
+        raise TimelineError(f"cannot use the timeline {path}: {error.strerror}; check the permissions there") from error
+    if version is not None and version > SCHEMA_VERSION:
+        raise TimelineError(
+            f"the timeline {path} was written by a newer program (tables {version}, this one knows {SCHEMA_VERSION}); "
+            "update emosllm-monitor"
+        )
+    return version
+
+
+def explain(error: BaseException | None, path: Path) -> TimelineError:
+    """What an error of SQLite means for a person, and what to do about it."""
+    name = str(getattr(error, "sqlite_errorname", ""))
+    advice = next((advice for prefix, advice in _ADVICE.items() if name.startswith(prefix)), "an unforeseen error")
+    return TimelineError(f"cannot use the timeline {path}: {advice} (SQLite says: {error})")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> str | None:
+    tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables:
+        return None
+    if not {"alembic_version", "segment"} <= tables:
+        raise TimelineError(f"{path} is another program's database; name another file in [timeline] database")
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else str(row["version_num"])
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+@contextmanager
+def _sensible(path: Path) -> Iterator[None]:
+    """Rows that cannot be understood were not written by this program."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TimelineError(f"the timeline {path} holds a row that makes no sense: {error}") from error
+
+
+def _stored(moment: datetime) -> str:
+    """A moment as SQLModel stores it: UTC, of fixed width, so that text order is time order."""
+    if moment.tzinfo is not UTC:
+        raise ValueError(f"moments must be aware and in UTC, this one is {moment!r}")
+    return moment.strftime(_STORED_TIME)
+
+
+def _moment(stored: str) -> datetime:
+    return datetime.fromisoformat(stored).replace(tzinfo=UTC)
+
+
+def _entry(row: sqlite3.Row) -> TimelineEntry:
+    values: dict[str, Any] = dict(row)
+    posterior, unsure, bundle = values.pop("posterior"), values.pop("unsure"), values.pop("bundle_version")
+    values["state"] = SegmentState(values["state"])
+    if values["state"] is SegmentState.JUDGED:
+        letters = {Emotion(letter): probability for letter, probability in json.loads(posterior).items()}
+        values["prediction"] = Prediction(letters, bool(unsure), bundle)
+    for name in ("start_at", "end_at", "judged_at"):
+        values[name] = values[name] and _moment(values[name])
+    return TimelineEntry(**values)
+
+
+def _interval(row: sqlite3.Row) -> CoverageInterval:
+    start_at, end_at = _moment(row["start_at"]), _moment(row["end_at"])
+    return CoverageInterval(row["stream"], Coverage(row["kind"]), start_at, end_at, row["zone"], row["reason"])

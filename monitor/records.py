@@ -1,0 +1,92 @@
+"""What the timeline stores, as plain frozen records: segments of speech with what the model said, and coverage.
+
+Knows no database, no sound card and no numpy, so that whatever only reads and reports starts fast.
+All moments are aware UTC.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from model.types import Prediction
+
+LONGEST_SEGMENT_S = 60.0
+
+
+class Coverage(StrEnum):
+    """What became of a stretch of a monitored day. Absence of a row means that the monitor was not running."""
+
+    HEARD = "heard"
+    OVERFLOW = "overflow"
+    DEVICE_LOST = "device-lost"
+
+
+class SegmentState(StrEnum):
+    """waiting: stored, not judged yet; judged: has a prediction; unjudged: never will have one, `reason` says why."""
+
+    WAITING = "waiting"
+    JUDGED = "judged"
+    UNJUDGED = "unjudged"
+
+
+def check_stretch(start_at: datetime, end_at: datetime) -> None:
+    """Raise ValueError unless both moments are in UTC and the stretch [start_at, end_at) is not empty."""
+    if start_at.tzinfo is not UTC or end_at.tzinfo is not UTC:
+        raise ValueError(f"moments must be aware and in UTC, these are {start_at!r} and {end_at!r}")
+    if start_at >= end_at:
+        raise ValueError(f"a stretch must end after it starts, this one goes from {start_at} to {end_at}")
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """One segment of speech as stored.
+
+    stream: names one start of the monitor; samples are positions in it, half open, at SAMPLE_RATE.
+    zone: IANA name of the zone the monitor ran in. reason: why it is unjudged, else None.
+    prediction and judged_at are None unless the state is judged.
+    """
+
+    id: int
+    stream: str
+    start_sample: int
+    end_sample: int
+    start_at: datetime
+    end_at: datetime
+    zone: str
+    state: SegmentState
+    reason: str | None = None
+    prediction: Prediction | None = None
+    judged_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        check_stretch(self.start_at, self.end_at)
+        if (self.state is SegmentState.JUDGED) != (self.prediction is not None):
+            raise ValueError(f"segment {self.id} is {self.state}, and its prediction is {self.prediction}")
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageInterval:
+    """One kind of coverage over [start_at, end_at); reason is empty where the kind says it all."""
+
+    stream: str
+    kind: Coverage
+    start_at: datetime
+    end_at: datetime
+    zone: str
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        check_stretch(self.start_at, self.end_at)
+
+
+def merge(last: CoverageInterval, new: CoverageInterval, max_gap_s: float) -> CoverageInterval | None:
+    """One interval for both when they differ in time only and lie at most `max_gap_s` apart, else None.
+
+    Order does not matter: a late, older interval that touches extends `last` backwards, one inside it changes nothing,
+    and one that does not touch is to be stored on its own.
+    """
+    if replace(new, start_at=last.start_at, end_at=last.end_at) != last:
+        return None
+    if max(last.start_at, new.start_at) - min(last.end_at, new.end_at) > timedelta(seconds=max_gap_s):
+        return None
+    return replace(last, start_at=min(last.start_at, new.start_at), end_at=max(last.end_at, new.end_at))

@@ -1,0 +1,265 @@
+"""Writes the timeline: what was heard and what the model said about it. The only file that knows SQLModel.
+
+Two tables in one SQLite file: `segment` (a stretch of speech: waiting, then judged or unjudged for good) and `coverage`
+(what became of every stretch of time the monitor ran). `monitor/reader.py` reads them. Every write is one transaction
+and on disk when the call returns. Knows nothing of audio, engines or days.
+"""
+
+import logging
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import JSON, URL, CheckConstraint, Column, Connection, Engine, Index, UniqueConstraint, event, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+from sqlmodel import Field, Session, SQLModel, col, create_engine, select, update
+
+from model.errors import TimelineError
+from model.types import Prediction
+from monitor.lock import make_private
+from monitor.reader import SCHEMA_VERSION, explain, schema_of
+from monitor.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, check_stretch, merge
+
+_logger = logging.getLogger(__name__)
+
+TOUCHING_S = 0.001
+"""Intervals of coverage this close are one: their ends are derived from samples, and rounded to microseconds."""
+
+_ALL_OR_NONE = (
+    "(emotion IS NOT NULL) + (confidence IS NOT NULL) + (unsure IS NOT NULL) + (posterior IS NOT NULL)"
+    " + (bundle_version IS NOT NULL) + (judged_at IS NOT NULL) = 6 * (state = 'judged')"
+)
+
+
+class SegmentRow(SQLModel, table=True):
+    """A row of `segment`. Table models do not validate, so the constraints do."""
+
+    __tablename__ = "segment"
+    __table_args__ = (
+        UniqueConstraint("stream", "start_sample", name="segment_once"),
+        CheckConstraint("0 <= start_sample AND start_sample < end_sample", name="segment_samples"),
+        CheckConstraint("start_at < end_at", name="segment_times"),
+        CheckConstraint("state IN ('waiting', 'judged', 'unjudged')", name="segment_state"),
+        CheckConstraint("(state = 'unjudged') = (reason IS NOT NULL)", name="segment_reason"),
+        CheckConstraint(_ALL_OR_NONE, name="segment_judged"),
+        CheckConstraint("confidence BETWEEN 0 AND 1", name="segment_confidence"),
+        Index("segment_by_start", "start_at"),
+        Index("segment_waiting", "state", sqlite_where=text("state = 'waiting'")),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    stream: str
+    start_sample: int
+    end_sample: int
+    start_at: datetime
+    end_at: datetime
+    zone: str
+    state: str
+    reason: str | None = None
+    emotion: str | None = None
+    confidence: float | None = None
+    unsure: bool | None = None
+    posterior: dict[str, float] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    bundle_version: str | None = None
+    judged_at: datetime | None = None
+
+
+class CoverageRow(SQLModel, table=True):
+    """A row of `coverage`. Kinds are not listed in a constraint: they grow, and SQLite cannot change one in place."""
+
+    __tablename__ = "coverage"
+    __table_args__ = (
+        CheckConstraint("start_at < end_at", name="coverage_times"),
+        Index("coverage_by_end", "end_at"),
+        Index("coverage_last", "stream", "kind", "end_at"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    stream: str
+    kind: str
+    start_at: datetime
+    end_at: datetime
+    zone: str
+    reason: str
+
+
+class Timeline:
+    """The writing side, open for one start of the monitor: one `stream`. Any thread may call any method.
+
+    Every method raises TimelineError, saying what to do, when the file cannot be written: disk full, locked, damaged.
+    """
+
+    def __init__(self, path: Path, engine: Engine, zone: ZoneInfo) -> None:
+        self.stream = str(uuid.uuid4())
+        self._path = path
+        self._engine = engine
+        self._zone = str(zone)
+        # SQLite has one writer at a time. Threads take turns here, because waiting inside SQLite is polling.
+        self._turn = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path, zone: ZoneInfo, busy_timeout_s: float = 5.0) -> Self:
+        """Open the timeline in `path` for writing, created if missing and brought up to the newest tables.
+
+        zone: in which the monitor runs, stored with every row. busy_timeout_s: how long to wait while another program
+        writes. Raises TimelineError for a folder, a file that is no timeline or a newer one, and missing permission.
+        """
+        make_private(path)
+        version = schema_of(path)
+        engine = _engine(path, busy_timeout_s)
+        if version != SCHEMA_VERSION:
+            with _explained(path), engine.begin() as connection:
+                _migrate(connection)
+            _logger.info("timeline tables brought from version %s to %s", version, SCHEMA_VERSION)
+        return cls(path, engine, zone)
+
+    def add_segment(self, *, start_sample: int, end_sample: int, start_at: datetime, end_at: datetime) -> int:
+        """Store a segment that waits to be judged; returns its id. Half open, in samples of the stream and in UTC.
+
+        Raises ValueError for moments not in UTC, and for segments that are empty or longer than LONGEST_SEGMENT_S.
+        """
+        check_stretch(start_at, end_at)
+        if (end_at - start_at).total_seconds() > LONGEST_SEGMENT_S:
+            raise ValueError(f"a segment lasts at most {LONGEST_SEGMENT_S} s, this one is from {start_at} to {end_at}")
+        row = SegmentRow(
+            stream=self.stream,
+            start_sample=start_sample,
+            end_sample=end_sample,
+            start_at=start_at,
+            end_at=end_at,
+            zone=self._zone,
+            state=SegmentState.WAITING,
+        )
+        with self._writing() as session:
+            session.add(row)
+            session.flush()
+            assert row.id is not None
+            return row.id
+
+    def judge(self, predictions: Mapping[int, Prediction]) -> None:
+        """Store what the model said about waiting segments, by their ids: about all of them, or about none.
+
+        Raises TimelineError when one of them is not waiting.
+        """
+        judged_at = datetime.now(UTC)
+        with self._writing() as session:
+            for segment_id, prediction in predictions.items():
+                row = self._waiting(session, segment_id)
+                row.state = SegmentState.JUDGED
+                row.emotion = prediction.emotion.value
+                row.confidence = prediction.confidence
+                row.unsure = prediction.unsure
+                row.posterior = {emotion.value: probability for emotion, probability in prediction.posterior.items()}
+                row.bundle_version = prediction.bundle_version
+                row.judged_at = judged_at
+
+    def set_aside(self, segment_id: int, reason: str) -> None:
+        """Store why a waiting segment will never be judged. Raises TimelineError when it is not waiting."""
+        with self._writing() as session:
+            row = self._waiting(session, segment_id)
+            row.state, row.reason = SegmentState.UNJUDGED, reason
+
+    def recover(self, reason: str) -> int:
+        """Set aside what earlier starts of the monitor left waiting, as its sound is gone; returns how many it was."""
+        left = update(SegmentRow).where(col(SegmentRow.state) == SegmentState.WAITING, col(SegmentRow.stream) != self.stream)
+        with self._writing() as session:
+            count = session.exec(left.values(state=SegmentState.UNJUDGED, reason=reason)).rowcount
+        if count:
+            _logger.warning("%d segments of an earlier start were never judged", count)
+        return count
+
+    def cover(self, kind: Coverage, start_at: datetime, end_at: datetime, reason: str = "") -> None:
+        """Store what became of [start_at, end_at); extends this stream's last interval of the kind where they touch.
+
+        Raises ValueError for moments that are not in UTC and for empty stretches.
+        """
+        new = CoverageInterval(self.stream, kind, start_at, end_at, self._zone, reason)
+        with self._writing() as session:
+            row = session.exec(
+                select(CoverageRow)
+                .where(CoverageRow.stream == self.stream, CoverageRow.kind == kind)
+                .order_by(col(CoverageRow.end_at).desc())
+            ).first()
+            merged = row and merge(_interval(row), new, TOUCHING_S)
+            if row is not None and merged is not None:
+                row.start_at, row.end_at = merged.start_at, merged.end_at
+            else:
+                session.add(CoverageRow(**asdict(new)))
+
+    def close(self) -> None:
+        """Let go of the file; what SQLite kept beside it is folded in."""
+        with self._turn:
+            self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with self._turn, _explained(self._path), Session(self._engine) as session, session.begin():
+            yield session
+
+    def _waiting(self, session: Session, segment_id: int) -> SegmentRow:
+        row = session.get(SegmentRow, segment_id)
+        if row is None or row.state != SegmentState.WAITING:
+            found = "not stored" if row is None else f"already {row.state}"
+            raise TimelineError(f"segment {segment_id} in {self._path} is {found}: only a waiting one can be settled")
+        return row
+
+
+def _interval(row: CoverageRow) -> CoverageInterval:
+    return CoverageInterval(row.stream, Coverage(row.kind), row.start_at, row.end_at, row.zone, row.reason)
+
+
+def _engine(path: Path, busy_timeout_s: float) -> Engine:
+    # One pooled connection: writes take turns anyway, and it stays open from write to write.
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=QueuePool, pool_size=1, max_overflow=0)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {round(busy_timeout_s * 1000)}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL: a few rows a minute can afford to reach the disk each, so that a power cut loses none.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # Explicit, because the driver begins nothing before DDL, and a failed migration would stay half done. IMMEDIATE
+        # takes the write lock at once, where waiting works; turning a read lock into one fails without waiting.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _migrate(connection: Connection) -> None:
+    """Apply all pending migrations in the transaction that is open: all of them with their records, or none."""
+    # Imported here: it takes half a second, and a database is migrated once in its life.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "monitor:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what SQLAlchemy and SQLite raise into TimelineError."""
+    try:
+        yield
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise explain(cause, path) from error

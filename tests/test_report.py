@@ -1,0 +1,225 @@
+"""The report a person reads: nothing missing, nothing claimed beyond the data, readable on any output."""
+
+import io
+import json
+import re
+from datetime import date, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from rich.console import Console
+
+from model.types import Emotion, Prediction
+from monitor.days import Day
+from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
+from monitor.report import NOTICE, render_text, to_json
+from monitor.summary import DaySummary, summarize
+
+PARIS = ZoneInfo("Europe/Paris")
+DAY = Day(date(2026, 7, 14), PARIS)
+ORDINARY = {Emotion.NEUTRAL: 0.2, Emotion.HAPPY: 0.3, Emotion.SAD: 0.5}
+
+
+def summary(
+    *segments: tuple[float, float, Emotion | str | None],
+    heard: tuple[float, float] | None = (8, 14),
+    day: Day = DAY,
+    now_hour: float = 30,
+    bundles: tuple[str, ...] = ("nano-1",),
+) -> DaySummary:
+    """segments: hour, seconds, and the emotion, "?" for unsure, None for waiting, or why it was not judged."""
+    entries = []
+    for number, (hour, seconds, outcome) in enumerate(segments):
+        start = day.start + timedelta(hours=hour)
+        place = (number, "s", number, number + 1, start, start + timedelta(seconds=seconds), str(day.zone))
+        if isinstance(outcome, Emotion) or outcome == "?":
+            posterior = dict.fromkeys(ORDINARY, 0.0)
+            posterior[outcome if isinstance(outcome, Emotion) else Emotion.SAD] = 1.0
+            prediction = Prediction(posterior, outcome == "?", bundles[number % len(bundles)])
+            entries.append(TimelineEntry(*place, SegmentState.JUDGED, None, prediction, place[5]))
+        else:
+            state = SegmentState.UNJUDGED if outcome else SegmentState.WAITING
+            entries.append(TimelineEntry(*place, state, outcome))
+    start, end = (day.start + timedelta(hours=hour) for hour in heard or (0, 1))
+    kind = Coverage.HEARD if heard else Coverage.DEVICE_LOST
+    coverage = [CoverageInterval("s", kind, start, end, str(day.zone))]
+    return summarize(day, entries, coverage, day.start + timedelta(hours=now_hour))
+
+
+def text(summary: DaySummary, width: int = 80, encoding: str = "utf-8", colour: bool = False) -> str:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding=encoding) as file:
+        Console(file=file, width=width, force_terminal=colour).print(render_text(summary))
+        file.flush()
+        return raw.getvalue().decode(encoding)
+
+
+def words(summary: DaySummary) -> str:
+    return re.sub(r"\s+", " ", text(summary))
+
+
+FULL = summary(
+    (9, 50, Emotion.SAD),
+    (9.1, 50, Emotion.NEUTRAL),
+    (9.2, 50, Emotion.NEUTRAL),
+    (10, 50, "?"),
+    (11, 10, None),
+    (12, 20, "the engine did not start"),
+)
+
+
+def test_a_report_in_full() -> None:
+    assert [line.rstrip() for line in text(FULL).splitlines()] == [
+        "  Tuesday 14 July 2026                                            Europe/Paris",
+        "  PARTIAL: some speech still waits to be judged.",
+        "",
+        "  Heard          6 h   of 24 h",
+        "  Off           18 h   the monitor was not running",
+        "  Speech       4 min   6 pieces",
+        "  Unsure        50 s   25 % of judged speech: nothing was likely enough",
+        "  Not judged    20 s   1 piece: the engine did not start",
+        "  Waiting       10 s   1 piece, yet to be judged",
+        "",
+        "  How the voice sounded",
+        "  of the 2 min of speech the model was sure about",
+        "  neutral   ████████████████████   67 %   2 min",
+        "  sad       ██████████             33 %    50 s",
+        "  not found: happy",
+        "",
+        "  Hour by hour",
+        "  how much was heard, and what most of the sure speech was",
+        "  hour   00    03    06    09    12    15    18    21",
+        "  heard                  ████████████",
+        "  voice                  · N ? ? ? ·",
+        "  N neutral   ? unsure or not judged   · no speech   blank not heard",
+        "",
+        "  Judged by model nano-1.",
+        "",
+        *[f"  {line}" for line in WRAPPED_NOTICE],
+        "",
+    ]
+
+
+WRAPPED_NOTICE = [
+    "A computer estimated this from the sound of a voice. It is often wrong, and",
+    "it is not a diagnosis. Nobody is watching: nobody sees this page unless you",
+    "show it to them. If you or someone near you is in danger, call your local",
+    "emergency number.",
+]
+
+REPORTS = {
+    "full": FULL,
+    "nothing heard": summary(heard=None),
+    "no speech": summary(),
+    "little": summary((9, 10, Emotion.SAD), (9.1, 5, Emotion.NEUTRAL)),
+    "only unsure": summary((9, 10, "?")),
+    "only waiting": summary((9, 10, None)),
+    "25 hours": summary((9, 50, Emotion.SAD), (10, 50, Emotion.SAD), day=Day(date(2026, 10, 25), PARIS), now_hour=30),
+    "23 hours": summary((9, 50, Emotion.SAD), (10, 50, Emotion.SAD), day=Day(date(2026, 3, 29), PARIS), now_hour=30),
+    "24.5 hours": summary((9, 50, Emotion.SAD), day=Day(date(2026, 4, 5), ZoneInfo("Australia/Lord_Howe"))),
+    "two models": summary((9, 50, Emotion.SAD), (10, 50, Emotion.SAD), bundles=("nano-1", "nano-2")),
+}
+every_report = pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS.keys())
+
+
+@every_report
+@pytest.mark.parametrize("width", [80, 120])
+def test_lines_fit_and_every_report_says_what_it_is_not(report: DaySummary, width: int) -> None:
+    lines = text(report, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert NOTICE in re.sub(r"\s+", " ", " ".join(lines))
+
+
+@every_report
+def test_colour_adds_nothing_but_colour(report: DaySummary) -> None:
+    assert re.sub(r"\x1b\[[\d;]*m", "", text(report, colour=True)) == text(report)
+
+
+@every_report
+def test_an_output_without_unicode_gets_ascii(report: DaySummary) -> None:
+    assert text(report, encoding="ascii").isascii()
+
+
+@every_report
+def test_a_narrow_window_keeps_every_word(report: DaySummary) -> None:
+    assert sorted(re.findall(r"[a-z]{3,}", text(report, width=64))) == sorted(re.findall(r"[a-z]{3,}", text(report)))
+
+
+def test_a_day_without_sound_names_no_emotion() -> None:
+    shown = words(summary(heard=None))
+    assert "NO DATA: nothing was heard, so nothing can be said about this day." in shown
+    assert "Heard 0 s of 24 h Off 23 h the monitor was not running Lost 1 h the microphone was away" in shown
+    assert not re.search("neutral|happy|sad|Judged|Hour by hour|%", shown)
+
+
+def test_silence_is_not_neutral() -> None:
+    shown = words(summary())
+    assert "Speech 0 s 0 pieces" in shown
+    assert "· no speech" in shown
+    assert not re.search("neutral|happy|sad|%", shown)
+
+
+def test_little_speech_is_counted_not_given_as_per_cent() -> None:
+    shown = words(summary((9, 10, Emotion.SAD), (9.1, 5, Emotion.NEUTRAL), (9.2, 5, Emotion.SAD)))
+    assert "only 20 s of speech was sure: too little for per cent" in shown
+    assert "sad 2 pieces 15 s neutral 1 piece 5 s not found: happy" in shown
+    assert re.findall(r"\d+ %", shown) == ["0 %"]  # the unsure share
+
+
+def test_when_all_is_unsure_no_emotion_is_named() -> None:
+    shown = words(summary((9, 10, "?"), (9.5, 10, "?")))
+    assert "Unsure 20 s 100 % of judged speech" in shown
+    assert "Nothing was sure enough to be given a name." in shown
+    assert not re.search("neutral|happy|sad", shown)
+
+
+def test_shares_too_small_to_round_still_show() -> None:
+    many = [(8 + index / 100, 55, Emotion.NEUTRAL) for index in range(20)]
+    shown = words(summary((14.5, 1, Emotion.SAD), *many))
+    assert re.search(r"neutral █+ 100 % 18 min sad █ under 1 % 1 s", shown)
+
+
+def test_a_day_that_is_not_over_says_until_when() -> None:
+    shown = words(summary((9, 50, Emotion.SAD), now_hour=14.5))
+    assert "Tuesday 14 July 2026, until 14:30 Europe/Paris PARTIAL: the day is not over yet." in shown
+    assert "Heard 6 h of 14 h 30 min Off 8 h 30 min the monitor" in shown
+
+
+def test_reasons_are_printed_as_they_are() -> None:
+    assert "1 piece: [Errno 28] no space :x: left" in words(summary((9, 20, "[Errno 28] no space :x: left")))
+
+
+def test_the_strip_follows_the_clock_when_it_is_changed() -> None:
+    shown = text(REPORTS["25 hours"])
+    assert "hour   00      03    06    09    12    15    18    21" in shown
+    assert "The clocks were changed: this day has 25 h." in shown
+    assert "hour   00  03    06    09    12    15    18    21" in text(REPORTS["23 hours"])
+
+
+def test_a_change_of_model_is_not_left_to_look_like_mood() -> None:
+    shown = words(REPORTS["two models"])
+    assert "nano-1 (1 piece) and nano-2 (1 piece): a difference between their hours may be theirs, not yours." in shown
+
+
+def test_json_holds_the_same_facts() -> None:
+    report = json.loads(to_json(FULL))
+    assert (report["day"], report["zone"], report["state"]) == ("2026-07-14", "Europe/Paris", "PARTIAL")
+    assert (report["start"], report["end"]) == ("2026-07-13T22:00:00+00:00", "2026-07-14T22:00:00+00:00")
+    assert (report["passed_s"], report["heard_s"], report["off_s"], report["lost_s"]) == (86_400, 21_600, 64_800, {})
+    assert report["bundles"] == {"nano-1": 4}
+    speech = report["speech"]
+    assert (speech["segments"], speech["seconds"], speech["unsure_share"]) == (6, 230, 0.25)
+    assert speech["emotions"]["neutral"] == {"letter": "N", "segments": 2, "seconds": 100, "share": 0.666667}
+    assert speech["emotions"]["happy"]["share"] == 0
+    assert speech["unjudged"] == {"the engine did not start": {"segments": 1, "seconds": 20}}
+    assert len(report["hours"]) == 24
+    assert sum(hour["heard_s"] for hour in report["hours"]) == report["heard_s"]
+    assert report["notice"] == NOTICE
+
+
+def test_json_of_an_empty_day_has_nulls_not_zeros() -> None:
+    report = json.loads(to_json(summary(heard=None)))
+    assert (report["state"], report["heard_s"], report["lost_s"]) == ("NO DATA", 0, {"device-lost": 3600})
+    assert (report["speech"]["emotions"], report["speech"]["unsure_share"]) == ({}, None)
+    unsure = json.loads(to_json(summary((9, 10, "?"))))
+    assert unsure["speech"]["emotions"]["sad"] == {"letter": "S", "segments": 0, "seconds": 0, "share": None}

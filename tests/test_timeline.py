@@ -1,0 +1,288 @@
+"""What goes into the timeline comes out, once, and nothing else; on real SQLite files."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import TimelineError
+from model.types import Emotion, Prediction
+from monitor.reader import TimelineReader
+from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry, merge
+from monitor.timeline import Timeline
+
+ROOT = Path(__file__).parents[1]
+PARIS = ZoneInfo("Europe/Paris")
+NOON = datetime(2026, 7, 14, 12, 0, 0, 123456, tzinfo=UTC)
+SAD = Prediction({Emotion.SAD: 0.7, Emotion.NEUTRAL: 0.2, Emotion.HAPPY: 0.1}, unsure=False, bundle_version="nano-1")
+
+
+def after(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def add(timeline: Timeline, start_s: float, length_s: float = 2.0) -> int:
+    start, end = round(start_s * 16_000), round((start_s + length_s) * 16_000)
+    return timeline.add_segment(start_sample=start, end_sample=end, start_at=after(start_s), end_at=after(start_s + length_s))
+
+
+def read(path: Path) -> tuple[list[TimelineEntry], list[CoverageInterval]]:
+    year = timedelta(days=365)
+    with closing(TimelineReader.open(path)) as reader:
+        return reader.segments_between(NOON - year, NOON + year), reader.coverage_between(NOON - year, NOON + year)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "timeline.db"
+
+
+@pytest.fixture
+def timeline(path: Path) -> Iterator[Timeline]:
+    with closing(Timeline.open(path, PARIS, busy_timeout_s=0.2)) as opened:
+        yield opened
+
+
+def test_what_goes_in_comes_out(timeline: Timeline, path: Path) -> None:
+    ids = [add(timeline, start_s) for start_s in (0, 10, 20)]
+    before = datetime.now(UTC)
+    timeline.judge({ids[0]: SAD})
+    timeline.set_aside(ids[1], "the engine did not start")
+    timeline.cover(Coverage.DEVICE_LOST, after(30), after(31), "unplugged")
+    entries, coverage = read(path)
+    judged_at = entries[0].judged_at
+    assert judged_at is not None
+    assert before <= judged_at <= datetime.now(UTC)
+
+    def entry(index: int, state: SegmentState, **fields: object) -> TimelineEntry:
+        start_s = 10 * index
+        span = (start_s * 16_000, (start_s + 2) * 16_000, after(start_s), after(start_s + 2))
+        return TimelineEntry(ids[index], timeline.stream, *span, "Europe/Paris", state, **fields)  # type: ignore[arg-type]
+
+    assert entries == [
+        entry(0, SegmentState.JUDGED, prediction=SAD, judged_at=judged_at),
+        entry(1, SegmentState.UNJUDGED, reason="the engine did not start"),
+        entry(2, SegmentState.WAITING),
+    ]
+    assert coverage == [CoverageInterval(timeline.stream, Coverage.DEVICE_LOST, after(30), after(31), "Europe/Paris", "unplugged")]
+    assert all(moment.tzinfo is UTC for moment in (entries[0].start_at, judged_at, coverage[0].end_at))
+
+
+def test_a_moment_on_the_full_second_comes_back(timeline: Timeline, path: Path) -> None:
+    start, end = NOON.replace(microsecond=0), NOON.replace(second=1, microsecond=0)
+    timeline.cover(Coverage.HEARD, start, end)
+    assert [(part.start_at, part.end_at) for part in read(path)[1]] == [(start, end)]
+
+
+@pytest.mark.parametrize("zone", [None, PARIS, timezone(timedelta(hours=2))])
+def test_moments_that_are_not_utc_are_refused(timeline: Timeline, path: Path, zone: ZoneInfo | timezone | None) -> None:
+    start, end = (moment.replace(tzinfo=zone) for moment in (NOON, after(1)))
+    with pytest.raises(ValueError, match="UTC"):
+        timeline.add_segment(start_sample=0, end_sample=16_000, start_at=start, end_at=end)
+    with pytest.raises(ValueError, match="UTC"):
+        timeline.cover(Coverage.HEARD, start, end)
+    with closing(TimelineReader.open(path)) as reader, pytest.raises(ValueError, match="UTC"):
+        reader.segments_between(start, end)
+    assert read(path) == ([], [])
+
+
+def test_empty_and_endless_segments_are_refused(timeline: Timeline) -> None:
+    for length_s in (0, -1, 61):
+        with pytest.raises(ValueError, match=r"segment|stretch"):
+            add(timeline, 0, length_s)
+
+
+def test_the_same_sound_is_not_stored_twice(timeline: Timeline, path: Path) -> None:
+    add(timeline, 0)
+    with pytest.raises(TimelineError, match="start_sample"):
+        add(timeline, 0)
+    assert len(read(path)[0]) == 1
+
+
+BROKEN_ROWS = {
+    "samples backwards": {"end_sample": 0},
+    "negative sample": {"start_sample": -1},
+    "time backwards": {"end_at": "2026-07-14 11:00:00.000000"},
+    "unknown state": {"state": "lost"},
+    "unjudged without reason": {"state": "unjudged"},
+    "reason though waiting": {"reason": "why"},
+    "judged without anything": {"state": "judged"},
+    "emotion though waiting": {"emotion": "S"},
+    "confidence over 1": {"state": "judged", "emotion": "S", "confidence": 7.0, "unsure": 0, "posterior": "{}"}
+    | {"bundle_version": "nano-1", "judged_at": "2026-07-14 12:00:03.000000"},
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_ROWS.values(), ids=BROKEN_ROWS.keys())
+def test_the_table_itself_refuses_nonsense(timeline: Timeline, path: Path, broken: dict[str, object]) -> None:
+    good = {"stream": "s", "start_sample": 0, "end_sample": 9, "zone": "UTC", "state": "waiting"}
+    good |= {"start_at": "2026-07-14 12:00:00.000000", "end_at": "2026-07-14 12:00:02.000000"}
+    with closing(sqlite3.connect(path)) as connection:
+        for row in (good | broken, good):
+            insert = f"INSERT INTO segment({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"
+            if row is good:
+                connection.execute(insert, row)
+            else:
+                with pytest.raises(sqlite3.IntegrityError):
+                    connection.execute(insert, row)
+
+
+def test_a_segment_is_settled_once(timeline: Timeline, path: Path) -> None:
+    judged, aside = add(timeline, 0), add(timeline, 5)
+    timeline.judge({judged: SAD})
+    timeline.set_aside(aside, "stopped")
+    for again in (judged, aside, 999):
+        with pytest.raises(TimelineError, match=f"segment {again} "):
+            timeline.judge({again: SAD})
+        with pytest.raises(TimelineError, match=f"segment {again} "):
+            timeline.set_aside(again, "other")
+    assert [entry.reason for entry in read(path)[0]] == [None, "stopped"]
+
+
+def test_a_batch_is_judged_as_a_whole_or_not_at_all(timeline: Timeline, path: Path) -> None:
+    first, second = add(timeline, 0), add(timeline, 5)
+    with pytest.raises(TimelineError, match=r"segment 999 .* not stored"):
+        timeline.judge({first: SAD, 999: SAD, second: SAD})
+    assert [entry.state for entry in read(path)[0]] == [SegmentState.WAITING] * 2
+    timeline.judge({first: SAD, second: SAD})
+    assert [entry.state for entry in read(path)[0]] == [SegmentState.JUDGED] * 2
+
+
+def test_recover_settles_what_earlier_starts_left(timeline: Timeline, path: Path) -> None:
+    timeline.judge({add(timeline, 0): SAD})
+    add(timeline, 5)
+    with closing(Timeline.open(path, PARIS)) as restarted:
+        add(restarted, 100)
+        assert restarted.recover("the monitor was stopped") == 1
+        assert restarted.recover("again") == 0
+    entries, _ = read(path)
+    assert [(entry.state.value, entry.reason) for entry in entries] == [
+        ("judged", None),
+        ("unjudged", "the monitor was stopped"),
+        ("waiting", None),
+    ]
+
+
+# merging coverage ------------------------------------------------------------------------------------------------
+
+
+def heard(start_s: float, end_s: float, **other: object) -> CoverageInterval:
+    fields = {"stream": "s", "kind": Coverage.HEARD, "zone": "Europe/Paris", "reason": ""} | other
+    return CoverageInterval(start_at=after(start_s), end_at=after(end_s), **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("last", "new", "expected"),
+    [
+        (heard(0, 5), heard(5, 8), heard(0, 8)),
+        (heard(0, 5), heard(5.5, 8), heard(0, 8)),
+        (heard(0, 5), heard(6.5, 8), None),
+        (heard(0, 5), heard(1, 2), heard(0, 5)),
+        (heard(5, 8), heard(0, 5), heard(0, 8)),
+        (heard(5, 8), heard(0, 1), None),
+        (heard(0, 5), heard(5, 8, kind=Coverage.OVERFLOW), None),
+        (heard(0, 5), heard(5, 8, reason="other"), None),
+        (heard(0, 5), heard(5, 8, stream="t"), None),
+        (heard(0, 5), heard(5, 8, zone="UTC"), None),
+    ],
+)
+def test_merge(last: CoverageInterval, new: CoverageInterval, expected: CoverageInterval | None) -> None:
+    assert merge(last, new, max_gap_s=1.0) == expected
+
+
+spans = st.tuples(st.integers(0, 100), st.integers(1, 20)).map(lambda span: heard(span[0], span[0] + span[1]))
+
+
+@given(spans, spans)
+def test_merging_keeps_all_time_and_adds_none_but_the_gap(first: CoverageInterval, second: CoverageInterval) -> None:
+    merged = merge(first, second, max_gap_s=2.0)
+    assert merged == merge(second, first, max_gap_s=2.0)
+    if merged is not None:
+        lengths = [(part.end_at - part.start_at).total_seconds() for part in (first, second, merged)]
+        assert max(lengths[:2]) <= lengths[2] <= lengths[0] + lengths[1] + 2.0
+
+
+def test_coverage_grows_while_it_touches(timeline: Timeline, path: Path) -> None:
+    for second in range(5):
+        timeline.cover(Coverage.HEARD, after(second), after(second + 1))
+    timeline.cover(Coverage.OVERFLOW, after(5), after(6))
+    timeline.cover(Coverage.HEARD, after(6), after(7))
+    timeline.cover(Coverage.HEARD, after(7.0005), after(8))
+    with closing(Timeline.open(path, PARIS)) as restarted:
+        restarted.cover(Coverage.HEARD, after(8), after(9))
+        timeline.cover(Coverage.HEARD, after(20), after(21))
+        restarted.cover(Coverage.HEARD, after(9), after(10))
+    found = [(part.kind, part.start_at, part.end_at) for part in read(path)[1]]
+    assert found == [
+        (Coverage.HEARD, after(0), after(5)),
+        (Coverage.OVERFLOW, after(5), after(6)),
+        (Coverage.HEARD, after(6), after(8)),
+        (Coverage.HEARD, after(8), after(10)),
+        (Coverage.HEARD, after(20), after(21)),
+    ]
+
+
+# reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_ranges_are_half_open(timeline: Timeline, path: Path) -> None:
+    first, second = add(timeline, 0, 5), add(timeline, 5, 5)
+    timeline.cover(Coverage.HEARD, after(0), after(10))
+    with closing(TimelineReader.open(path)) as reader:
+
+        def ids(start_s: float, end_s: float) -> list[int]:
+            return [entry.id for entry in reader.segments_between(after(start_s), after(end_s))]
+
+        assert (ids(0, 5), ids(5, 10), ids(4, 6)) == ([first], [second], [first, second])
+        assert (ids(10, 20), ids(-5, 0)) == ([], [])
+        assert ids(4.999999, 5) == [first]
+        assert len(reader.coverage_between(after(9), after(20))) == 1
+        assert reader.coverage_between(after(10), after(20)) == []
+
+
+def test_overlapping_says_from_when_until_when(timeline: Timeline, path: Path) -> None:
+    add(timeline, 8, 5)
+    timeline.cover(Coverage.HEARD, after(0), after(10))
+    with closing(TimelineReader.open(path)) as reader:
+        assert reader.overlapping(after(9), after(60)) == (after(0), after(13))
+        assert reader.overlapping(after(11), after(60)) == (after(8), after(13))
+        assert reader.overlapping(after(13), after(60)) is None
+        assert reader.overlapping(after(-60), after(0)) is None
+
+
+def test_a_missing_timeline_reads_as_empty_and_stays_missing(path: Path) -> None:
+    assert read(path) == ([], [])
+    with closing(TimelineReader.open(path)) as reader:
+        assert reader.overlapping(NOON, after(1)) is None
+    assert not path.parent.exists()
+
+
+def test_a_reader_sees_what_is_written_after_it_opened_and_cannot_write(timeline: Timeline, path: Path) -> None:
+    with closing(TimelineReader.open(path)) as reader:
+        add(timeline, 0)
+        assert len(reader.segments_between(after(0), after(1))) == 1
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reader._connection.execute("DELETE FROM segment")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("damage", ["posterior = '[]'", "posterior = '{\"S\": 0.2}'", "posterior = '{\"X\": 1}'", "end_at = 'noon'"])
+def test_a_row_that_makes_no_sense_is_not_taken_for_an_answer(timeline: Timeline, path: Path, damage: str) -> None:
+    timeline.judge({add(timeline, 0): SAD})
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE segment SET {damage}")
+    with pytest.raises(TimelineError, match="makes no sense"):
+        read(path)
+
+
+def test_reading_imports_neither_sqlmodel_nor_numpy() -> None:
+    heavy = "{'sqlalchemy', 'sqlmodel', 'alembic', 'numpy', 'torch', 'pydantic'}"
+    script = f"import sys, monitor.reader, monitor.summary, monitor.report; print({heavy} & sys.modules.keys() or 'none')"
+    assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "none\n"

@@ -1,0 +1,333 @@
+"""The timeline's file: who may use it, what is refused, and that threads, kills and failures leave nothing half done."""
+
+import logging
+import os
+import queue
+import resource
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlmodel import SQLModel, create_engine, inspect
+
+from model.errors import TimelineError
+from model.types import Emotion, Prediction
+from monitor.reader import SCHEMA_VERSION, TimelineReader
+from monitor.records import Coverage, SegmentState
+from monitor.timeline import Timeline
+
+ROOT = Path(__file__).parents[1]
+PARIS = ZoneInfo("Europe/Paris")
+NOON = datetime(2026, 7, 14, 12, tzinfo=UTC)
+EVENING = NOON + timedelta(hours=10)
+SAD = Prediction({Emotion.SAD: 0.7, Emotion.NEUTRAL: 0.3}, unsure=False, bundle_version="nano-1")
+WRITER = """
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+from monitor.records import Coverage
+from monitor.timeline import Timeline
+timeline = Timeline.open(Path(sys.argv[1]), ZoneInfo("UTC"))
+for second in range(20_000):
+    start, end = (datetime(2026, 7, 14, 12, tzinfo=UTC) + timedelta(seconds=second + more) for more in (0, 1))
+    timeline.cover(Coverage.HEARD, start, end)
+    print(timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=end), flush=True)
+"""
+
+
+def add(timeline: Timeline, second: int) -> int:
+    start, end = NOON + timedelta(seconds=second), NOON + timedelta(seconds=second + 1)
+    return timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=end)
+
+
+def states(path: Path) -> list[SegmentState]:
+    with closing(TimelineReader.open(path)) as reader:
+        return [entry.state for entry in reader.segments_between(NOON, EVENING)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "timeline.db"
+
+
+# files and refusals ----------------------------------------------------------------------------------------------
+
+
+def test_only_the_owner_can_read_any_of_the_files(path: Path) -> None:
+    with closing(Timeline.open(path, PARIS)) as timeline:
+        add(timeline, 0)
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert modes == dict.fromkeys(("timeline.db", "timeline.db-wal", "timeline.db-shm"), 0o600)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["a day?.db", "50% #1.db", "données.db", "a&b=c:d.db"])
+def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+    with closing(Timeline.open(tmp_path / name, PARIS)) as timeline:
+        add(timeline, 0)
+    assert states(tmp_path / name) == [SegmentState.WAITING]
+    assert {file.name.removeprefix(name) for file in tmp_path.iterdir()} <= {"", "-wal", "-shm"}
+
+
+def open_writing(path: Path) -> None:
+    Timeline.open(path, PARIS, busy_timeout_s=0.1).close()
+
+
+def open_reading(path: Path) -> None:
+    TimelineReader.open(path).close()
+
+
+both_ways = pytest.mark.parametrize("opening", [open_writing, open_reading])
+
+
+@both_ways
+def test_a_folder_is_refused(tmp_path: Path, opening: Callable[[Path], None]) -> None:
+    with pytest.raises(TimelineError, match=r"folder|directory"):
+        opening(tmp_path)
+
+
+@both_ways
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, opening: Callable[[Path], None]) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear diary, this is long enough to be taken for the head of a file. " * 30)
+    before = path.read_bytes()
+    with pytest.raises(TimelineError, match=r"letter\.txt: it is no timeline database"):
+        opening(path)
+    assert path.read_bytes() == before
+
+
+@both_ways
+def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path, opening: Callable[[Path], None]) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version(version_num TEXT)")
+        connection.execute("CREATE TABLE photos(name)")
+    before = path.read_bytes()
+    with pytest.raises(TimelineError, match="another program"):
+        opening(path)
+    assert path.read_bytes() == before
+
+
+@both_ways
+def test_a_newer_database_is_refused(path: Path, opening: Callable[[Path], None]) -> None:
+    set_version(path, "0999")
+    with pytest.raises(TimelineError, match=f"newer program.*0999.*{SCHEMA_VERSION}.*update"):
+        opening(path)
+
+
+def test_an_older_database_is_not_read_but_the_way_out_is_named(path: Path) -> None:
+    set_version(path, "0000")
+    with pytest.raises(TimelineError, match=r"older version.*emosllm-monitor start"):
+        open_reading(path)
+
+
+def set_version(path: Path, version: str) -> None:
+    open_writing(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
+
+
+@both_ways
+def test_missing_permission_is_refused(path: Path, opening: Callable[[Path], None]) -> None:
+    open_writing(path)
+    path.chmod(0)
+    with without_root(), pytest.raises(TimelineError, match="permission"):
+        opening(path)
+
+
+@contextmanager
+def without_root() -> Iterator[None]:
+    """Root may read anything; tests often run as root."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_damaged_database_is_an_error_not_an_empty_day(path: Path) -> None:
+    with closing(Timeline.open(path, PARIS)) as timeline:
+        for second in range(300):
+            add(timeline, second)
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 :] = b"\x55" * (len(content) - 4096 * 2)
+    path.write_bytes(content)
+    with pytest.raises(TimelineError, match=r"timeline\.db: it is damaged; restore"):
+        states(path)
+
+
+def test_a_locked_database_is_waited_for_then_named(path: Path) -> None:
+    with closing(Timeline.open(path, PARIS, busy_timeout_s=0.1)) as timeline, closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TimelineError, match="another program holds it"):
+            add(timeline, 0)
+        other.rollback()
+        add(timeline, 0)
+    assert len(states(path)) == 1
+
+
+def test_when_writing_fails_what_is_there_stays_and_writing_goes_on_later(path: Path) -> None:
+    with closing(Timeline.open(path, PARIS)) as timeline:
+        add(timeline, 0)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+        try:
+            with pytest.raises(TimelineError, match=r"check the disk|free some space"):
+                add(timeline, 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert len(states(path)) == 1
+        add(timeline, 1)
+    assert len(states(path)) == 2
+
+
+# migrations ------------------------------------------------------------------------------------------------------
+
+
+def test_models_and_migrations_agree(path: Path) -> None:
+    open_writing(path)
+    migrated, modelled = create_engine(f"sqlite:///{path}"), create_engine("sqlite://")
+    SQLModel.metadata.create_all(modelled)
+    with migrated.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
+    for table in SQLModel.metadata.tables:
+        checks, columns = [], []
+        for engine in (migrated, modelled):
+            checks.append({check["name"]: check["sqltext"] for check in inspect(engine).get_check_constraints(table)})
+            columns.append({c["name"]: (str(c["type"]), c["nullable"]) for c in inspect(engine).get_columns(table)})
+        assert checks[0] == checks[1] != {}
+        assert columns[0] == columns[1]
+    migrated.dispose()
+    modelled.dispose()
+
+
+def test_the_reader_knows_the_last_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", "monitor:migrations")
+    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA_VERSION]
+
+
+def test_a_failing_migration_leaves_nothing_behind(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE VIEW coverage AS SELECT 1")  # makes the second CREATE TABLE fail
+    with pytest.raises(TimelineError, match="coverage already exists"):
+        open_writing(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("coverage",)]
+        connection.execute("DROP VIEW coverage")
+    open_writing(path)
+    assert states(path) == []
+
+
+def test_an_up_to_date_database_opens_without_alembic(path: Path) -> None:
+    open_writing(path)
+    script = (
+        "import sys; from pathlib import Path; from zoneinfo import ZoneInfo; from monitor.timeline import Timeline; "
+        "Timeline.open(Path(sys.argv[1]), ZoneInfo('UTC')).close(); print('alembic' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script, str(path)], cwd=ROOT, text=True) == "False\n"
+
+
+# threads and processes -------------------------------------------------------------------------------------------
+
+
+def test_one_thread_stores_while_another_judges(path: Path) -> None:
+    waiting: queue.Queue[int | None] = queue.Queue()
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[Path], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work(path)
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                waiting.put(None)
+
+        return threading.Thread(target=run)
+
+    with closing(Timeline.open(path, PARIS)) as timeline:
+
+        def capture(_: Path) -> None:
+            for second in range(100):
+                waiting.put(add(timeline, second))
+                timeline.cover(Coverage.HEARD, NOON + timedelta(seconds=second), NOON + timedelta(seconds=second + 1))
+
+        def judge(_: Path) -> None:
+            while (segment_id := waiting.get(timeout=10)) is not None:
+                timeline.judge({segment_id: SAD})
+
+        threads = [guarded(capture), guarded(judge)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert failures == []
+    assert states(path) == [SegmentState.JUDGED] * 100
+
+
+@contextmanager
+def writer(path: Path) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_report_reads_while_the_daemon_writes(path: Path) -> None:
+    with writer(path) as process:
+        assert process.stdout is not None
+        for _ in range(10):
+            written = [int(process.stdout.readline()) for _ in range(5)][-1]
+            with closing(TimelineReader.open(path)) as reader:
+                entries = reader.segments_between(NOON, EVENING)
+                [heard] = reader.coverage_between(NOON, EVENING)
+            assert [entry.id for entry in entries] == list(range(1, len(entries) + 1))
+            assert written <= len(entries)
+            assert heard.end_at >= entries[-1].end_at
+
+
+@pytest.mark.parametrize("lines", [1, 60])
+def test_a_killed_daemon_loses_nothing_it_stored(path: Path, lines: int) -> None:
+    with writer(path) as process:
+        assert process.stdout is not None
+        stored = [int(process.stdout.readline()) for _ in range(lines)]
+        process.kill()
+        process.wait(10)
+    found = states(path)
+    assert len(found) >= stored[-1]
+    with closing(Timeline.open(path, PARIS)) as timeline:
+        assert timeline.recover("the monitor was killed") == len(found)
+    assert set(states(path)) == {SegmentState.UNJUDGED}
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_logs_hold_no_labels(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with closing(Timeline.open(path, PARIS)) as timeline:
+        timeline.judge({add(timeline, 0): SAD})
+        add(timeline, 1)
+        with closing(Timeline.open(path, PARIS)) as restarted:
+            assert restarted.recover("a reason to search for") == 1
+    assert "never judged" in caplog.text
+    for secret in ("sad", "'S'", '"S"', "0.7", "a reason to search for"):
+        assert secret not in caplog.text
