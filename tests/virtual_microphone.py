@@ -1,0 +1,139 @@
+"""Sound without a sound card: a private PulseAudio server whose microphone hears what is played, and a voice to play.
+
+Nothing of the machine's own sound set-up is touched: server, socket and settings live in a folder of their own. PyAudio
+reaches the microphone through the variables in `VirtualMicrophone.env`, as it would reach any other. PulseAudio is all
+it needs; it knows nothing of the daemon.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from model.audio import SAMPLE_RATE, Int16, float_to_pcm16, s_to_samples
+
+_PROGRAMS = ("pulseaudio", "pactl", "paplay")
+_START_TIMEOUT_S = 10.0
+_PACKAGES = "pulseaudio pulseaudio-utils libasound2-plugins"
+_ASOUNDRC = """\
+pcm.pulse { type pulse }
+pcm.!default { type pulse hint { show on description "virtual microphone" } }
+ctl.!default { type pulse }
+"""
+
+
+def synthetic_voice(seconds: float, seed: int = 1) -> Int16:
+    """int16 (N,) at SAMPLE_RATE that webrtcvad takes for speech: syllables of voiced pulses through three formants.
+
+    Pitch, vowel and loudness differ from syllable to syllable. The same seed gives the same sound.
+    """
+    rng = np.random.default_rng(seed)
+    samples, length = s_to_samples(seconds), s_to_samples(0.15)
+    syllables = [_syllable(length, rng) for _ in range(samples // length + 1)]
+    voice = np.concatenate(syllables)[:samples]
+    voice = voice / np.abs(voice).max(initial=1e-9) + rng.normal(0, 0.002, samples)
+    return float_to_pcm16(np.float32(0.4) * voice.astype(np.float32))
+
+
+def _syllable(samples: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    pitch_hz = rng.uniform(180, 300) * np.linspace(1, rng.uniform(0.85, 1.15), samples)
+    pulses = np.diff(np.floor(np.cumsum(pitch_hz) / SAMPLE_RATE), prepend=0.0)
+    at_s = np.arange(s_to_samples(0.03)) / SAMPLE_RATE
+    ring = np.zeros(len(at_s))
+    for low_hz, high_hz, width_hz in ((300, 800, 60), (900, 2300, 90), (2400, 3400, 150)):
+        formant_hz = rng.uniform(low_hz, high_hz)
+        ring += np.exp(-2 * np.pi * width_hz * at_s) * np.sin(2 * np.pi * formant_hz * at_s)
+    envelope = 0.1 + 0.9 * np.sin(np.pi * np.arange(samples) / samples)
+    syllable: npt.NDArray[np.float64] = np.convolve(pulses, ring)[:samples] * envelope * rng.uniform(0.6, 1.0)
+    return syllable
+
+
+class VirtualMicrophone:
+    """A context manager: a PulseAudio server with one microphone, 16 kHz mono, bit-exact, in real time.
+
+    env: what a process needs in its environment to hear it as its default microphone.
+    """
+
+    @staticmethod
+    def missing() -> str:
+        """Why it cannot run on this machine, with what to install; empty when it can."""
+        absent = [program for program in _PROGRAMS if shutil.which(program) is None]
+        return f"{', '.join(absent)} not installed: apt-get install {_PACKAGES}" if absent else ""
+
+    def __init__(self) -> None:
+        # A short path: a socket's may not be longer than 108 bytes.
+        self._folder = Path(tempfile.mkdtemp(prefix="vmic"))
+        socket = self._folder / "native"
+        asoundrc = self._folder / "asoundrc"
+        asoundrc.write_text(_ASOUNDRC)
+        self.env = {
+            "PULSE_SERVER": f"unix:{socket}",
+            "ALSA_CONFIG_PATH": str(asoundrc),
+            "HOME": str(self._folder),
+            "XDG_RUNTIME_DIR": str(self._folder),
+            "PULSE_RUNTIME_PATH": str(self._folder),
+        }
+        script = self._folder / "server.pa"
+        script.write_text(f"load-module module-native-protocol-unix auth-anonymous=1 socket={socket}\n")
+        command = ["pulseaudio", "-n", "-F", str(script), "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"]
+        self._log = (self._folder / "server.log").open("wb")
+        self._server = subprocess.Popen(command, env=os.environ | self.env, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
+        self._wait_for_server()
+        self.plug_in()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def plug_in(self) -> None:
+        """Make the microphone appear; it already has at the start."""
+        self._pactl("load-module", "module-null-sink", "sink_name=virt", "rate=16000", "channels=1", "format=s16le", "norewinds=1")
+        self._pactl("load-module", "module-remap-source", "source_name=mic", "master=virt.monitor")
+        self._pactl("set-default-sink", "virt")
+        self._pactl("set-default-source", "mic")
+
+    def unplug(self) -> None:
+        """Make the microphone vanish while the sound server goes on."""
+        self._pactl("unload-module", "module-remap-source")
+        self._pactl("unload-module", "module-null-sink")
+
+    def freeze(self) -> None:
+        """Stop the sound server without ending it, as a hung driver does: nothing is delivered and nothing fails."""
+        self._server.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen sound server go on."""
+        self._server.send_signal(signal.SIGCONT)
+
+    def play(self, path: Path) -> None:
+        """Speak a sound file into the microphone; returns when it is over."""
+        subprocess.run(["paplay", "--device=virt", str(path)], env=os.environ | self.env, check=True)
+
+    def close(self) -> None:
+        """Stop the server and remove its folder; more than once is fine."""
+        self.thaw()
+        self._server.kill()
+        self._server.wait()
+        self._log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _pactl(self, *arguments: str) -> None:
+        subprocess.run(["pactl", *arguments], env=os.environ | self.env, check=True, capture_output=True, timeout=_START_TIMEOUT_S)
+
+    def _wait_for_server(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if subprocess.run(["pactl", "info"], env=os.environ | self.env, capture_output=True).returncode == 0:
+                return
+            time.sleep(0.05)
+        self.close()
+        raise RuntimeError(f"the private sound server did not answer within {_START_TIMEOUT_S:.0f} s")
