@@ -1,0 +1,20 @@
+"""`python -m bench`: runs every benchmark and prints its tables. Ratios measured side by side in one run; no timed tests."""
+
+import platform
+import sys
+from importlib.metadata import version
+
+import torch
+
+from bench import latency, segmenter, throughput
+
+
+def main() -> None:
+    """Print all results as Markdown."""
+    print(f"Python {platform.python_version()}, torch {version('torch')}, {torch.get_num_threads()} threads, {platform.machine()}\n")
+    for benchmark in (segmenter, throughput, latency):
+        print("\n".join(benchmark.run()), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""From the closing of a segment to its stored row: the demo played in real time through the whole daemon with embedded vLLM."""
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from bench.sounds import DEMO
+from model.types import Prediction
+from monitor.config import EngineConfig, SegmenterConfig
+from monitor.judge import EngineState, Judge, Listener
+from monitor.segmenter import Segmenter
+from monitor.sources import FileSource
+from monitor.timeline import Timeline
+from monitor.types import StreamClock
+
+_START_TIMEOUT_S = 300.0
+
+
+def run() -> list[str]:
+    """Markdown lines: median and 95th percentile in ms, apart and as shares of a segment's length."""
+    with tempfile.TemporaryDirectory() as folder:
+        delays_s, lengths_s = _play(Path(folder))
+    median, worst = statistics.median(delays_s), statistics.quantiles(delays_s, n=20)[-1]
+    length = statistics.median(lengths_s)
+    return [
+        f"## Closing of a segment to its stored row ({len(delays_s)} segments, embedded vLLM, real time)",
+        "",
+        "| | ms | ratio to a median segment's length |",
+        "|---|---|---|",
+        f"| median | {median * 1000:.0f} | {median / length:.3f} |",
+        f"| 95th percentile | {worst * 1000:.0f} | {worst / length:.3f} |",
+    ]
+
+
+def _play(folder: Path) -> tuple[list[float], list[float]]:
+    from datetime import UTC, datetime
+
+    closed: dict[int, float] = {}
+    delays: list[float] = []
+    lengths: list[float] = []
+    ready = threading.Event()
+    with Timeline.open(folder / "timeline.db", ZoneInfo("UTC")) as timeline:
+
+        def judged(predictions: Mapping[int, Prediction]) -> None:
+            timeline.judge(predictions)
+            delays.extend(time.perf_counter() - closed[entry] for entry in predictions)
+
+        changed = lambda state, _detail: ready.set() if state is EngineState.READY else None  # noqa: E731
+        judge = Judge(EngineConfig(), folder / "engine.log", Listener(judged, lambda *_: None, changed))
+        judge.start()
+        if not ready.wait(_START_TIMEOUT_S):
+            raise RuntimeError(f"the engine was not ready after {_START_TIMEOUT_S} s")
+        clock, segmenter = StreamClock(datetime.now(UTC)), Segmenter(SegmenterConfig())
+        with FileSource(DEMO, speed=1.0) as source:
+            for chunk in source:
+                for segment in segmenter.push(chunk):
+                    now = time.perf_counter()
+                    entry = timeline.add_segment(
+                        start_sample=segment.start,
+                        end_sample=segment.end,
+                        start_at=clock.at(segment.start),
+                        end_at=clock.at(segment.end),
+                    )
+                    closed[entry] = now
+                    lengths.append(segment.duration_s)
+                    judge.submit(entry, segment.pcm)
+        judge.finish(lambda: False)
+    return delays, lengths
+
+
+if __name__ == "__main__":
+    print("\n".join(run()))

@@ -1,0 +1,48 @@
+"""Segments judged per second with batching against one at a time, on embedded vLLM, and the same with transformers."""
+
+import time
+from collections.abc import Callable
+
+from bench.sounds import demo_segments
+from model.bundle import open_bundle
+from model.manifest import find_bundle
+from monitor.engine import EmbeddedEngine, TransformersEngine
+from monitor.predictor import Predictor
+
+_BACKLOG = 64
+_ROUNDS = 3
+
+
+def run() -> list[str]:
+    """Markdown lines; ratios are to the first row of the same run."""
+    bundle = open_bundle(find_bundle("nano"))
+    sounds = (demo_segments() * _BACKLOG)[:_BACKLOG]
+    rows: list[tuple[str, float]] = []
+    for name, engine in (("embedded vLLM", EmbeddedEngine(bundle, 64)), ("transformers", TransformersEngine(bundle))):
+        predictor = Predictor(bundle, engine)
+        predictor.predict(sounds[:8])  # warm: the first call allocates
+        rows.append((f"{name}, one at a time", _best(lambda p=predictor: [p.predict([sound]) for sound in sounds])))
+        rows += [(f"{name}, {size} at a time", _best(_batched(predictor, sounds, size))) for size in (8, _BACKLOG)]
+        engine.close()
+    first = rows[0][1]
+    lines = [f"## {_BACKLOG} waiting segments of speech ({sum(map(len, sounds)) / 16000 / _BACKLOG:.1f} s each on average)", ""]
+    lines += ["| predictor | segments per second | ratio |", "|---|---|---|"]
+    return lines + [f"| {name} | {_BACKLOG / seconds:.1f} | {first / seconds:.2f} |" for name, seconds in rows]
+
+
+def _batched(predictor: Predictor, sounds: list, size: int) -> Callable[[], object]:
+    return lambda: [predictor.predict(sounds[i : i + size]) for i in range(0, len(sounds), size)]
+
+
+def _best(work: Callable[[], object]) -> float:
+    """Seconds of the quickest of a few rounds: what the machine can do when nothing else disturbs it."""
+    times = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+if __name__ == "__main__":
+    print("\n".join(run()))

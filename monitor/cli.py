@@ -1,0 +1,154 @@
+"""The command line: declares options, calls one function each, prints what it returns. This file owns typer.
+
+Nothing heavy is imported until a command needs it, so that --help and report answer at once.
+"""
+
+import signal
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from model.errors import EmosllmError
+from monitor.config import Config, load_config
+
+app = typer.Typer(
+    name="emosllm-monitor",
+    help="Listens to one person's microphone, estimates the emotion of each stretch of speech, and keeps a private timeline with a"
+    " report of each day. Estimates by a machine, not a diagnosis; nobody is watching.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+class Speed(StrEnum):
+    """How fast a file is played."""
+
+    REAL_TIME = "1"
+    MAX = "max"
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def main() -> None:
+    """Run the command line; an error a person can act on is one message on stderr and exit status 1."""
+    try:
+        app()
+    except EmosllmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"emosllm-monitor {version('emosllm-monitor')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="Settings file instead of ~/.config/emosllm-monitor/config.toml.")] = None,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    context.obj = config
+
+
+def _config(context: typer.Context) -> Config:
+    return load_config(context.obj)
+
+
+@app.command()
+def start(
+    context: typer.Context,
+    source: Annotated[str, typer.Option(help="mic, an audio file, or - for raw 16 kHz mono int16 on standard input.")] = "mic",
+    speed: Annotated[Speed, typer.Option(help="How fast a file is played: 1 is real time.")] = Speed.REAL_TIME,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help="When the recording began: HH:MM today, or YYYY-MM-DDTHH:MM.")] = None,
+) -> None:
+    """Listen, judge and store until the sound ends or Ctrl-C is pressed."""
+    # Until the daemon takes the signals over, there is nothing to finish.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    from monitor.start import start as run
+
+    run(_config(context), source, None if speed is Speed.MAX else 1.0, at)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    day: Annotated[str, typer.Option(metavar="DAY", help="today, yesterday or YYYY-MM-DD.")] = "today",
+    form: Annotated[Format, typer.Option("--format", help="text to read, or json.")] = Format.TEXT,
+) -> None:
+    """Show one day: what was heard, how much of it was speech, and which emotions were estimated."""
+    from monitor.days import parse_day
+    from monitor.reader import TimelineReader
+    from monitor.report import render_text, to_json
+    from monitor.summary import summarize
+
+    settings, now = _config(context).timeline, datetime.now(UTC)
+    asked = parse_day(day, settings.zone_info(), now)
+    with TimelineReader.open(settings.database_path()) as timeline:
+        entries = timeline.segments_between(asked.start, asked.end)
+        summary = summarize(asked, entries, timeline.coverage_between(asked.start, asked.end), now)
+    if form is Format.JSON:
+        print(to_json(summary))
+    else:
+        Console(soft_wrap=False).print(render_text(summary))
+
+
+@app.command()
+def devices() -> None:
+    """List the microphones that can be named in [audio] device."""
+    from monitor.capture import list_devices
+
+    found = list_devices()
+    for device in found:
+        print(f"{'*' if device.is_default else ' '} {device.index:3d}  {device.name}  ({device.channels} ch, {device.rate_hz} Hz)")
+    print("* is the default" if found else "no microphone found", file=sys.stderr)
+
+
+@app.command()
+def doctor(context: typer.Context) -> None:
+    """Check the set-up: settings, microphone, bundle, engine, timeline, disk. Exit status 1 when something will not work."""
+    from monitor.doctor import Verdict, examine
+
+    findings = examine(context.obj)
+    for finding in findings:
+        print(f"{finding.verdict.value:5} {finding.what}: {finding.detail}")
+    if any(finding.verdict is Verdict.FAIL for finding in findings):
+        raise typer.Exit(1)
+
+
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=_PASS_ON)
+def train(context: typer.Context) -> None:
+    """Train a bundle from a recipe (its options: emosllm-monitor train --help)."""
+    _run_train("train", context.args)
+
+
+@app.command(context_settings=_PASS_ON)
+def evaluate(context: typer.Context) -> None:
+    """Score a bundle on test speakers (its options: emosllm-monitor evaluate --help)."""
+    _run_train("evaluate", context.args)
+
+
+def _run_train(command: str, arguments: list[str]) -> None:
+    # Training lives in a process of its own: the monitor never imports it. -P: a file named train.py here must not be taken for it.
+    import subprocess
+
+    raise typer.Exit(subprocess.run([sys.executable, "-P", "-m", "train", command, *arguments], check=False).returncode)

