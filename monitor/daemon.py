@@ -71,7 +71,6 @@ class Daemon:
 
     def run(self) -> None:
         """Listen until the source ends or `stop` is called; then judge what waits. Raises EmosllmError when it cannot go on."""
-        self._judge.start()
         try:
             self._listen()
         finally:
@@ -129,6 +128,8 @@ class Daemon:
             source.close()
         self._status.source, self._status.listening, self._status.device_problem = source.description, True, ""
         if clock is None:
+            self._view.tell(f"listening to {source.description}; what follows are estimates, not a diagnosis")
+            self._judge.start()  # after the source, which comes at once or not at all
             return StreamClock(self._anchor or datetime.now(UTC))
         until = max(self._heard_until, s_to_samples((datetime.now(UTC) - clock.anchor).total_seconds()))
         self._cover(Coverage.DEVICE_LOST, self._heard_until, until, clock)

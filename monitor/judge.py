@@ -109,7 +109,8 @@ class Judge:
         self._stopping.set()
         with self._change:
             self._change.notify_all()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         reason = "the engine failed" if self._error else "the monitor was stopped before the engine got to it"
         self._give_up(reason)
 

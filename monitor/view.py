@@ -66,8 +66,7 @@ class PlainView:
 
     @contextmanager
     def showing(self, status: Status) -> Iterator[None]:
-        """Announce what is listened to; the rest comes by `tell` and `judged`."""
-        self.tell(f"listening to {status.source}; these are estimates, not a diagnosis")
+        """Nothing to keep up: everything comes by `tell` and `judged`."""
         yield
 
     def tell(self, text: str) -> None:
