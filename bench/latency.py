@@ -1,4 +1,7 @@
-"""From the closing of a segment to its stored row: the demo played in real time through the whole daemon with embedded vLLM."""
+"""From the closing of a segment to its stored row: the demo in real time through the daemon's own segmenter, timeline and judge.
+
+The clock starts before the segment is stored as waiting and stops after its prediction is; the engine is embedded vLLM, loaded before.
+"""
 
 import statistics
 import tempfile
