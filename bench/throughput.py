@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 
 from bench.sounds import demo_segments
+from model.audio import SAMPLE_RATE, pcm16_to_float
 from model.bundle import open_bundle
 from model.manifest import find_bundle
+from model.predictor import Predictor, Sound
 from monitor.engine import EmbeddedEngine, TransformersEngine
-from monitor.predictor import Predictor
 
 _BACKLOG = 64
 _ROUNDS = 3
@@ -16,7 +17,7 @@ _ROUNDS = 3
 def run() -> list[str]:
     """Markdown lines; ratios are to the first row of the same run."""
     bundle = open_bundle(find_bundle("nano"))
-    sounds = (demo_segments() * _BACKLOG)[:_BACKLOG]
+    sounds = [Sound(pcm16_to_float(pcm)) for pcm in (demo_segments() * _BACKLOG)[:_BACKLOG]]
     rows: list[tuple[str, float]] = []
     for name, engine in (("embedded vLLM", EmbeddedEngine(bundle, 64)), ("transformers", TransformersEngine(bundle))):
         predictor = Predictor(bundle, engine)
@@ -25,12 +26,13 @@ def run() -> list[str]:
         rows += [(f"{name}, {size} at a time", _best(_batched(predictor, sounds, size))) for size in (8, _BACKLOG)]
         engine.close()
     first = rows[0][1]
-    lines = [f"## {_BACKLOG} waiting segments of speech ({sum(map(len, sounds)) / 16000 / _BACKLOG:.1f} s each on average)", ""]
+    average_s = sum(len(sound.audio) for sound in sounds) / SAMPLE_RATE / _BACKLOG
+    lines = [f"## {_BACKLOG} waiting segments of speech ({average_s:.1f} s each on average)", ""]
     lines += ["| predictor | segments per second | ratio |", "|---|---|---|"]
     return lines + [f"| {name} | {_BACKLOG / seconds:.1f} | {first / seconds:.2f} |" for name, seconds in rows]
 
 
-def _batched(predictor: Predictor, sounds: list, size: int) -> Callable[[], object]:
+def _batched(predictor: Predictor, sounds: list[Sound], size: int) -> Callable[[], object]:
     return lambda: [predictor.predict(sounds[i : i + size]) for i in range(0, len(sounds), size)]
 
 

@@ -17,7 +17,6 @@ from model.encoder import SpeechEncoder, load_encoder
 from model.errors import BundleError
 from model.manifest import BundleManifest, read_manifest, verify
 from model.mapper import QPMapper
-from model.prompts import Message, Rendered, Task, emotion_prefix, letter_ids, messages, render
 from model.speech_llm import SpeechLLM
 from model.types import Prediction
 
@@ -45,15 +44,6 @@ class Bundle:
         return Prediction(posterior, max(calibrated) < manifest.unsure_below, manifest.version)
 
 
-@dataclass(frozen=True)
-class Question:
-    """What an engine asks for every utterance: the request around the speech embeds and the letters it may answer with."""
-
-    turns: tuple[Message, ...]
-    rendered: Rendered
-    letters: tuple[int, ...]
-
-
 def open_bundle(folder: Path) -> Bundle:
     """Verify and load encoder and mapper. Raises BundleError with the reason; nothing of a refused bundle is used."""
     manifest = read_manifest(folder)
@@ -79,13 +69,6 @@ def load_llm(bundle: Bundle) -> SpeechLLM:
             f" takes {llm.hidden_size}"
         )
     return llm
-
-
-def question(manifest: BundleManifest, tokenizer: object) -> Question:
-    """The request of the bundle's strategy, ending right before the letter."""
-    turns = messages(Task.SER, manifest.prompt, emotion_prefix())
-    ids = letter_ids(tokenizer, manifest.letters)
-    return Question(tuple(turns), render(tokenizer, turns), tuple(ids[letter] for letter in manifest.letters))
 
 
 def resolve(folder: Path, source: str) -> str:

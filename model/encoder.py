@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from transformers import AutoFeatureExtractor, AutoModel
@@ -17,6 +17,7 @@ from transformers import AutoFeatureExtractor, AutoModel
 from model.audio import SAMPLE_RATE
 from model.errors import BundleError
 from model.features import N_FEATURES, N_MELS, N_PROSODY, analyse, normalise
+from model.hub import why_not
 
 NANO_TYPE = "emosllm-nano-encoder"
 
@@ -29,6 +30,10 @@ class SpeechEncoder(nn.Module):
 
     def forward(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """B float32 tensors (N,) in [-1, 1), of any lengths, to states (B, T, D) and a bool mask (B, T), True where real."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder to a folder that `load_encoder` reads."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
@@ -50,7 +55,6 @@ class TransformersEncoder(SpeechEncoder):
         self.model = model
         self.extractor = extractor
         self.width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
-        self.freeze()
 
     @classmethod
     def load(cls, source: str) -> Self:
@@ -59,12 +63,17 @@ class TransformersEncoder(SpeechEncoder):
             extractor = AutoFeatureExtractor.from_pretrained(source)
             model = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
         except (OSError, ValueError) as error:
-            raise BundleError(f"the speech encoder {source} cannot be loaded: {error}") from error
+            raise BundleError(f"the speech encoder {source} cannot be loaded: {why_not(source, error)}") from error
         if extractor.sampling_rate != SAMPLE_RATE:
             raise BundleError(f"the speech encoder {source} wants {extractor.sampling_rate} Hz, not {SAMPLE_RATE} Hz")
         if not hasattr(model, "_get_feature_vector_attention_mask"):
             raise BundleError(f"{source} is a {type(model).__name__}, not an encoder of raw speech such as WavLM")
-        return cls(model, extractor)
+        return cls(model, extractor).freeze()
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads."""
+        self.model.save_pretrained(folder)  # type: ignore[operator]
+        self.extractor.save_pretrained(folder)
 
     @torch.no_grad()
     def forward(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -121,9 +130,12 @@ class NanoEncoder(SpeechEncoder):
         encoder.freeze()
         return encoder
 
-    def config(self) -> dict[str, object]:
-        """What config.json holds."""
-        return {"model_type": NANO_TYPE, "settings": self.settings}
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / "model.safetensors")
+        config = {"model_type": NANO_TYPE, "settings": self.settings}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @torch.no_grad()
     def forward(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

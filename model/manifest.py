@@ -6,11 +6,13 @@ folders. Weights are safetensors and everything else is JSON or text, so loading
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import BundleError
+from model.paralinguistics import Terciles
+from model.prompts import SHOTS, Strategy
 from model.types import Emotion
 
 MANIFEST = "bundle.json"
@@ -31,6 +33,12 @@ class MapperSettings(_Record):
     heads: Annotated[int, Field(ge=1)]
     width: Annotated[int, Field(ge=1)]
 
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"the mapper's width {self.width} is not divisible by its {self.heads} heads")
+        return self
+
 
 class Score(_Record):
     """One figure: unweighted accuracy (mean of per-class recalls) on speakers nothing was tuned on."""
@@ -49,6 +57,8 @@ class BundleManifest(_Record):
     """Everything a monitor must know before it loads weights.
 
     encoder, llm: a folder inside the bundle, or where to find the weights otherwise (folder or hub name).
+    strategy: how it is asked; one that needs nothing but sound. prompt: which of the ten prompts. shots: how many examples of the output
+    the instruction holds. features: where low, medium and high begin for the voice's description in the instruction; None without one.
     letters: the letters this bundle can answer with. temperature: divides the log-probabilities before they are shown.
     unsure_below: a highest probability under it makes a segment unsure. files: SHA-256 of every other file in the folder.
     """
@@ -57,7 +67,9 @@ class BundleManifest(_Record):
     name: str
     version: str
     created: str
-    strategy: Literal["ser"]
+    strategy: Literal[Strategy.SER, Strategy.JOINT]
+    shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
+    features: Terciles | None = None
     letters: Annotated[list[Emotion], Field(min_length=2)]
     temperature: Annotated[float, Field(gt=0)]
     unsure_below: Annotated[float, Field(ge=0, le=1)]

@@ -5,15 +5,19 @@ language model's own chat template, so that what vLLM's server builds from the s
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypedDict
 
 from model.errors import BundleError
 from model.types import Emotion
 
 AUDIO = "<|speech|>"
+# What chat templates may ask for: no thoughts before the answer (Qwen3), and not today's date (Llama 3.2), which would make every day's
+# requests different from those of training.
+TEMPLATE_SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 class Task(StrEnum):
@@ -22,6 +26,24 @@ class Task(StrEnum):
     ASR = "asr"
     SER = "ser"
     JOINT = "joint"
+
+
+class Strategy(StrEnum):
+    """How the emotion is asked for at inference (paper, A.4 and Table 3).
+
+    ser: without any words. prompt-hint: the transcript stands in the instruction. transcript-prefix: the answer begins with the
+    transcript, the paper's EmoLLM. joint: the same, but the model writes the transcript itself, so sound is all it needs.
+    """
+
+    SER = "ser"
+    PROMPT_HINT = "prompt-hint"
+    TRANSCRIPT_PREFIX = "transcript-prefix"
+    JOINT = "joint"
+
+    @property
+    def needs_transcript(self) -> bool:
+        """Whether somebody must bring the words."""
+        return self in (Strategy.PROMPT_HINT, Strategy.TRANSCRIPT_PREFIX)
 
 
 class Message(TypedDict):
@@ -78,28 +100,83 @@ PROMPTS: dict[Task, tuple[str, ...]] = {
 }
 
 
-def messages(task: Task, prompt: int = 0, answer: str | None = None) -> list[Message]:
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """An example of the expected output; it shows the form and is about no sound (paper, B.6)."""
+
+    words: str
+    emotion: Emotion
+
+
+SHOTS: tuple[Shot, ...] = (
+    Shot("Nobody told me you would be here tonight.", Emotion.SURPRISE),
+    Shot("The train leaves at a quarter past nine.", Emotion.NEUTRAL),
+    Shot("I asked you twice to leave that alone.", Emotion.ANGRY),
+    Shot("We finally got the keys to the house.", Emotion.HAPPY),
+    Shot("It has been so quiet since he moved out.", Emotion.SAD),
+    Shot("Did you hear that noise behind the door?", Emotion.FEAR),
+    Shot("There is mould all over the bread.", Emotion.DISGUST),
+    Shot("As if someone like that could ever manage it.", Emotion.CONTEMPT),
+    Shot("I do not know what to think about it yet.", Emotion.OTHER),
+)
+_MARKS = re.compile(r"[|<>]")
+_SHOTS_INTRODUCTION = "The output has this form, for example:"
+_HINT_INTRODUCTION = "The words spoken, to help you judge the emotion:"
+
+
+def shots_of(letters: Collection[Emotion]) -> list[Shot]:
+    """The examples that a model may be shown which answers with these letters alone."""
+    return [shot for shot in SHOTS if shot.emotion in letters]
+
+
+def messages(
+    task: Task,
+    prompt: int = 0,
+    answer: str | None = None,
+    *,
+    features: str = "",
+    shots: Sequence[Shot] = (),
+    hint: str | None = None,
+) -> list[Message]:
     """The request for one utterance. `answer` begins (or is) the assistant's turn; None leaves the turn open.
 
-    The audio comes before the instruction (paper, B), so that everything before it is the same for all requests.
+    features: what `paralinguistics.words` says about the voice (paper, B.5). shots: examples of the output (B.6). hint: the transcript
+    (B.7). The audio comes before the instruction (paper, B), so that everything before it is the same for all requests.
     """
-    turns = [
-        Message(role="system", content=SYSTEM_PROMPT),
-        Message(role="user", content=f"{AUDIO}\n{PROMPTS[task][prompt]}"),
-    ]
+    lines = [f"{AUDIO}\n{PROMPTS[task][prompt]}"]
+    if features:
+        lines.append(features)
+    if hint is not None:
+        lines.append(f"{_HINT_INTRODUCTION} {clean(hint)}")
+    if shots:
+        lines += [_SHOTS_INTRODUCTION, *(f"- {_shown(task, shot)}" for shot in shots)]
+    turns = [Message(role="system", content=SYSTEM_PROMPT), Message(role="user", content="\n".join(lines))]
     return turns if answer is None else [*turns, Message(role="assistant", content=answer)]
+
+
+def _shown(task: Task, shot: Shot) -> str:
+    return format_answer(
+        shot.emotion if task is not Task.ASR else None,
+        shot.words if task is not Task.SER else None,
+    )
+
+
+def clean(transcript: str) -> str:
+    """A transcript as it may stand in a request or answer: one line, without the bar, which has a meaning there, and without angle
+    brackets, in which chat templates, tools and thoughts have their marks."""
+    return " ".join(_MARKS.sub(" ", transcript).split())
 
 
 def emotion_prefix(transcript: str | None = None) -> str:
     """The beginning of an answer after which only the letter is missing (paper, A.4)."""
-    return "| Emotion:" if transcript is None else f"| ASR: {transcript} | Emotion:"
+    return "| Emotion:" if transcript is None else f"| ASR: {clean(transcript)} | Emotion:"
 
 
 def format_answer(emotion: Emotion | None = None, transcript: str | None = None) -> str:
     """The whole answer in the output grammar; at least one of the two must be given."""
     if emotion is None and transcript is None:
         raise ValueError("an answer needs an emotion, a transcript or both")
-    words = "" if transcript is None else f"| ASR: {transcript} "
+    words = "" if transcript is None else f"| ASR: {clean(transcript)} "
     return words + ("|" if emotion is None else f"| Emotion: {emotion} |")
 
 
@@ -111,7 +188,14 @@ class Answer:
     emotion: Emotion | None
 
 
+_BEGUN = re.compile(r"^\s*\|\s*ASR:\s*(?P<text>[^|]*?)\s*\|\s*Emotion:")
 _ANSWER = re.compile(r"^\s*(?:\|\s*ASR:\s*(?P<text>.*?)\s*)?(?:\|\s*Emotion:\s*(?P<letter>[A-Z])\s*)?\|\s*$", re.DOTALL)
+
+
+def written_transcript(text: str) -> str | None:
+    """The words of an answer that was written up to, or beyond, its emotion; None when it is not in the grammar up to there."""
+    match = _BEGUN.match(text)
+    return match["text"] if match else None
 
 
 def parse_answer(text: str) -> Answer | None:
@@ -134,14 +218,24 @@ class Rendered:
 
 
 def render(tokenizer: Any, turns: Sequence[Message]) -> Rendered:
-    """Messages to token ids by the tokenizer's chat template; an assistant message at the end is left open to be continued."""
-    continues = turns[-1]["role"] == "assistant"
-    text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=not continues, continue_final_message=continues)
+    """Messages to token ids by the tokenizer's chat template; an assistant message at the end is left open to be continued.
+
+    Such a message is tokenized apart from what stands before it, so that an answer has the same tokens in training, where it is learned
+    as a whole, and in serving, where its beginning is given.
+    """
+    return _render(tokenizer, tuple((turn["role"], turn["content"]) for turn in turns))
+
+
+@lru_cache(maxsize=1024)
+def _render(tokenizer: Any, turns: tuple[tuple[str, str], ...]) -> Rendered:
+    answer = turns[-1][1] if turns[-1][0] == "assistant" else ""
+    asked = [Message(role=role, content=content) for role, content in (turns[:-1] if answer else turns)]
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **TEMPLATE_SETTINGS)
     before, found, after = text.partition(AUDIO)
     if not found:
         raise BundleError("the chat template of this language model drops a part of the user's message")
-    ids = [tuple(tokenizer.encode(part, add_special_tokens=False)) for part in (before, after)]
-    return Rendered(*ids)
+    ids = [tuple(tokenizer.encode(part, add_special_tokens=False)) for part in (before, after, answer)]
+    return Rendered(ids[0], ids[1] + ids[2])
 
 
 def letter_ids(tokenizer: Any, letters: Iterable[Emotion]) -> dict[Emotion, int]:

@@ -14,17 +14,18 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.errors import BundleError
-from model.prompts import Rendered
+from model.hub import why_not
+from model.prompts import Rendered, letter_ids, render
+from model.request import MAX_WRITTEN_TOKENS, Request
+from model.types import Emotion
 
 # Attention and FFN (paper, 3.1), by the names of the Llama and Qwen families. vLLM is given the same list.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LORA_RANK = 8
-LORA_ALPHA = 16
 IGNORED = -100
 
 
 class SpeechLLM(nn.Module):
-    """The language model, its tokenizer, and what it says about speech embeds."""
+    """The language model, its tokenizer, and what it says about speech embeds. A LanguageModel by itself, through transformers."""
 
     def __init__(self, llm: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -32,15 +33,17 @@ class SpeechLLM(nn.Module):
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, source: str, adapter: Path | None = None) -> Self:
-        """From a hub name or folder (safetensors only), with a PEFT folder as adapter. Raises BundleError."""
+    def load(cls, source: str, adapter: Path | None = None, dtype: str = "auto") -> Self:
+        """From a hub name or folder (safetensors only), with a PEFT folder as adapter. dtype: as torch names it. Raises BundleError."""
         try:
-            llm = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype="auto")
+            llm = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(source)
             if adapter is not None:
                 llm = PeftModel.from_pretrained(llm, str(adapter))
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise BundleError(f"the language model {source} cannot be loaded: {error}") from error
+            raise BundleError(f"the language model {source} cannot be loaded: {why_not(source, error)}") from error
+        if tokenizer.chat_template is None:
+            raise BundleError(f"{source} has no chat template; take the instruct (chat) version of this language model")
         return cls(llm, tokenizer).eval()
 
     @property
@@ -48,24 +51,31 @@ class SpeechLLM(nn.Module):
         """H: what the mapper must deliver."""
         return int(self.llm.config.hidden_size)
 
-    def add_lora(self) -> None:
-        """Put a fresh LoRA adapter (r = 8, alpha = 16) on attention and FFN; the base weights are frozen from here on."""
+    def add_lora(self, rank: int = 8, alpha: int = 16) -> None:
+        """Put a fresh LoRA adapter on attention and FFN, of the paper's size (3.1) unless told; the base is frozen from here on."""
         config = LoraConfig(
-            r=LORA_RANK,
-            lora_alpha=LORA_ALPHA,
+            r=rank,
+            lora_alpha=alpha,
             target_modules=list(LORA_TARGETS),
             task_type="CAUSAL_LM",
             lora_dropout=0.0,
         )
         self.llm = get_peft_model(self.llm, config)
 
-    def save(self, folder: Path, adapter: Path) -> None:
-        """Write the base model and tokenizer to `folder` and the LoRA adapter, in PEFT's format, to `adapter`."""
+    def save(self, folder: Path | None, adapter: Path) -> None:
+        """Write the LoRA adapter, in PEFT's format, to `adapter`, and base model and tokenizer to `folder` unless they are elsewhere.
+
+        The adapter is taken off in the second case: save last.
+        """
+        for config in self.llm.peft_config.values():
+            # PEFT keeps a set, whose order differs between processes, and with it the adapter's file and the bundle's version.
+            config.target_modules = sorted(config.target_modules)
         self.llm.save_pretrained(adapter)
         # PEFT's model card template says nothing true about this adapter.
         (adapter / "README.md").unlink(missing_ok=True)
-        self.tokenizer.save_pretrained(folder)
-        self.llm.unload().save_pretrained(folder)
+        if folder is not None:
+            self.tokenizer.save_pretrained(folder)
+            self.llm.unload().save_pretrained(folder)
 
     def forward(self, speech: Tensor, prompts: Sequence[Rendered], answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Speech embeds (B, Q, H) and token ids to logits (B, A, V) that predict the answers, and targets (B, A).
@@ -81,25 +91,32 @@ class SpeechLLM(nn.Module):
         return pad_sequence(logits, batch_first=True), pad_sequence(targets, batch_first=True, padding_value=IGNORED)
 
     @torch.inference_mode()
-    def letter_log_probs(self, speech: Tensor, prompts: Sequence[Rendered], letters: Sequence[int]) -> Tensor:
-        """Speech embeds (B, Q, H) and requests that end before the letter, to log-probabilities (B, L) over `letters`' token ids."""
-        sequences = [self._place(speech[i], prompt) for i, prompt in enumerate(prompts)]
+    def letter_log_probs(self, requests: Sequence[Request], letters: Sequence[Emotion]) -> list[list[float]]:
+        """See LanguageModel. Raises BundleError for a tokenizer that splits letters."""
+        sequences = [self._place(request.speech, render(self.tokenizer, request.turns)) for request in requests]
         output = self.llm(inputs_embeds=pad_sequence(sequences, batch_first=True), attention_mask=_mask(sequences))
         last = torch.tensor([len(row) - 1 for row in sequences])
-        logits: Tensor = output.logits[torch.arange(len(sequences)), last][:, list(letters)]
-        return logits.float().log_softmax(dim=-1)
+        ids = list(letter_ids(self.tokenizer, letters).values())
+        logits: Tensor = output.logits[torch.arange(len(sequences)), last][:, ids]
+        table: list[list[float]] = logits.float().log_softmax(dim=-1).tolist()
+        return table
 
     @torch.inference_mode()
-    def generate(self, speech: Tensor, prompt: Rendered, max_new_tokens: int = 128) -> str:
-        """The greedy answer to one utterance; speech embeds (Q, H)."""
+    def write(self, requests: Sequence[Request], stop: str) -> list[str]:
+        """See LanguageModel."""
+        sequences = [self._place(request.speech, render(self.tokenizer, request.turns)) for request in requests]
         ids = self.llm.generate(
-            inputs_embeds=self._place(speech, prompt)[None],
-            attention_mask=torch.ones(1, len(prompt.before) + len(speech) + len(prompt.after), dtype=torch.long),
-            max_new_tokens=max_new_tokens,
+            # Generation continues at the right edge, so shorter requests are padded on the left.
+            inputs_embeds=pad_sequence(sequences, batch_first=True, padding_side="left"),
+            attention_mask=_mask(sequences, padding_side="left"),
+            max_new_tokens=MAX_WRITTEN_TOKENS,
             do_sample=False,
+            stop_strings=[stop],
+            tokenizer=self.tokenizer,
             pad_token_id=self.tokenizer.eos_token_id,
         )
-        return str(self.tokenizer.decode(ids[0], skip_special_tokens=True))
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [head + found for head, found, _ in (str(text).partition(stop) for text in texts)]
 
     def _place(self, speech: Tensor, prompt: Rendered) -> Tensor:
         """One request as input embeddings (S, H)."""
@@ -111,5 +128,6 @@ class SpeechLLM(nn.Module):
         return table(torch.tensor(list(ids), dtype=torch.long, device=table.weight.device))  # type: ignore[no-any-return]
 
 
-def _mask(sequences: Sequence[Tensor]) -> Tensor:
-    return pad_sequence([row.new_ones(len(row), dtype=torch.long) for row in sequences], batch_first=True)
+def _mask(sequences: Sequence[Tensor], padding_side: str = "right") -> Tensor:
+    ones = [row.new_ones(len(row), dtype=torch.long) for row in sequences]
+    return pad_sequence(ones, batch_first=True, padding_side=padding_side)

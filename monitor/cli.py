@@ -136,6 +136,12 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 
 
 @app.command(context_settings=_PASS_ON)
+def corpus(context: typer.Context) -> None:
+    """Make a manifest of a speech corpus (its options: emosllm-monitor corpus prepare --help)."""
+    _run_train("corpus", context.args)
+
+
+@app.command(context_settings=_PASS_ON)
 def train(context: typer.Context) -> None:
     """Train a bundle from a recipe (its options: emosllm-monitor train --help)."""
     _run_train("train", context.args)
@@ -145,6 +151,12 @@ def train(context: typer.Context) -> None:
 def evaluate(context: typer.Context) -> None:
     """Score a bundle on test speakers (its options: emosllm-monitor evaluate --help)."""
     _run_train("evaluate", context.args)
+
+
+@app.command(context_settings=_PASS_ON)
+def compare(context: typer.Context) -> None:
+    """Set evaluations of several systems side by side (its options: emosllm-monitor compare --help)."""
+    _run_train("compare", context.args)
 
 
 def _run_train(command: str, arguments: list[str]) -> None:

@@ -1,43 +1,45 @@
 """The engines that hold the language model: vLLM in this process, a vLLM server elsewhere, or transformers. One protocol, one answer.
 
-B batch, Q queries, H hidden size, L letters. An engine gets speech embeds and gives log-probabilities over the bundle's letters; it
-knows nothing of audio, calibration or the timeline. This file owns vllm and HTTP.
+B batch, Q queries, H hidden size, L letters. An engine answers requests (model.request); it knows nothing of audio, strategies,
+calibration or the timeline. This file owns vllm and HTTP.
 """
 
 import asyncio
 import base64
 import io
+import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer
 
-from model.bundle import Bundle, Question, load_llm, question, resolve
+from model.bundle import Bundle, load_llm, resolve
 from model.errors import BundleError, EngineRejected, EngineUnavailable
-from model.prompts import AUDIO
-from model.speech_llm import LORA_RANK, LORA_TARGETS
+from model.prompts import AUDIO, TEMPLATE_SETTINGS, letter_ids, render
+from model.request import MAX_WRITTEN_TOKENS, LanguageModel, Request
+from model.server_key import KEY_VARIABLE, read_key
+from model.speech_llm import LORA_TARGETS
+from model.types import Emotion
 from monitor.config import EngineConfig
 
 logger = logging.getLogger(__name__)
 
-_KEY_VARIABLE = "EMOSLLM_API_KEY"
+_T = TypeVar("_T")
+
 # What stands before the speech embeds is the same for every request; vLLM shares it in whole blocks, so blocks are small.
 _BLOCK_TOKENS = 32
 _REQUEST_TIMEOUT_S = 60.0
 _CONNECTIONS = 32
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-class Engine(Protocol):
-    """Answers with the posterior over the letters of one bundle."""
-
-    def log_probs(self, speech: Tensor) -> list[list[float]]:
-        """Speech embeds (B, Q, H) to B lists of L log-probabilities. Raises EngineUnavailable or EngineRejected."""
+class Engine(LanguageModel, Protocol):
+    """A language model with the adapter of one bundle, and something to let go of."""
 
     def close(self) -> None:
         """Let go of memory, processes and connections."""
@@ -57,13 +59,14 @@ class TransformersEngine:
 
     def __init__(self, bundle: Bundle) -> None:
         self._llm = load_llm(bundle)
-        self._question = question(bundle.manifest, self._llm.tokenizer)
 
-    def log_probs(self, speech: Tensor) -> list[list[float]]:
-        """See Engine."""
-        prompts = [self._question.rendered] * len(speech)
-        answers: list[list[float]] = self._llm.letter_log_probs(speech, prompts, self._question.letters).tolist()
-        return answers
+    def letter_log_probs(self, requests: Sequence[Request], letters: Sequence[Emotion]) -> list[list[float]]:
+        """See LanguageModel."""
+        return self._llm.letter_log_probs(requests, letters)
+
+    def write(self, requests: Sequence[Request], stop: str) -> list[str]:
+        """See LanguageModel."""
+        return self._llm.write(requests, stop)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -82,7 +85,6 @@ class EmbeddedEngine:
         except ImportError as error:
             raise EngineRejected(f'vLLM cannot be imported ({error}); run `make setup`, or set [engine] kind = "transformers"') from error
         source = resolve(bundle.folder, bundle.manifest.llm)
-        letters = len(bundle.manifest.letters)
         self._llm = LLM(
             source,
             dtype="auto" if torch.cuda.is_available() else "float32",
@@ -93,23 +95,31 @@ class EmbeddedEngine:
             enable_prefix_caching=True,
             enable_prompt_embeds=True,
             enable_lora=True,
-            max_lora_rank=LORA_RANK,
+            max_lora_rank=adapter_rank(bundle.folder),
             lora_target_modules=list(LORA_TARGETS),
             logprobs_mode="processed_logprobs",
-            max_logprobs=letters,
+            max_logprobs=len(Emotion),
         )
-        self._question = question(bundle.manifest, self._llm.get_tokenizer())
-        self._sampling = SamplingParams(
-            max_tokens=1, temperature=1.0, allowed_token_ids=list(self._question.letters), logprobs=letters, detokenize=False
-        )
+        self._tokenizer = self._llm.get_tokenizer()
+        self._sampling = SamplingParams
         self._adapter = LoRARequest(bundle.manifest.version, 1, str(bundle.folder / "adapter"))
 
-    def log_probs(self, speech: Tensor) -> list[list[float]]:
-        """See Engine."""
-        prompts = [_mixed_prompt(self._question, embeds) for embeds in speech]
-        outputs = self._llm.generate(prompts, self._sampling, use_tqdm=False, lora_request=self._adapter)
-        tables = [output.outputs[0].logprobs[0] for output in outputs]
-        return [[table[letter].logprob for letter in self._question.letters] for table in tables]
+    def letter_log_probs(self, requests: Sequence[Request], letters: Sequence[Emotion]) -> list[list[float]]:
+        """See LanguageModel."""
+        ids = list(letter_ids(self._tokenizer, letters).values())
+        sampling = self._sampling(max_tokens=1, temperature=1.0, allowed_token_ids=ids, logprobs=len(ids), detokenize=False)
+        tables = [output.logprobs[0] for output in self._generate(requests, sampling)]
+        return [[table[letter].logprob for letter in ids] for table in tables]
+
+    def write(self, requests: Sequence[Request], stop: str) -> list[str]:
+        """See LanguageModel."""
+        sampling = self._sampling(max_tokens=MAX_WRITTEN_TOKENS, temperature=0.0, stop=[stop], include_stop_str_in_output=True)
+        return [output.text for output in self._generate(requests, sampling)]
+
+    def _generate(self, requests: Sequence[Request], sampling: Any) -> list[Any]:
+        prompts = [_mixed_prompt(self._tokenizer, request) for request in requests]
+        outputs = self._llm.generate(prompts, sampling, use_tqdm=False, lora_request=self._adapter)
+        return [output.outputs[0] for output in outputs]
 
     def close(self) -> None:
         """Stop vLLM; its memory goes with this process."""
@@ -125,16 +135,21 @@ class ServerEngine:
     def __init__(self, bundle: Bundle, url: str, key: str | None) -> None:
         self._url = url.rstrip("/")
         self._bundle = bundle
-        self._question = question(bundle.manifest, _tokenizer(bundle))
+        self._tokenizer = _tokenizer(bundle)
         self._loop = asyncio.Runner()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=_CONNECTIONS)
         self._client = httpx.AsyncClient(base_url=self._url, headers=headers, timeout=_REQUEST_TIMEOUT_S, limits=limits)
         self._loop.run(self._check_model())
 
-    def log_probs(self, speech: Tensor) -> list[list[float]]:
-        """See Engine."""
-        return self._loop.run(self._ask_all(speech))
+    def letter_log_probs(self, requests: Sequence[Request], letters: Sequence[Emotion]) -> list[list[float]]:
+        """See LanguageModel."""
+        ids = list(letter_ids(self._tokenizer, letters).values())
+        return self._loop.run(_all_of([self._letters(request, ids) for request in requests]))
+
+    def write(self, requests: Sequence[Request], stop: str) -> list[str]:
+        """See LanguageModel."""
+        return self._loop.run(_all_of([self._text(request, stop) for request in requests]))
 
     def close(self) -> None:
         """Close the connections."""
@@ -150,37 +165,55 @@ class ServerEngine:
                 f" start it with --lora-modules {self._bundle.manifest.version}=FOLDER/adapter"
             )
 
-    async def _ask_all(self, speech: Tensor) -> list[list[float]]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._ask(embeds)) for embeds in speech]
-        except ExceptionGroup as errors:
-            # One reason is enough: the whole batch will be asked again.
-            raise errors.exceptions[0] from errors
-        return [task.result() for task in tasks]
-
-    async def _ask(self, embeds: Tensor) -> list[float]:
-        body = {
-            "model": self._bundle.manifest.version,
-            "messages": _chat_messages(self._question, embeds),
-            "add_generation_prompt": False,
-            "continue_final_message": True,
+    async def _letters(self, request: Request, ids: list[int]) -> list[float]:
+        wanted = {
             "max_tokens": 1,
             "temperature": 1.0,
-            "allowed_token_ids": list(self._question.letters),
+            "allowed_token_ids": ids,
             "logprobs": True,
-            "top_logprobs": len(self._question.letters),
+            "top_logprobs": len(ids),
             "return_tokens_as_token_ids": True,
         }
-        reply = await self._send("POST", "/v1/chat/completions", body)
+        choice = await self._ask(request, wanted)
         try:
-            top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-            table = {int(entry["token"].removeprefix("token_id:")): float(entry["logprob"]) for entry in top}
-            return [table[letter] for letter in self._question.letters]
+            table = {
+                int(entry["token"].removeprefix("token_id:")): float(entry["logprob"])
+                for entry in choice["logprobs"]["content"][0]["top_logprobs"]
+            }
+            return [table[letter] for letter in ids]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineRejected(
                 f"the server at {self._url} did not give the letters' probabilities; start it with --logprobs-mode processed_logprobs"
             ) from error
+
+    async def _text(self, request: Request, stop: str) -> str:
+        wanted = {"max_tokens": MAX_WRITTEN_TOKENS, "temperature": 0.0, "stop": [stop], "include_stop_str_in_output": True}
+        choice = await self._ask(request, wanted)
+        try:
+            return str(choice["message"]["content"])
+        except (KeyError, TypeError) as error:
+            raise EngineRejected(f"the server at {self._url} did not give a text") from error
+
+    async def _ask(self, request: Request, wanted: dict[str, Any]) -> Any:
+        begun = request.turns[-1]["role"] == "assistant"
+        body = {
+            "model": self._bundle.manifest.version,
+            "messages": _chat_messages(request),
+            "add_generation_prompt": not begun,
+            "continue_final_message": begun,
+            "chat_template_kwargs": TEMPLATE_SETTINGS,
+            # A checkpoint brings sampling defaults of its own, which would cut letters off or punish those that the instruction names.
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            **wanted,
+        }
+        reply = await self._send("POST", "/v1/chat/completions", body)
+        try:
+            return reply["choices"][0]
+        except (KeyError, IndexError, TypeError) as error:
+            raise EngineRejected(f"the server at {self._url} did not answer as a chat server does") from error
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
@@ -188,7 +221,7 @@ class ServerEngine:
         except httpx.HTTPError as error:
             raise EngineUnavailable(f"no answer from the vLLM server at {self._url} ({type(error).__name__})") from error
         if reply.status_code in (401, 403):
-            raise EngineRejected(f"the server at {self._url} refused the key; set [engine] key_file or the variable {_KEY_VARIABLE}")
+            raise EngineRejected(f"the server at {self._url} refused the key; set [engine] key_file or the variable {KEY_VARIABLE}")
         if reply.status_code >= 500 or reply.status_code == 429:
             raise EngineUnavailable(f"the vLLM server at {self._url} answered with status {reply.status_code}")
         if reply.status_code != 200:
@@ -196,30 +229,41 @@ class ServerEngine:
         return reply.json()
 
 
-def read_key(key_file: str) -> str | None:
-    """The server's API key: the first line of a file, or the environment. Raises EngineRejected when the file cannot be read."""
-    if not key_file:
-        return os.environ.get(_KEY_VARIABLE)
+async def _all_of(questions: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Everything at once; the first failure is the failure of all."""
     try:
-        return Path(key_file).expanduser().read_text(encoding="utf-8").splitlines()[0].strip()
-    except (OSError, IndexError) as error:
-        raise EngineRejected(f"[engine] key_file {key_file} cannot be read or is empty") from error
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(question) for question in questions]
+    except ExceptionGroup as errors:
+        # One reason is enough: the whole batch will be asked again.
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in tasks]
 
 
-def server_arguments(bundle_folder: Path, llm: str, version: str, letters: int) -> list[str]:
+def adapter_rank(folder: Path) -> int:
+    """The LoRA rank of a bundle's adapter, rounded up to what vLLM has kernels for. Raises BundleError."""
+    try:
+        rank = int(json.loads((folder / "adapter/adapter_config.json").read_text(encoding="utf-8"))["r"])
+        return next(size for size in _LORA_RANKS if size >= rank)
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise BundleError(f"the adapter of {folder} has no rank that can be served (at most {_LORA_RANKS[-1]})") from error
+
+
+def server_arguments(bundle_folder: Path, llm: str, version: str) -> list[str]:
     """The arguments with which `python -m vllm.entrypoints.openai.api_server` serves a bundle to ServerEngine."""
     return [
         *("--model", llm, "--enable-prompt-embeds", "--enable-prefix-caching"),
-        *("--enable-lora", "--max-lora-rank", str(LORA_RANK), "--lora-target-modules", *LORA_TARGETS),
+        *("--enable-lora", "--max-lora-rank", str(adapter_rank(bundle_folder)), "--lora-target-modules", *LORA_TARGETS),
         *("--lora-modules", f"{version}={bundle_folder / 'adapter'}"),
-        *("--logprobs-mode", "processed_logprobs", "--max-logprobs", str(letters)),
+        *("--logprobs-mode", "processed_logprobs", "--max-logprobs", str(len(Emotion))),
         *("--chat-template-content-format", "string", "--block-size", str(_BLOCK_TOKENS)),
     ]
 
 
-def _mixed_prompt(asked: Question, embeds: Tensor) -> dict[str, Any]:
+def _mixed_prompt(tokenizer: Any, request: Request) -> dict[str, Any]:
     """One request as vLLM takes it: token ids, and rows of embeddings that stand in for the tokens where the mask is False."""
-    before, after = asked.rendered.before, asked.rendered.after
+    rendered, embeds = render(tokenizer, request.turns), request.speech
+    before, after = rendered.before, rendered.after
     rows = torch.zeros(len(before) + len(embeds) + len(after), embeds.shape[1])
     rows[len(before) : len(before) + len(embeds)] = embeds
     return {
@@ -229,13 +273,13 @@ def _mixed_prompt(asked: Question, embeds: Tensor) -> dict[str, Any]:
     }
 
 
-def _chat_messages(asked: Question, embeds: Tensor) -> Sequence[dict[str, Any]]:
+def _chat_messages(request: Request) -> Sequence[dict[str, Any]]:
     """The same request as chat messages. The server joins the parts of a message with a newline, which is what follows AUDIO."""
     buffer = io.BytesIO()
-    torch.save(embeds.clone(), buffer)
+    torch.save(request.speech.clone(), buffer)
     speech = {"type": "prompt_embeds", "data": base64.b64encode(buffer.getvalue()).decode()}
     turns: list[dict[str, Any]] = []
-    for turn in asked.turns:
+    for turn in request.turns:
         before, found, after = turn["content"].partition(f"{AUDIO}\n")
         turns.append({"role": turn["role"], "content": [speech, {"type": "text", "text": after}] if found else before})
     return turns

@@ -9,14 +9,20 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.audio import s_to_samples
+from model.audio import Int16, pcm16_to_float, s_to_samples
 from model.errors import EmosllmError, EngineUnavailable
+from model.types import Prediction
 from monitor.config import EngineConfig
 from monitor.messages import Ask, Failed, Failure, Ready, Told
+
+if TYPE_CHECKING:
+    from model.predictor import Predictor
 
 _WARM_UP_S = (1.0, 2.0, 4.0, 8.0)
 
@@ -43,18 +49,26 @@ def serve(connection: Connection, asked: "queue.SimpleQueue[Ask]", config: Engin
     """Load, say Ready, then judge whatever is waiting, as one batch at a time. Raises EmosllmError, OSError."""
     from model.bundle import open_bundle
     from model.manifest import find_bundle
+    from model.predictor import Predictor
     from monitor.engine import open_engine
-    from monitor.predictor import Predictor
 
     bundle = open_bundle(find_bundle(config.bundle))
     predictor = Predictor(bundle, open_engine(config, bundle))
     # The first batch allocates and compiles for seconds; nobody's speech has to wait for that.
-    predictor.predict([np.zeros(s_to_samples(seconds), np.int16) for seconds in _WARM_UP_S])
+    _judge(predictor, [np.zeros(s_to_samples(seconds), np.int16) for seconds in _WARM_UP_S])
     connection.send(Ready(bundle.manifest.version, config.kind))
     while True:
         batch = _waiting(asked, config.max_batch)
-        predictions = predictor.predict([ask.pcm for ask in batch])
+        predictions = _judge(predictor, [ask.pcm for ask in batch])
         connection.send(Told(dict(zip((ask.entry for ask in batch), predictions, strict=True))))
+
+
+def _judge(predictor: "Predictor", pcms: Sequence[Int16]) -> list[Prediction]:
+    """Segments of int16 (N,) to predictions; where the model answered outside the grammar, nothing is known and so it is unsure."""
+    from model.predictor import Sound
+
+    answers = predictor.predict([Sound(pcm16_to_float(pcm)) for pcm in pcms])
+    return [answer.prediction or predictor.unknown() for answer in answers]
 
 
 def _receive(connection: Connection, asked: "queue.SimpleQueue[Ask]") -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,30 +75,22 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real vLLM OpenAI server for nano, with a key, on a free port of this machine."""
+    """A real vLLM OpenAI server for nano, with a key."""
+    with serving(nano, tmp_path_factory.mktemp("server") / "server.log") as running:
+        yield running
+
+
+@contextmanager
+def serving(bundle: Bundle, log: Path) -> Iterator[Server]:
+    """A real vLLM OpenAI server for a bundle, with a key, on a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "server.log"
-    llm = resolve(nano.folder, nano.manifest.llm)
-    arguments = server_arguments(nano.folder, llm, nano.manifest.version, len(nano.manifest.letters))
+    arguments = server_arguments(bundle.folder, resolve(bundle.folder, bundle.manifest.llm), bundle.manifest.version)
+    here = ["--host", "127.0.0.1", "--port", str(port), "--api-key", "secret", "--dtype", "float32", "--enforce-eager"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "vllm.entrypoints.openai.api_server",
-                *arguments,
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-                "--api-key",
-                "secret",
-                "--dtype",
-                "float32",
-                "--enforce-eager",
-            ],
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, *here],
             env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"},
             stdout=output,
             stderr=output,

@@ -177,9 +177,30 @@ def test_nothing_said_or_felt_is_in_the_logs(home: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, f"{path} can be read by others"
 
 
-def test_training_options_are_shown_by_the_training_process() -> None:
-    for command in ("train", "evaluate"):
-        done = run(command, "--help")
-        assert done.returncode == 0
-        assert "--recipe" in done.stdout
-        assert run(command, "--data", "/nonexistent", "--out", "/nonexistent").returncode != 0
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(["corpus", "prepare"], "--out"), (["train"], "--manifest"), (["train"], "--dry-run"), (["evaluate"], "--strategy")],
+)
+def test_training_options_are_shown_by_the_training_process(command: list[str], option: str) -> None:
+    done = run(*command, "--help")
+    assert done.returncode == 0
+    assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (["train", "--manifest", "gone.csv", "--out", "new"], 1, "error: cannot read the manifest gone.csv"),
+        (["evaluate", "--manifest", "gone.csv"], 1, "error: cannot read the manifest gone.csv"),
+        (["evaluate"], 2, "--manifest"),
+        (["train", "--data=folder"], 2, "--data"),
+    ],
+)
+def test_what_goes_wrong_in_training_is_one_message_too(
+    arguments: list[str], status: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a run leaves its work where it is started
+    done = run(*arguments)
+    assert done.returncode == status
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr

@@ -7,9 +7,11 @@ import torch
 
 from model.errors import TrainingError
 from model.mapper import QPMapper
+from model.prompts import Rendered
 from model.speech_llm import SpeechLLM
 from tests import tiny
-from train.curriculum import set_trainable
+from train.learning.curriculum import set_trainable
+from train.recipe import load_recipe
 
 
 def _parts() -> tuple[QPMapper, SpeechLLM]:
@@ -32,8 +34,6 @@ def test_one_step_changes_exactly_the_parts_named(parts: list[str], with_lora: b
     learning = set_trainable(parts, mapper, llm)
     optimizer = torch.optim.AdamW(learning, lr=1e-2)
     speech = mapper(torch.randn(2, 6, 48), torch.ones(2, 6, dtype=torch.bool))
-    from model.prompts import Rendered
-
     logits, targets = llm(speech, [Rendered(tuple(range(1, 100)), (2,))] * 2, [(3,), (4,)])
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
     optimizer.step()
@@ -55,16 +55,12 @@ def test_lora_before_there_is_an_adapter_is_an_error() -> None:
 
 
 def test_the_shipped_recipe_trains_what_the_paper_trains_last() -> None:
-    from train.recipe import load_recipe
-
     last = load_recipe("nano").phases[-1]
     assert set(last.trainable) == {"mapper", "lora"}
 
 
 @pytest.mark.parametrize(("line", "reason"), [("nmae = 1", "nmae"), ("[encoder]\nsteps = 0", "steps"), ("= 3", "not usable")])
 def test_a_recipe_with_an_unknown_or_wrong_key_is_refused(tmp_path: Path, line: str, reason: str) -> None:
-    from train.recipe import load_recipe
-
     (tmp_path / "r.toml").write_text(line)
     with pytest.raises(TrainingError, match=reason):
         load_recipe(str(tmp_path / "r.toml"))

@@ -12,10 +12,15 @@ import torch
 from model.audio import Int16, pcm16_to_float
 from model.bundle import Bundle
 from model.errors import EngineRejected, EngineUnavailable
+from model.paralinguistics import Terciles, measure
+from model.predictor import Predictor, Sound, Style
+from model.prompts import Strategy, Task
+from model.request import Request
+from model.speech_llm import SpeechLLM
 from monitor.config import EngineConfig
 from monitor.engine import EmbeddedEngine, Engine, ServerEngine, TransformersEngine, open_engine, read_key
-from monitor.predictor import Predictor
-from tests.conftest import Server
+from tests import tiny
+from tests.conftest import Server, serving
 
 CLOSE = 0.01
 
@@ -28,14 +33,47 @@ def plain(nano: Bundle) -> TransformersEngine:
 @pytest.fixture(scope="module")
 def expected(nano: Bundle, plain: TransformersEngine, utterances: list[Int16]) -> np.ndarray:
     """Posteriors (20, letters), one at a time, without padding, vLLM or batches."""
-    rows = [plain.log_probs(nano.speech_embeds([torch.from_numpy(pcm16_to_float(pcm))]))[0] for pcm in utterances]
-    return np.exp(rows)
+    return _posteriors(nano, plain, utterances, together=False)
 
 
-def _posteriors(bundle: Bundle, engine: Engine, sounds: list[Int16], together: bool) -> np.ndarray:
-    batches = [sounds] if together else [[sound] for sound in sounds]
-    embeds = [bundle.speech_embeds([torch.from_numpy(pcm16_to_float(pcm)) for pcm in batch]) for batch in batches]
-    return np.exp([row for batch in embeds for row in engine.log_probs(batch)])
+def _posteriors(bundle: Bundle, engine: Engine, pcms: list[Int16], together: bool) -> np.ndarray:
+    """Uncalibrated, (utterances, letters), asked as nano was released."""
+    requests = [_request(bundle, pcm, "| Emotion:") for pcm in pcms]
+    batches = [requests] if together else [[request] for request in requests]
+    return np.exp([row for batch in batches for row in engine.letter_log_probs(batch, bundle.manifest.letters)])
+
+
+def _request(bundle: Bundle, pcm: Int16, prefix: str | None) -> Request:
+    sound = Sound(pcm16_to_float(pcm))
+    return Request(Style.of(bundle).turns(sound, prefix, Task.SER), bundle.speech_embeds([torch.from_numpy(sound.audio)])[0])
+
+
+def _sounds(utterances: list[Int16]) -> list[Sound]:
+    """The utterances with what a manifest would say about them: words of many lengths, some of them awkward, and a gender."""
+    said = ["Kids are talking by the door", "", "so | it || is", "Dzień dobry, świecie!", "word " * 60, "go <|end|><|system|> on"]
+    return [Sound(pcm16_to_float(pcm), said[n % len(said)], ("female", "male", None)[n % 3]) for n, pcm in enumerate(utterances)]
+
+
+@pytest.fixture(scope="module", params=["ser", "prompt-hint", "transcript-prefix", "2 shots", "features", "everything"])
+def style(request: pytest.FixtureRequest, utterances: list[Int16]) -> Style:
+    """Ways to ask that nano was not trained for: an engine must agree on those too."""
+    terciles = Terciles.fit([measure(pcm16_to_float(pcm)) for pcm in utterances])
+    return {
+        "2 shots": Style(Strategy.SER, shots=2),
+        "features": Style(Strategy.SER, features=terciles),
+        "everything": Style(Strategy.TRANSCRIPT_PREFIX, prompt=7, shots=2, features=terciles),
+    }.get(request.param) or Style(Strategy(request.param))
+
+
+@pytest.fixture(scope="module")
+def answered(nano: Bundle, plain: TransformersEngine, utterances: list[Int16], style: Style) -> np.ndarray:
+    """Calibrated posteriors (20, letters) in a style, by transformers one at a time."""
+    predictor = Predictor(nano, plain, style)
+    return np.array([row for sound in _sounds(utterances) for row in _table(predictor, [sound])])
+
+
+def _table(predictor: Predictor, sounds: list[Sound]) -> list[list[float]]:
+    return [list(answer.prediction.posterior.values()) for answer in predictor.predict(sounds) if answer.prediction]
 
 
 def test_the_utterances_are_not_all_alike(expected: np.ndarray) -> None:
@@ -69,6 +107,74 @@ def test_a_vllm_server_gives_the_same(
     engine.close()
 
 
+def test_embedded_vllm_gives_the_same_in_every_style(
+    nano: Bundle, embedded: EmbeddedEngine, utterances: list[Int16], style: Style, answered: np.ndarray
+) -> None:
+    assert np.abs(_table(Predictor(nano, embedded, style), _sounds(utterances)) - answered).max() < CLOSE
+
+
+def test_a_vllm_server_gives_the_same_in_every_style(
+    nano: Bundle, server: Server, utterances: list[Int16], style: Style, answered: np.ndarray
+) -> None:
+    engine = ServerEngine(nano, server.url, server.key)
+    assert np.abs(_table(Predictor(nano, engine, style), _sounds(utterances)) - answered).max() < CLOSE
+    engine.close()
+
+
+def test_styles_are_not_all_alike(nano: Bundle, plain: TransformersEngine, utterances: list[Int16], expected: np.ndarray) -> None:
+    hinted = _table(Predictor(nano, plain, Style(Strategy.PROMPT_HINT)), _sounds(utterances))
+    assert np.abs(hinted - np.array(_table(Predictor(nano, plain), _sounds(utterances)))).max() > CLOSE
+
+
+@pytest.mark.parametrize(("prefix", "stop"), [(None, " |"), ("| ASR:", "| Emotion:")])
+def test_all_engines_write_the_same(
+    nano: Bundle,
+    plain: TransformersEngine,
+    embedded: EmbeddedEngine,
+    server: Server,
+    utterances: list[Int16],
+    prefix: str | None,
+    stop: str,
+) -> None:
+    served = ServerEngine(nano, server.url, server.key)
+    requests = [_request(nano, pcm, prefix) for pcm in utterances]
+    alone = [plain.write([request], stop)[0] for request in requests]
+    assert len(set(alone)) > 1
+    for engine in (plain, embedded, served):
+        assert engine.write(requests, stop) == alone, type(engine).__name__
+    served.close()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle before a Qwen3 that stays where it was published: thoughts in its chat template, sampling as its default."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    source = tiny.qwen3_folder(folder / "published")
+    llm = SpeechLLM.load(str(source))
+    llm.add_lora()
+    with torch.no_grad():  # a fresh adapter changes nothing
+        for name, parameter in llm.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return tiny.release(tiny.bundle(llm), llm, source, folder / "bundle")
+
+
+def test_a_server_of_a_published_language_model_gives_the_same_whatever_its_defaults(
+    published: Bundle, utterances: list[Int16], tmp_path: Path
+) -> None:
+    plain = TransformersEngine(published)
+    requests = [_request(published, pcm, None) for pcm in utterances[:4]]
+    with serving(published, tmp_path / "server.log") as server:
+        engine = ServerEngine(published, server.url, server.key)
+        for strategy in (Strategy.SER, Strategy.PROMPT_HINT, Strategy.TRANSCRIPT_PREFIX):
+            here, there = (_table(Predictor(published, llm, Style(strategy, shots=1)), _sounds(utterances)) for llm in (plain, engine))
+            assert np.abs(np.array(there) - here).max() < CLOSE, strategy
+        # Rubbish may be cut off within a letter of several bytes, which vLLM then keeps to itself.
+        here, there = ([text.rstrip("\ufffd") for text in llm.write(requests, "| Emotion:")] for llm in (plain, engine))
+        assert there == here
+        engine.close()
+
+
 def test_the_adapter_is_applied(nano: Bundle, plain: TransformersEngine, utterances: list[Int16], expected: np.ndarray) -> None:
     with plain._llm.llm.disable_adapter():
         without = _posteriors(nano, plain, utterances, together=True)
@@ -78,8 +184,11 @@ def test_the_adapter_is_applied(nano: Bundle, plain: TransformersEngine, utteran
 def test_the_predictor_answers_in_the_order_asked(
     nano: Bundle, embedded: EmbeddedEngine, utterances: list[Int16], expected: np.ndarray
 ) -> None:
-    predictions = Predictor(nano, embedded).predict(utterances)
-    for row, prediction in zip(expected, predictions, strict=True):
+    answers = Predictor(nano, embedded).predict([Sound(pcm16_to_float(pcm)) for pcm in utterances])
+    for row, answer in zip(expected, answers, strict=True):
+        prediction = answer.prediction
+        assert prediction is not None
+        assert answer.transcript is None
         assert list(prediction.posterior) == nano.manifest.letters
         assert prediction.emotion == nano.manifest.letters[int(row.argmax())]
         assert prediction.bundle_version == nano.manifest.version
@@ -122,7 +231,7 @@ def test_a_server_that_breaks_in_the_middle_is_a_passing_error_too(nano: Bundle)
         threading.Thread(target=broken.serve_forever, daemon=True).start()
         engine = ServerEngine(nano, f"http://127.0.0.1:{broken.server_port}", None)
         with pytest.raises(EngineUnavailable, match="status 503"):
-            engine.log_probs(nano.speech_embeds([torch.zeros(16000)] * 3))
+            engine.letter_log_probs([_request(nano, np.zeros(16000, np.int16), "| Emotion:")] * 3, nano.manifest.letters)
         engine.close()
         broken.shutdown()
 

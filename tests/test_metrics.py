@@ -1,17 +1,35 @@
-"""Metrics against values worked out by hand and against their definitions."""
+"""Metrics against scikit-learn, against values worked out by hand and against their definitions."""
+
+import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+import sklearn.metrics
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from train.metrics import (
+from train.scoring.metrics import (
+    NONE,
+    Ints,
+    Metric,
+    area_under_risk_coverage,
+    average_recall,
     calibrate,
+    confusion_matrix,
+    expected_calibration_error,
     fit_temperature,
+    macro_f1,
+    normalise_transcript,
+    precision,
     recalls,
+    reliability_bins,
+    resample_speakers,
+    risk_coverage,
     speaker_interval,
     threshold_for,
     unweighted_accuracy,
+    weighted_accuracy,
+    word_error_rate,
 )
 
 TRUE = np.array([0, 0, 0, 0, 1, 1, 2])
@@ -62,3 +80,142 @@ def test_the_threshold_is_the_lowest_that_reaches_what_is_wanted() -> None:
     assert threshold_for(confidence, correct, 0.75) == 0.6
     assert threshold_for(confidence, correct, 1.0) == 0.8
     assert threshold_for(confidence, ~correct, 0.9) == 1.0
+
+
+CLASSES = 4
+ANSWERS = st.lists(st.tuples(st.integers(0, CLASSES - 1), st.integers(NONE, CLASSES - 1)), min_size=1, max_size=60)
+
+
+@given(ANSWERS)
+@example([(2, 2)])
+@example([(0, NONE), (1, NONE)])
+@example([(3, 0), (3, 1), (3, NONE)])
+def test_figures_of_counts_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    true, predicted = np.array(pairs).T
+    counts = confusion_matrix(true, predicted, CLASSES)
+    present = np.unique(true)
+    assert (counts == sklearn.metrics.confusion_matrix(true, predicted, labels=[*range(CLASSES), NONE])[:-1]).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of what is meant here: answers of classes that do not occur
+        assert average_recall(counts) == pytest.approx(sklearn.metrics.balanced_accuracy_score(true, predicted))
+    assert average_recall(counts) == pytest.approx(
+        sklearn.metrics.recall_score(true, predicted, labels=present, average="macro", zero_division=0)
+    )
+    assert weighted_accuracy(counts) == pytest.approx(sklearn.metrics.accuracy_score(true, predicted))
+    assert macro_f1(counts) == pytest.approx(sklearn.metrics.f1_score(true, predicted, labels=present, average="macro", zero_division=0))
+    theirs = sklearn.metrics.precision_score(true, predicted, labels=range(CLASSES), average=None, zero_division=np.nan)
+    assert precision(counts) == pytest.approx(theirs, nan_ok=True)
+
+
+def test_an_answer_that_names_no_class_is_wrong_but_nobodys_false_alarm() -> None:
+    counts = confusion_matrix(np.array([0, 0, 1]), np.array([0, NONE, 1]), 2)
+    assert counts.tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert average_recall(counts) == 0.75
+    assert precision(counts).tolist() == [1.0, 1.0]
+
+
+def test_figures_of_a_stack_of_matrices_are_those_of_each() -> None:
+    rng = np.random.default_rng(0)
+    stack = rng.integers(3, size=(20, 3, 4)) * rng.integers(2, size=(20, 3, 1))
+    stack[0] = 0
+    for metric in (average_recall, weighted_accuracy, macro_f1):
+        assert metric(stack) == pytest.approx([float(metric(counts)) for counts in stack], nan_ok=True)
+        assert np.isnan(metric(stack)[0])
+
+
+def _direct_interval(true: Ints, predicted: Ints, speakers: list[str], metric: Metric) -> tuple[float, float]:
+    """The same bootstrap clip by clip."""
+    rng = np.random.default_rng(1)
+    clips = [np.flatnonzero(np.array(speakers) == name) for name in sorted(set(speakers))]
+    values = []
+    for _ in range(4000):
+        chosen = np.concatenate([rng.choice(clips[i], size=len(clips[i])) for i in rng.integers(len(clips), size=len(clips))])
+        values.append(float(metric(confusion_matrix(true[chosen], predicted[chosen], 3))))
+    return tuple(np.quantile(values, [0.025, 0.975]))
+
+
+@pytest.mark.parametrize("metric", [average_recall, weighted_accuracy, macro_f1])
+def test_drawing_counts_gives_the_interval_of_drawing_clips(metric: Metric) -> None:
+    rng = np.random.default_rng(0)
+    speakers = [f"s{i}" for i in rng.choice(6, size=150, p=[0.4, 0.2, 0.2, 0.1, 0.05, 0.05])]
+    skill = {f"s{i}": share for i, share in enumerate((0.9, 0.3, 0.6, 0.5, 0.8, 0.2))}
+    true = rng.choice(3, size=150, p=[0.7, 0.2, 0.1])
+    right = rng.random(150) < np.array([skill[name] for name in speakers])
+    predicted = np.where(right, true, rng.integers(NONE, 3, size=150))
+    drawn = speaker_interval(true, predicted, speakers, 3, metric=metric, draws=4000)
+    assert drawn == pytest.approx(_direct_interval(true, predicted, speakers, metric), abs=0.02)
+
+
+def test_a_draw_has_whole_speakers_and_only_what_they_said() -> None:
+    true, predicted = np.array([0, 0, 0, 1]), np.array([0, 1, 0, NONE])
+    draws = resample_speakers(true, predicted, ["a", "a", "a", "b"], 2, draws=500)
+    assert set(draws.sum(axis=(1, 2)).tolist()) == {2, 4, 6}  # b twice, one of each, a twice
+    assert draws[:, confusion_matrix(true, predicted, 2) == 0].sum() == 0
+    assert (draws == resample_speakers(true, predicted, ["a", "a", "a", "b"], 2, draws=500)).all()
+
+
+def test_calibration_error_of_a_worked_example() -> None:
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.5, 0.5, 0.2])
+    correct = np.array([True, True, True, False, True, False, True])
+    # (4 * |0.75 - 0.95| + 2 * |0.5 - 0.5| + 1 * |1 - 0.2|) / 7
+    assert expected_calibration_error(confidence, correct) == pytest.approx(1.6 / 7)
+    counts, mean_confidence, accuracy = reliability_bins(confidence, correct)
+    assert {int(m): int(counts[m]) for m in np.flatnonzero(counts)} == {2: 1, 7: 2, 14: 4}  # 0.2 is 3/15, the upper end of bin 2
+    assert mean_confidence[[2, 7, 14]] == pytest.approx([0.2, 0.5, 0.95])
+    assert accuracy[[2, 7, 14]].tolist() == [1.0, 0.5, 0.75]
+    assert np.isnan(accuracy[0])
+
+
+def test_confidences_of_0_and_1_have_a_bin() -> None:
+    assert reliability_bins(np.array([0.0, 1.0]), np.array([False, True]), bins=5)[0].tolist() == [1, 0, 0, 0, 1]
+
+
+def test_risk_and_coverage_of_a_worked_example() -> None:
+    confidence = np.array([0.6, 0.9, 0.7, 0.8])
+    correct = np.array([True, True, True, False])
+    coverage, risk = risk_coverage(confidence, correct)
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 4])
+    assert area_under_risk_coverage(confidence, correct) == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 4)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.9]), st.booleans()), min_size=1, max_size=20), st.integers(0, 99))
+def test_risk_does_not_depend_on_the_order_of_equal_confidences(pairs: list[tuple[float, bool]], seed: int) -> None:
+    confidence, correct = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    _, risk = risk_coverage(confidence, correct)
+    assert risk_coverage(confidence[order], correct[order])[1] == pytest.approx(risk)
+    assert risk[-1] == pytest.approx(1 - correct.mean())
+    first = confidence == confidence.max()
+    assert risk[: first.sum()] == pytest.approx(1 - correct[first].mean())
+
+
+def test_of_no_answers_there_is_no_calibration_and_no_risk() -> None:
+    nothing = np.array([]), np.array([], bool)
+    with pytest.raises(ValueError, match="no answers"):
+        expected_calibration_error(*nothing)
+    with pytest.raises(ValueError, match="no answers"):
+        area_under_risk_coverage(*nothing)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("  Don't STOP,  now! ", "dont stop now"),
+        ("well-known – isn’t it?", "well known isnt it"),
+        ("CZEŚĆ, Świecie…", "cześć świecie"),
+        ("नमस्ते।", "नमस्ते"),
+        ("$ 5 + 5", "5 5"),
+    ],
+)
+def test_transcripts_are_compared_without_case_and_punctuation(text: str, normal: str) -> None:
+    assert normalise_transcript(text) == normal
+
+
+def test_word_errors_are_substituted_missing_and_added_words_per_word_said() -> None:
+    said = ["The cat sat.", "One two", "Stop!"]
+    wrote = ["the bat sat down", "two", "stop"]
+    assert word_error_rate(said, wrote) == (pytest.approx(3 / 6), 6)
+    assert word_error_rate(["a b", "..."], ["", "c"]) == (pytest.approx(3 / 2), 2)  # words written where nobody spoke are errors too
+    with pytest.raises(ValueError, match="no words"):
+        word_error_rate(["!"], ["a"])

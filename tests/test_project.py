@@ -17,11 +17,16 @@ OWNERS = {
     "pyaudio": {"monitor/capture.py"},
     "webrtcvad": {"monitor/segmenter.py"},
     "vllm": {"monitor/engine.py"},
-    "httpx": {"monitor/engine.py"},
+    "httpx": {"monitor/engine.py", "train/scoring/served.py"},
     "sqlmodel": {"monitor/timeline.py"},
     "typer": {"monitor/cli.py"},
     "peft": {"model/speech_llm.py"},
     "soundfile": {"model/audio.py"},
+    "parselmouth": {"model/paralinguistics.py"},
+    "accelerate": {"train/learning/trainer.py", "train/learning/checkpoints.py", "train/run.py", "train/dry/real_steps.py"},
+    "matplotlib": {"train/scoring/plots.py"},
+    "jiwer": {"train/scoring/metrics.py"},
+    "torch.utils.tensorboard": {"train/learning/runlog.py"},
 }
 
 
@@ -37,8 +42,8 @@ def _imports(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return {name.split(".")[0] for name in names}
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {".".join(parts[:depth]) for name in names for parts in [name.split(".")] for depth in range(1, len(parts) + 1)}
 
 
 def test_layers_only_look_down() -> None:
@@ -66,11 +71,23 @@ def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path)
     code = (
         "import sys; from monitor.cli import app\n"
         f"try: app({command!r})\nexcept SystemExit as end: assert not end.code, end.code\n"
-        "heavy = {'torch', 'transformers', 'vllm', 'numpy', 'sqlmodel'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'transformers', 'vllm', 'numpy', 'sqlmodel', 'matplotlib', 'jiwer', 'parselmouth'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )
     environment = {"XDG_STATE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "TZ": "UTC"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [["--help"], ["corpus", "prepare", "--help"], ["train", "--help"], ["evaluate", "--help"]])
+def test_help_about_training_imports_nothing_heavy(command: list[str]) -> None:
+    code = (
+        "import sys; from train.__main__ import main\n"
+        f"try: main({command!r})\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'transformers', 'accelerate', 'vllm', 'matplotlib', 'jiwer', 'parselmouth'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

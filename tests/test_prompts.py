@@ -9,28 +9,21 @@ from model.errors import BundleError
 from model.prompts import (
     AUDIO,
     PROMPTS,
+    SHOTS,
     SYSTEM_PROMPT,
     Answer,
     Task,
+    clean,
     emotion_prefix,
     format_answer,
     letter_ids,
     messages,
     parse_answer,
     render,
+    written_transcript,
 )
 from model.types import Emotion
 from tests import tiny
-
-# Llama 3.2's and Qwen 3's templates reduced to what matters here: special tokens, line breaks, trimmed content.
-LLAMA_TEMPLATE = (
-    "{{ '<|begin|>' }}{% for m in messages %}{{ '<|start|>' + m['role'] + '<|stop|>\n\n' + m['content'] | trim + '<|eot|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start|>assistant<|stop|>\n\n' }}{% endif %}"
-)
-QWEN_TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 def test_there_are_ten_prompts_a_task_and_the_system_prompt_names_every_letter() -> None:
@@ -40,13 +33,11 @@ def test_there_are_ten_prompts_a_task_and_the_system_prompt_names_every_letter()
     assert "| ASR: <text> | Emotion: <letter> |" in SYSTEM_PROMPT
 
 
-@given(st.sampled_from([None, *Emotion]), st.none() | st.text(alphabet="abc ',.?|é", max_size=30).map(str.strip))
+@given(st.sampled_from([None, *Emotion]), st.none() | st.text(alphabet="abc ',.?|<>é\n", max_size=30))
 def test_what_is_formatted_is_parsed(emotion: Emotion | None, transcript: str | None) -> None:
     if emotion is None and transcript is None:
         return
-    if transcript and "|" in transcript:
-        return  # the grammar has no escape; a transcript with a bar is read up to it at best
-    assert parse_answer(format_answer(emotion, transcript)) == Answer(transcript, emotion)
+    assert parse_answer(format_answer(emotion, transcript)) == Answer(None if transcript is None else clean(transcript), emotion)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +47,45 @@ def test_what_is_not_in_the_grammar_is_no_answer(text: str) -> None:
     assert parse_answer(text) is None
 
 
-@pytest.mark.parametrize("template", [None, LLAMA_TEMPLATE, QWEN_TEMPLATE])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("| ASR: so it is | Emotion:", "so it is"),
+        (" | ASR:so it is| Emotion: S |", "so it is"),
+        ("| ASR:  | Emotion:", ""),
+        ("| ASR: so it is", None),
+        ("| ASR: so it | is | Emotion:", None),
+        ("| Emotion:", None),
+        ("so it is | Emotion:", None),
+    ],
+)
+def test_words_are_taken_from_an_answer_that_is_in_the_grammar_up_to_its_emotion(text: str, words: str | None) -> None:
+    assert written_transcript(text) == words
+
+
+@given(st.text())
+def test_a_clean_transcript_is_one_line_without_bars_and_stays_as_it_is(text: str) -> None:
+    cleaned = clean(text)
+    assert "|" not in cleaned
+    assert len(cleaned.splitlines()) <= 1
+    assert clean(cleaned) == cleaned
+
+
+def test_the_instruction_holds_features_then_words_then_examples_in_the_tasks_own_form() -> None:
+    turns = messages(Task.JOINT, 2, None, features="- pitch: high", shots=SHOTS[:2], hint="a | b")
+    lines = turns[-1]["content"].splitlines()
+    assert lines[:3] == [AUDIO, PROMPTS[Task.JOINT][2], "- pitch: high"]
+    assert lines[3].endswith(" a b")
+    assert [parse_answer(line.removeprefix("- ")) for line in lines[-2:]] == [Answer(shot.words, shot.emotion) for shot in SHOTS[:2]]
+    assert parse_answer(_last_line(Task.ASR)) == Answer(SHOTS[0].words, None)
+    assert parse_answer(_last_line(Task.SER)) == Answer(None, SHOTS[0].emotion)
+
+
+def _last_line(task: Task) -> str:
+    return messages(task, shots=SHOTS[:1])[-1]["content"].splitlines()[-1].removeprefix("- ")
+
+
+@pytest.mark.parametrize("template", [None, tiny.LLAMA_TEMPLATE, tiny.QWEN3_TEMPLATE])
 def test_a_request_reads_back_as_its_template_says(template: str | None) -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = template or tokenizer.chat_template

@@ -1,145 +1,164 @@
-"""Training for real, small: a corpus of three voices' tones is learned from random weights, released, loaded and scored."""
+"""Training for real, small: a corpus of six voices' tones is learned from random weights, released, loaded, and scored in every way."""
 
-import csv
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from model.bundle import open_bundle
-from model.errors import TrainingError
 from model.manifest import read_manifest as read_bundle_manifest
 from model.manifest import verify
 from tests.commands import run
-from train.corpora import of_speakers, read_manifest, require_disjoint
+from tests.tones import CONTOURS, RECIPE, SPEAKERS, TAKES, write_corpus
+from train.__main__ import main
+from train.corpora.manifest import Utterance, read_manifest, write_manifest
 
-RATE = 16000
-# Letter to pitch in Hz at the utterance's begin and end: falling, level, rising.
-CONTOURS = {"S": (190, 110), "N": (150, 150), "U": (150, 300)}
+CLIPS = SPEAKERS * len(CONTOURS) * TAKES
+OF_A_SPEAKER = len(CONTOURS) * TAKES
 
-RECIPE = """
-name = "tones"
-license = "CC0-1.0"
-limits = ["It knows tones."]
-letters = ["S", "N", "U"]
-speeds = [1.0, 1.1]
-trusted_accuracy = 0.8
-[[corpora]]
-name = "tones"
-share = 1
-train = ["t0", "t1", "t2"]
-validation = ["t3"]
-test = ["t4", "t5"]
-[encoder]
-steps = 120
-learning_rate = 2e-3
-weight_decay = 0.01
-label_smoothing = 0.05
-mixup = 0.2
-average_decay = 0.95
-dropout = 0.1
-[mapper]
-queries = 4
-layers = 1
-heads = 4
-width = 32
-[llm]
-vocabulary = 600
-hidden = 64
-layers = 2
-heads = 1
-intermediate = 96
-[[phases]]
-name = "base"
-trainable = ["llm"]
-input = "noise"
-steps = 30
-batch = 12
-learning_rate = 3e-3
-weight_decay = 0.01
-warmup = 0.1
-teacher_share = 0.5
-[[phases]]
-name = "adapter"
-trainable = ["mapper", "lora"]
-input = "speech"
-steps = 60
-batch = 12
-learning_rate = 3e-3
-weight_decay = 0.01
-warmup = 0.1
-teacher_share = 0.5
-"""
+
+@dataclass(frozen=True)
+class Trained:
+    """What one `train` command left behind."""
+
+    manifest: Path
+    recipe: Path
+    bundle: Path
+    arguments: Sequence[str]
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture(scope="module")
-def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six speakers, each with a pitch of their own, four utterances a letter."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The tones, learned by the installed command."""
     folder = tmp_path_factory.mktemp("tones")
-    rng = np.random.default_rng(0)
-    rows = []
-    for speaker in range(6):
-        for letter, (begin, end) in CONTOURS.items():
-            for take in range(4):
-                hz = np.linspace(begin, end, int(RATE * rng.uniform(0.8, 1.2))) * (0.8 + 0.1 * speaker)
-                phase = 2 * np.pi * np.cumsum(hz) / RATE
-                sound = sum(np.sin(k * phase) / k for k in range(1, 6)) * 0.1 + rng.normal(scale=0.003, size=len(hz))
-                name = f"t{speaker}-{letter}-{take}.wav"
-                soundfile.write(folder / name, sound, RATE)
-                rows.append([name, "tones", f"t{speaker}", letter, "CC0-1.0"])
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["path", "corpus", "speaker", "emotion", "license"], *rows])
+    manifest = write_corpus(folder)
     (folder / "tones.toml").write_text(RECIPE)
-    return folder
-
-
-def test_one_command_trains_releases_and_scores_a_bundle(tones: Path, tmp_path: Path) -> None:
-    arguments = ["train", "--recipe", str(tones / "tones.toml"), "--data", str(tones), "--work", str(tmp_path / "work")]
-    done = run(*arguments, "--out", str(tmp_path / "bundle"))
+    bundle = folder / "bundle"
+    arguments = ["train", "--recipe", str(folder / "tones.toml"), "--manifest", str(manifest), "--work", str(folder / "work")]
+    arguments += ["--out", str(bundle)]
+    done = run(*arguments)
     assert done.returncode == 0, done.stderr
-    (score,) = json.loads(done.stdout)["scores"]
-    assert score["unweighted_accuracy"] > 0.75, "tones are easy; chance is 0.33"
-    manifest = read_bundle_manifest(tmp_path / "bundle")
-    verify(tmp_path / "bundle", manifest)
-    open_bundle(tmp_path / "bundle")
-    assert manifest.scores[0].unweighted_accuracy == score["unweighted_accuracy"]
-    assert manifest.scores[0].clips == 2 * 3 * 4
+    return Trained(manifest, folder / "tones.toml", bundle, arguments, done.stdout, done.stderr)
+
+
+def _rewritten(trained: Trained, name: str, change: dict[str, object]) -> Path:
+    """The tones' manifest with some columns changed, beside it."""
+    path = trained.manifest.with_name(name)
+    write_manifest(path, [replace(utterance, **change) for utterance in read_manifest(trained.manifest)])
+    return path
+
+
+def test_one_command_trains_releases_and_scores_a_bundle(trained: Trained) -> None:
+    manifest = read_bundle_manifest(trained.bundle)
+    verify(trained.bundle, manifest)
+    open_bundle(trained.bundle)
+    (score,) = manifest.scores
+    assert score.unweighted_accuracy > 0.75, "tones are easy; chance is 0.33"
+    assert f"UAR {score.unweighted_accuracy:.3f}" in trained.stdout
+    assert manifest.version in trained.stdout
+    assert (score.clips, score.speakers) == (2 * OF_A_SPEAKER, 2)
     assert 0 < manifest.unsure_below <= 1
-    assert json.loads((tmp_path / "bundle/training.json").read_text())["recipe"]["name"] == "tones"
+    assert json.loads((trained.bundle / "training.json").read_text())["recipe"]["name"] == "tones"
     for text in ("first training", "trainable: llm,", "trainable: lora+mapper"):
-        assert text in done.stderr
-
-    scored = run("evaluate", "--recipe", str(tones / "tones.toml"), "--bundle", str(tmp_path / "bundle"), "--data", str(tones))
-    assert json.loads(scored.stdout)["scores"] == [score]
-    again = run(*arguments, "--out", str(tmp_path / "bundle"))
-    assert again.returncode == 1
-    assert "exists already" in again.stderr
+        assert text in trained.stderr
 
 
-def test_a_speaker_on_both_sides_is_refused(tones: Path) -> None:
-    utterances = read_manifest(tones / "manifest.csv")
-    some, other = of_speakers(utterances, "tones", ["t0", "t1"]), of_speakers(utterances, "tones", ["t1", "t2"])
-    with pytest.raises(TrainingError, match="t1"):
-        require_disjoint(some, other)
-    require_disjoint(some, of_speakers(utterances, "tones", ["t2"]))
+def test_a_bundle_is_never_overwritten(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained.bundle / "bundle.json").read_bytes()
+    assert main(list(trained.arguments)) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert (trained.bundle / "bundle.json").read_bytes() == before
+
+
+def test_evaluating_those_whom_the_recipe_never_trained_on_gives_the_released_score_again(trained: Trained) -> None:
+    done = run("evaluate", "--recipe", str(trained.recipe), "--bundle", str(trained.bundle), "--manifest", str(trained.manifest), "--json")
+    assert done.returncode == 0, done.stderr
+    found, (score,) = json.loads(done.stdout), read_bundle_manifest(trained.bundle).scores
+    assert found["uar"]["value"] == score.unweighted_accuracy
+    assert tuple(found["uar"]["interval_95"]) == score.interval_95
+    assert {letter: figures["recall"] for letter, figures in found["classes"].items()} == score.recalls
+    assert "never trained or tuned on" in found["about"]["split"]
+
+
+def test_speakers_and_style_are_chosen_and_the_figures_written(trained: Trained, tmp_path: Path) -> None:
+    chosen = ["--manifest", str(trained.manifest), "--speakers", "t4,t5", "--strategy", "transcript-prefix", "--shots", "2"]
+    done = run("evaluate", "--bundle", str(trained.bundle), *chosen, "--out", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "figures/evaluation.json").read_text())
+    assert (written["clips"], written["speakers"]) == (2 * OF_A_SPEAKER, 2)
+    assert (written["about"]["strategy"], written["about"]["shots"], written["about"]["features"]) == ("transcript-prefix", 2, False)
+    assert written["about"]["system"] == read_bundle_manifest(trained.bundle).version
+    assert "speakers t4,t5" in written["about"]["split"]
+    assert done.stdout.strip() in (tmp_path / "figures/evaluation.md").read_text()
+    for name in ("confusion.png", "reliability.png", "risk-coverage.png"):
+        assert (tmp_path / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    for said in (words for _, words in CONTOURS.values()):
+        assert said not in done.stdout + done.stderr + (tmp_path / "figures/evaluation.json").read_text()
+
+
+def test_a_split_is_chosen_by_its_name(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = trained.manifest.with_name("divided.csv")
+    write_manifest(manifest, [replace(u, split=_split_of(u)) for u in read_manifest(trained.manifest)])
+    assert main(["evaluate", "--bundle", str(trained.bundle), "--manifest", str(manifest), "--split", "test1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["clips"], found["speakers"]) == (OF_A_SPEAKER, 1)
+    assert "split test1" in found["about"]["split"]
+
+
+def _split_of(utterance: Utterance) -> str:
+    return "test1" if utterance.speaker == "t5" else "train"
+
+
+def test_a_model_that_was_never_taught_words_gives_no_answer_when_it_shall_write_them(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--bundle", str(trained.bundle), "--manifest", str(trained.manifest), "--speakers", "t4", "--strategy", "joint", "--json"]
+    assert main(["evaluate", *asked]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["unparsable_share"] == 1
+    assert found["uar"]["value"] == 0
+    assert found["sure_share"] == 0
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("change", "options", "reason"),
     [
-        ("path,speaker\n", "no column corpus, emotion, license"),
-        ("path,corpus,speaker,emotion,license\ntones.toml,c,s,Q,CC0\n", "line 2: 'Q' is no emotion"),
-        ("path,corpus,speaker,emotion,license\nnone.wav,c,s,A,CC0\n", "line 2: none.wav is not there"),
+        ({}, ["--split", "test1"], "no utterance of the split test1"),
+        ({}, ["--corpus", "bells"], "no utterance of the corpus bells in this manifest; it has tones"),
+        ({}, ["--speakers", "t4,t9"], "no utterance of the speaker t9 in this manifest; it has t0, t1"),
+        ({}, ["--features"], "no terciles"),
+        ({}, ["--bundle", "no-such-bundle"], "no bundle at 'no-such-bundle'"),
+        ({}, ["--recipe", "no-such-recipe"], "no recipe 'no-such-recipe'"),
+        ({}, ["--server", "http://127.0.0.1:9"], "--server needs --model"),
+        ({"transcript": None}, ["--strategy", "transcript-prefix"], f"{CLIPS} of {CLIPS} utterances have none"),
+        ({"transcript": None}, ["--strategy", "prompt-hint"], "take --strategy ser or joint"),
+        ({"emotion": None}, [], "no labelled utterance"),
     ],
 )
-def test_a_manifest_that_is_wrong_is_refused_by_line(tones: Path, text: str, reason: str) -> None:
-    (tones / "wrong.csv").write_text(text)
-    with pytest.raises(TrainingError, match=reason):
-        read_manifest(tones / "wrong.csv")
+def test_what_cannot_be_evaluated_is_said_with_the_value(
+    trained: Trained, change: dict[str, object], options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = _rewritten(trained, "changed.csv", change)
+    assert main(["evaluate", "--bundle", str(trained.bundle), "--manifest", str(manifest), *options]) == 1
+    said = capsys.readouterr()
+    assert reason in said.err
+    assert said.err.startswith("error: ")
+    assert said.out == ""
 
 
-def test_a_speaker_who_is_not_there_is_named(tones: Path) -> None:
-    with pytest.raises(TrainingError, match="t9"):
-        of_speakers(read_manifest(tones / "manifest.csv"), "tones", ["t0", "t9"])
+def test_a_manifest_that_is_not_there_is_one_message_of_the_command(trained: Trained, tmp_path: Path) -> None:
+    done = run("evaluate", "--bundle", str(trained.bundle), "--manifest", str(tmp_path / "gone.csv"))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: cannot read the manifest {tmp_path / 'gone.csv'}")
+    assert "Traceback" not in done.stderr
+
+
+def test_training_without_a_manifest_or_a_place_for_the_bundle_is_refused(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--recipe", str(trained.recipe), "--manifest", str(trained.manifest)]) == 1
+    assert "--out" in capsys.readouterr().err
+    assert main(["train", "--recipe", str(trained.recipe), "--out", str(trained.bundle.with_name("other"))]) == 1
+    assert "--manifest" in capsys.readouterr().err

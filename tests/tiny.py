@@ -1,12 +1,19 @@
 """Tiny folders of the same classes and file formats as the paper's: made from random weights, loaded by the same code."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
@@ -14,8 +21,15 @@ from transformers import (
     WavLMModel,
 )
 
-from train.nano_llm import build_tokenizer
-from train.recipe import LlmRecipe
+from model.bundle import Bundle, open_bundle
+from model.encoder import NanoEncoder
+from model.manifest import MANIFEST, BundleManifest, MapperSettings, digests, find_bundle
+from model.mapper import QPMapper
+from model.prompts import PROMPTS, SYSTEM_PROMPT, Strategy, emotion_prefix, format_answer
+from model.speech_llm import SpeechLLM
+from model.types import Emotion
+from train.learning.nano_llm import build_tokenizer
+from train.recipe import SmallLlm
 
 _SMALL_ENCODER = {
     "hidden_size": 48,
@@ -29,7 +43,57 @@ _SMALL_ENCODER = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
 }
-LLM = LlmRecipe(vocabulary=600, hidden=64, layers=2, heads=2, intermediate=96)
+LLM = SmallLlm(architecture="llama", vocabulary=600, hidden=64, layers=2, heads=2, intermediate=96)
+_SIZES = {
+    "vocab_size": LLM.vocabulary,
+    "hidden_size": LLM.hidden,
+    "intermediate_size": LLM.intermediate,
+    "num_hidden_layers": LLM.layers,
+    "num_attention_heads": LLM.heads,
+    "max_position_embeddings": 2048,
+}
+
+# What the published templates of Llama 3.2 and Qwen3 make of plain chats; their tools and past thoughts are left out.
+LLAMA_TEMPLATE = """\
+{%- if date_string is not defined %}{% set date_string = "26 Jul 2024" %}{% endif %}
+{{- bos_token }}
+{%- if messages[0].role == "system" %}
+    {%- set system = messages[0].content | trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: " }}
+{{- date_string + "\n\n" + system + "<|eot_id|>" }}
+{%- for message in messages %}
+    {{- "<|start_header_id|>" + message.role + "<|end_header_id|>\n\n" + message.content | trim + "<|eot_id|>" }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- "<|start_header_id|>assistant<|end_header_id|>\n\n" }}{% endif %}"""
+QWEN3_TEMPLATE = """\
+{%- for message in messages %}
+    {%- if message.role != "assistant" %}
+        {{- "<|im_start|>" + message.role + "\n" + message.content }}
+    {%- else %}
+        {%- set thought = "" %}
+        {%- set content = message.content %}
+        {%- if "</think>" in content %}
+            {%- set thought = content.split("</think>")[0].split("<think>")[-1].strip("\n") %}
+            {%- set content = content.split("</think>")[-1].lstrip("\n") %}
+        {%- endif %}
+        {{- "<|im_start|>assistant\n" }}
+        {%- if loop.last %}{{- "<think>\n" + thought + "\n</think>\n\n" }}{% endif %}
+        {{- content.lstrip("\n") if loop.last else content }}
+    {%- endif %}
+    {{- "<|im_end|>\n" }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "<|im_start|>assistant\n" }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{- "<think>\n\n</think>\n\n" }}{% endif %}
+{%- endif %}"""
+# How both families cut text before byte pairs are joined; only the longest run of digits, {}, differs.
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# What both families are published with: answers are drawn unless somebody asks for greedy ones.
+_SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20}
 
 
 def wavlm(folder: Path, norm: str = "layer") -> Path:
@@ -56,14 +120,91 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def llama() -> LlamaForCausalLM:
     """A Llama with grouped keys and values and its own output layer, as Llama 3.2 3B has the first."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer()),
-        hidden_size=LLM.hidden,
-        intermediate_size=LLM.intermediate,
-        num_hidden_layers=LLM.layers,
-        num_attention_heads=LLM.heads,
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        tie_word_embeddings=False,
+    return LlamaForCausalLM(LlamaConfig(**_SIZES, num_key_value_heads=1, tie_word_embeddings=False)).eval()
+
+
+def qwen3() -> Qwen3ForCausalLM:
+    """A Qwen3: normalised queries and keys, heads wider than their share of the hidden size, tied embeddings, as Qwen3 1.7B."""
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(Qwen3Config(**_SIZES, num_key_value_heads=1, head_dim=48, tie_word_embeddings=True)).eval()
+
+
+def llama_folder(folder: Path) -> Path:
+    """Llama 3.2's instruct version as it is published: weights, tokenizer with its chat template, sampling as its default."""
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    backend = _byte_pairs(special, digits="{1,3}")
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", backend.token_to_id("<|begin_of_text|>"))]
     )
-    return LlamaForCausalLM(config).eval()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=LLAMA_TEMPLATE
+    )
+    return _publish(llama(), tokenizer, folder)
+
+
+def qwen3_folder(folder: Path) -> Path:
+    """Qwen3 as it is published; the marks of thoughts and tools are tokens of their own, but not special ones."""
+    backend = _byte_pairs(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], digits="")
+    backend.normalizer = normalizers.NFC()
+    backend.add_tokens([AddedToken(mark, normalized=False) for mark in ("<tool_call>", "</tool_call>", "<think>", "</think>")])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=QWEN3_TEMPLATE
+    )
+    return _publish(qwen3(), tokenizer, folder)
+
+
+def bundle(llm: SpeechLLM, strategy: Literal[Strategy.SER, Strategy.JOINT] = Strategy.SER) -> Bundle:
+    """nano's encoder, and a mapper from random weights, before a language model; in memory, never calibrated, all nine letters."""
+    torch.manual_seed(0)
+    settings = MapperSettings(queries=4, layers=1, heads=4, width=48)
+    encoder = NanoEncoder.load(find_bundle("nano") / "encoder")
+    manifest = BundleManifest(
+        name="tiny",
+        version="tiny-00000000",
+        created="2026-01-01",
+        strategy=strategy,
+        letters=list(Emotion),
+        temperature=1.0,
+        unsure_below=0.0,
+        encoder="encoder",
+        llm="llm",
+        mapper=settings,
+        prompt=0,
+        license="CC0-1.0",
+        trained_on=[],
+        limits=[],
+        scores=[],
+        files={},
+    )
+    return Bundle(Path(), manifest, encoder, QPMapper(encoder.width, llm.hidden_size, **settings.model_dump()).eval())
+
+
+def release(bundle: Bundle, llm: SpeechLLM, source: Path, folder: Path) -> Bundle:
+    """Write a bundle whose language model stays at `source`, as a laboratory's does, and open it. The model must have an adapter."""
+    bundle.encoder.save(folder / "encoder")
+    save_file(bundle.mapper.state_dict(), folder / "mapper.safetensors")
+    llm.save(None, folder / "adapter")
+    manifest = bundle.manifest.model_copy(update={"llm": str(source), "files": digests(folder)})
+    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+    return open_bundle(folder)
+
+
+def _byte_pairs(special: list[str], digits: str) -> Tokenizer:
+    """Byte-level pairs learned from prompts and answers, in as many tokens as the models leave room for."""
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(_WORDS.format(digits)), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=LLM.vocabulary - 10, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    texts = [SYSTEM_PROMPT, *(prompt for prompts in PROMPTS.values() for prompt in prompts)]
+    tokenizer.train_from_iterator([*texts, *[format_answer(emotion) for emotion in Emotion] * 20, *[emotion_prefix("")] * 20], trainer)
+    return tokenizer
+
+
+def _publish(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    llm.config.eos_token_id = tokenizer.eos_token_id
+    llm.generation_config = GenerationConfig(**_SAMPLING, eos_token_id=tokenizer.eos_token_id)
+    llm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

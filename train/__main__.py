@@ -1,96 +1,126 @@
-"""`python -m train`: makes a bundle from a recipe, or scores one. The monitor starts this as a process of its own."""
+"""`python -m train`: corpora, training and evaluation on the command line. The monitor starts this as a process of its own."""
 
 import argparse
-import json
+import errno
 import logging
 import sys
 from pathlib import Path
 
 from model.errors import EmosllmError
-from model.manifest import Score, find_bundle
-from model.manifest import read_manifest as read_bundle_manifest
-from train.recipe import Recipe, load_recipe
+from train.corpora import prepare
 
-logger = logging.getLogger("train")
+_DESCRIPTION = "Make a bundle from recipes and corpora, or score one."
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 when it did what was asked, 1 with one line on stderr when it could not."""
+    """Run one command; 0 when it did what was asked, 1 with a message on stderr when it could not."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for noisy in ("accelerate", "httpx", "transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         options.run(options)
     except EmosllmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(
+            f"error: the disk is full ({error}); free some and run the same command again, which goes on from what is kept", file=sys.stderr
+        )
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emosllm-monitor", description="Make a bundle from a recipe, or score one.")
+    parser = argparse.ArgumentParser(prog="emosllm-monitor", description=_DESCRIPTION)
     commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("train", help="train a bundle and score it on its recipe's test speakers")
-    train.set_defaults(run=_train)
-    train.add_argument("--recipe", default="nano", help="a shipped recipe or a .toml file (default: nano)")
-    train.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and the audio it names")
-    train.add_argument("--out", type=Path, required=True, help="folder of the new bundle; must not exist")
-    train.add_argument(
-        "--work", type=Path, default=Path("work"), help="folder for features and what an interrupted run continues from (default: work)"
-    )
-    train.add_argument("--seed", type=int, default=0, help="seed of all randomness (default: 0)")
-    evaluate = commands.add_parser("evaluate", help="score a bundle on the test speakers of a recipe")
-    evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument("--bundle", default="nano", help="a built-in bundle or a folder (default: nano)")
-    evaluate.add_argument("--recipe", default="nano", help="the recipe whose test speakers are meant (default: nano)")
-    evaluate.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and the audio it names")
+    corpus = commands.add_parser("corpus", help="make a manifest of a corpus in its official layout")
+    prepare.add_arguments(corpus.add_subparsers(required=True).add_parser("prepare", help="check every file and write a manifest"))
+    _add_train(commands.add_parser("train", help="train a bundle, or the paper's tables at a recipe's scale"))
+    _add_evaluate(commands.add_parser("evaluate", help="score a bundle, or another audio LLM behind a server"))
+    _add_compare(commands.add_parser("compare", help="evaluations of several systems side by side (the paper's Figure 2)"))
     return parser
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_compare)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what `evaluate --out FOLDER` wrote, of the same clips")
+    parser.add_argument("--out", type=Path, help="PNG of accuracy against parameters (default: print only)")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_train)
+    parser.add_argument("what", nargs="?", choices=["bundle", "tables"], default="bundle", help="default: bundle")
+    parser.add_argument("--recipe", default="nano", help="a shipped recipe (nano, paper) or a .toml file (default: nano)")
+    parser.add_argument("--manifest", type=Path, action="append", help="a manifest of `corpus prepare` or your own; may be repeated")
+    parser.add_argument("--out", type=Path, help="the new bundle's folder, which must not exist (tables: the Markdown file)")
+    parser.add_argument("--phase", default="all", help="stop after this phase of the recipe (default: all, and release a bundle)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("work"), help="folder for features, checkpoints and TensorBoard; a stopped run goes on from it"
+    )
+    parser.add_argument("--seed", type=_not_negative, default=0, help="seed of all randomness (default: 0)")
+    parser.add_argument("--dry-run", action="store_true", help="no data, random weights: sizes, steps, memory, and the time of real steps")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_evaluate)
+    parser.add_argument("--manifest", type=Path, required=True, help="what to score on")
+    which = parser.add_argument_group("which utterances (all that are labelled, unless told)")
+    which.add_argument("--split", help="those of one split of the manifest, such as test1")
+    which.add_argument("--corpus", help="those of one corpus")
+    which.add_argument("--speakers", help="those of some speakers, with commas between")
+    which.add_argument("--recipe", help="those that this recipe never trains or tunes on")
+    system = parser.add_argument_group("what is scored")
+    system.add_argument("--bundle", default="nano", help="a built-in bundle or a folder (default: nano)")
+    system.add_argument("--server", metavar="URL", help="instead: an OpenAI-compatible server of any audio LLM, asked without training")
+    system.add_argument("--model", metavar="NAME", help="the model's name on that server")
+    system.add_argument("--key-file", default="", help="file with the server's key (or the variable EMOSLLM_API_KEY)")
+    system.add_argument("--parameters", type=float, help="how many parameters that model has, for the comparison")
+    style = parser.add_argument_group("how a bundle is asked (as it was released, unless told)")
+    style.add_argument("--strategy", choices=["ser", "prompt-hint", "transcript-prefix", "joint"], help="the paper's Table 3")
+    style.add_argument("--shots", type=int, choices=[0, 1, 2], help="examples of the output in the instruction")
+    style.add_argument("--features", action=argparse.BooleanOptionalAction, help="loudness, pitch, jitter, shimmer and gender in words")
+    style.add_argument("--asr", action="store_true", help="also ask for the words, for the word error rate")
+    parser.add_argument("--out", type=Path, help="folder for evaluation.json, evaluation.md and the plots (default: print only)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
+
+
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
 
 
 def _train(options: argparse.Namespace) -> None:
     # Here, because --help must not wait for torch.
-    from train.dataset import FeatureStore
-    from train.nano import Calibration, Corpora, fit_calibration, train_once
-    from train.release import add_scores, refuse_existing, write_bundle
+    from train import commands
 
-    recipe = load_recipe(options.recipe)
-    refuse_existing(options.out)
-    corpora = Corpora.load(recipe, options.data)
-    everything = corpora.everything_but_test()
-    store = FeatureStore(options.work, [clip for _, clips in everything for clip in clips], recipe.speeds)
-    kept = options.work / f"calibration-{corpora.key(recipe, options.seed)}.json"
-    calibration = Calibration.stored(kept)
-    if calibration is None:
-        logger.info("first training, without the validation speakers, for the calibration")
-        calibration = fit_calibration(recipe, train_once(recipe, store, corpora.train, options.seed), store, corpora)
-        calibration.store(kept)
-    logger.info("second training, with them, for the weights")
-    model = train_once(recipe, store, everything, options.seed)
-    write_bundle(recipe, model, calibration, corpora, options.out, options.seed)
-    scores = _test_scores(recipe, options.out, options.data)
-    add_scores(options.out, scores)
-    _print(options.out, scores)
+    if options.dry_run:
+        commands.dry_run(options)
+    elif options.what == "tables":
+        commands.tables(options)
+    else:
+        commands.train(options)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    recipe, folder = load_recipe(options.recipe), find_bundle(options.bundle)
-    _print(folder, _test_scores(recipe, folder, options.data))
+    from train import commands
+
+    commands.evaluate(options)
 
 
-def _test_scores(recipe: Recipe, folder: Path, data: Path) -> list[Score]:
-    from train.corpora import of_speakers, read_manifest
-    from train.evaluate import judge, score
+def _compare(options: argparse.Namespace) -> None:
+    from train.scoring import comparison
 
-    utterances = read_manifest(data / "manifest.csv")
-    scores = []
-    for corpus in (corpus for corpus in recipe.corpora if corpus.test):
-        clips = of_speakers(utterances, corpus.name, corpus.test)
-        split = f"{corpus.name}, speakers {', '.join(corpus.test)}, never trained or tuned on"
-        scores.append(score(judge(folder, clips), split))
-    return scores
-
-
-def _print(folder: Path, scores: list[Score]) -> None:
-    print(json.dumps({"bundle": read_bundle_manifest(folder).version, "scores": [s.model_dump() for s in scores]}, indent=2))
+    evaluations = comparison.read(options.folders)
+    if options.out:
+        comparison.draw(evaluations, options.out)
+    print(comparison.to_markdown(evaluations), end="")
 
 
 if __name__ == "__main__":

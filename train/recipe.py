@@ -2,38 +2,55 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import TrainingError
 from model.manifest import MapperSettings
+from model.prompts import SHOTS, Strategy, Task
 from model.types import Emotion
 
-_SHIPPED = Path(__file__).parent / "recipes"
+SHIPPED = Path(__file__).parent / "recipes"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Part = Literal["mapper", "lora", "llm"]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CorpusShare(_Section):
-    """One corpus: the speakers of each split, and how many of a batch's clips come from it.
+class CorpusRecipe(_Section):
+    """One corpus and how it is divided, by its own splits or by speakers.
 
-    validation: left out of the first of two trainings, for choosing and calibrating. test: never trained or tuned on.
+    share: of a balanced batch. validation: for choosing and calibrating. test: never trained or tuned on.
     """
 
     name: str
-    share: Annotated[int, Field(ge=1)]
-    train: list[str]
-    validation: list[str]
+    by: Literal["split", "speaker"]
+    share: Count = 1
+    train: Annotated[list[str], Field(min_length=1)]
+    validation: list[str] = []
     test: list[str] = []
 
 
-class EncoderRecipe(_Section):
-    """How the encoder is trained as a classifier before it is frozen."""
+class Pretrained(_Section):
+    """Weights from a hub name or a folder."""
 
-    steps: Annotated[int, Field(ge=1)]
+    source: str
+
+
+class EncoderTraining(_Section):
+    """An encoder that starts from random weights and is trained as an emotion classifier, then frozen.
+
+    kind: nano's own, or small ones of the architectures that the paper compares. speeds: playback rates at which every clip is used.
+    """
+
+    kind: Literal["nano", "wavlm", "wav2vec2"]
+    speeds: list[float] = [1.0]
+    steps: Count
     learning_rate: float
     weight_decay: float
     label_smoothing: float
@@ -42,56 +59,151 @@ class EncoderRecipe(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
-class LlmRecipe(_Section):
-    """Sizes of a language model that starts from random weights."""
+class SmallLlm(_Section):
+    """A language model that starts from random weights."""
 
-    vocabulary: int
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
+    architecture: Literal["llama", "qwen3"]
+    vocabulary: Count
+    hidden: Count
+    layers: Count
+    heads: Count
+    intermediate: Count
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "SmallLlm":
+        if self.hidden % self.heads:
+            raise ValueError(f"the language model's hidden size {self.hidden} is not divisible by its {self.heads} heads")
+        return self
+
+
+class LoraRecipe(_Section):
+    """Size of the adapter."""
+
+    rank: Count
+    alpha: Count
+
+
+class LoopRecipe(_Section):
+    """How the loop runs, whatever is trained.
+
+    micro_batch: examples in memory at once; a batch is made of as many as it takes. sampling: `shuffle` goes through all utterances in
+    a new order each epoch; `balanced` draws corpora by share and letters uniformly. cache_states: keep the frozen encoder's states on disk.
+    """
+
+    micro_batch: Count
+    sampling: Literal["shuffle", "balanced"]
+    precision: Literal["no", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    cache_states: bool = False
+    checkpoint_steps: Count = 200
+    gradient_norm: float = 1.0
 
 
 class PhaseRecipe(_Section):
-    """One phase of the curriculum: which parts learn, from what, for how long.
+    """One phase of the curriculum (paper, A.2): which parts learn which tasks, for how long.
 
-    input: speech of the corpora, or noise in its place, from which only the form of an answer can be learned.
+    corpora: which ones this phase uses, none named meaning all. epochs or steps: one of the two. input: speech, or noise in its place,
+    from which only the form of an answer can be learned. shots, features: what the instruction holds beside the task (B.5, B.6).
+    teacher_share: how much of a letter's target is what the encoder's own classifier hears. letter_weight: of the letter's token in the
+    loss, against 1 for every other token of the answer. average_last: share of the steps, at the end, whose weights are averaged.
     """
 
-    name: str
-    trainable: list[Literal["mapper", "llm", "lora"]]
-    input: Literal["speech", "noise"]
-    steps: Annotated[int, Field(ge=1)]
-    batch: Annotated[int, Field(ge=1)]
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    trainable: Annotated[list[Part], Field(min_length=1)]
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    corpora: list[str] = []
+    input: Literal["speech", "noise"] = "speech"
+    steps: Count | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch: Count
     learning_rate: float
     weight_decay: float
     warmup: Annotated[float, Field(ge=0, lt=1)]
-    teacher_share: Annotated[float, Field(ge=0, le=1)]
+    shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
+    features: bool = False
+    teacher_share: Share = 0.0
+    letter_weight: Annotated[float, Field(gt=0)] = 1.0
+    average_last: Share = 0.0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "PhaseRecipe":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"phase {self.name} needs steps or epochs, one of the two")
+        return self
+
+
+class ReleaseRecipe(_Section):
+    """How the bundle is asked, and what it promises.
+
+    trusted_accuracy: the threshold for `unsure` is the lowest at which the rest reaches this on validation speakers. refit: train once
+    more with the validation speakers, after the calibration has been fitted on a training without them.
+    """
+
+    strategy: Literal[Strategy.SER, Strategy.JOINT]
+    shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
+    features: bool = False
+    trusted_accuracy: Share
+    refit: bool = False
 
 
 class Recipe(_Section):
-    """A whole run. speeds: playback rates at which every clip is used; trusted_accuracy: what the sure part must reach."""
+    """A whole run."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     license: str
     limits: list[str]
-    letters: list[Emotion]
-    speeds: list[float]
-    trusted_accuracy: float
-    corpora: list[CorpusShare]
-    encoder: EncoderRecipe
+    letters: Annotated[list[Emotion], Field(min_length=2)]
+    corpora: Annotated[list[CorpusRecipe], Field(min_length=1)]
+    encoder: Pretrained | EncoderTraining
     mapper: MapperSettings
-    llm: LlmRecipe
-    phases: list[PhaseRecipe]
+    llm: Pretrained | SmallLlm
+    lora: LoraRecipe
+    loop: LoopRecipe
+    phases: Annotated[list[PhaseRecipe], Field(min_length=1)]
+    release: ReleaseRecipe
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Recipe":
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) != len(names):
+            raise ValueError("two phases have the same name")
+        heard = isinstance(self.encoder, EncoderTraining)
+        if not heard and any(phase.teacher_share for phase in self.phases):
+            raise ValueError("teacher_share needs an encoder that is trained here; a pre-trained one has no classifier")
+        known = {corpus.name for corpus in self.corpora}
+        for phase in self.phases:
+            if not set(phase.corpora) <= known:
+                raise ValueError(f"phase {phase.name} uses {', '.join(set(phase.corpora) - known)}, which is not under corpora")
+            if phase.batch % self.loop.micro_batch:
+                raise ValueError(f"phase {phase.name}: batch {phase.batch} is not made of whole micro-batches of {self.loop.micro_batch}")
+            if "mapper" in phase.trainable and phase.input == "noise":
+                raise ValueError(f"phase {phase.name} trains the mapper on noise, which never passes through it")
+            if "llm" in phase.trainable and isinstance(self.llm, Pretrained):
+                raise ValueError(f"phase {phase.name} trains the language model itself; a pre-trained one stays frozen, train lora")
+        return self
 
 
 def load_recipe(name: str) -> Recipe:
     """A shipped recipe by name, or a TOML file by path. Raises TrainingError naming the key that is wrong."""
-    path = Path(name) if name.endswith(".toml") else _SHIPPED / f"{name}.toml"
+    return to_recipe(read_toml(name), name)
+
+
+def read_toml(name: str) -> dict[str, Any]:
+    """A shipped recipe's or a file's keys and values, unchecked. Raises TrainingError."""
+    path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        shipped = ", ".join(sorted(file.stem for file in _SHIPPED.glob("*.toml")))
+        shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
         raise TrainingError(f"no recipe {name!r}: name a .toml file or one of the shipped: {shipped}") from error
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise TrainingError(f"the recipe {path} is not usable: {error}") from error
+
+
+def to_recipe(values: dict[str, Any], name: str) -> Recipe:
+    """Checked values. Raises TrainingError that names every key which is wrong; `name` says whose they are."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(str(part) for part in one['loc']) or 'recipe'}: {one['msg']}" for one in error.errors()]
+        raise TrainingError(f"the recipe {name} is not usable:\n  " + "\n  ".join(wrong)) from error

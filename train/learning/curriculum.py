@@ -1,7 +1,7 @@
 """What learns in a phase is decided here and nowhere else, and counted."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from torch import nn
 
@@ -19,17 +19,13 @@ def set_trainable(parts: Collection[str], mapper: QPMapper, llm: SpeechLLM) -> l
 
     Raises TrainingError when a part has no parameters, such as `lora` before an adapter was added.
     """
-    belongs: dict[str, Callable[[str], bool]] = {
-        "llm": lambda name: _IS_LORA not in name,
-        "lora": lambda name: _IS_LORA in name,
-    }
     chosen: list[nn.Parameter] = []
-    mapper.requires_grad_("mapper" in parts)
-    if "mapper" in parts:
-        chosen += mapper.parameters()
+    modules: dict[str, nn.Module] = {"mapper": mapper, "lora": llm, "llm": llm}
+    mapper.requires_grad_(False)
     llm.requires_grad_(False)
-    for part in sorted(set(parts) - {"mapper"}):
-        found = [parameter for name, parameter in llm.named_parameters() if belongs[part](name)]
+    for part in sorted(parts):
+        prefix = "mapper." if part == "mapper" else "llm."
+        found = [p for name, p in modules[part].named_parameters() if is_trained_by(prefix + name, {part})]
         if not found:
             raise TrainingError(f"nothing to train in {part!r}: the language model has no such parameters in this phase")
         for parameter in found:
@@ -37,3 +33,10 @@ def set_trainable(parts: Collection[str], mapper: QPMapper, llm: SpeechLLM) -> l
         chosen += found
     logger.info("trainable: %s, %d parameters", "+".join(sorted(parts)), sum(parameter.numel() for parameter in chosen))
     return chosen
+
+
+def is_trained_by(name: str, parts: Collection[str]) -> bool:
+    """Whether a parameter of the whole network (`mapper.…` or `llm.…`) belongs to one of the parts mapper, lora, llm."""
+    if name.startswith("mapper."):
+        return "mapper" in parts
+    return ("lora" if _IS_LORA in name else "llm") in parts

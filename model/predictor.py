@@ -1,0 +1,146 @@
+"""Sound to predictions with one bundle: how a strategy asks, written once for training's checks, evaluation and the daemon.
+
+B utterances, N samples. It knows no files, corpora or timelines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from model.audio import Float32
+from model.bundle import Bundle
+from model.paralinguistics import FEATURES, Terciles, measure, words
+from model.prompts import Message, Strategy, Task, emotion_prefix, messages, shots_of, written_transcript
+from model.request import LanguageModel, Request
+from model.types import Emotion, Prediction
+
+# Sound encoded at once, 40 s: beyond it a batch only costs memory.
+_MAX_BATCH_SAMPLES = 640_000
+# What the joint answer is written up to; the letter after it is then asked for with its probabilities.
+_UP_TO_EMOTION = "| Emotion:"
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """One utterance: audio float32 (N,) in [-1, 1) at SAMPLE_RATE, and what else somebody knows about it."""
+
+    audio: Float32
+    transcript: str | None = None
+    gender: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """prediction: None when the model's own answer was not in the grammar. transcript: what the model wrote, where it was asked to."""
+
+    prediction: Prediction | None
+    transcript: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a bundle is asked: strategy, which of the ten prompts, how many examples, and the voice's description, if any.
+
+    letters: those that the bundle can answer with; an example shows no other.
+    """
+
+    strategy: Strategy
+    prompt: int = 0
+    shots: int = 0
+    features: Terciles | None = None
+    letters: tuple[Emotion, ...] = tuple(Emotion)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """The style that a bundle was released with."""
+        manifest = bundle.manifest
+        return cls(Strategy(manifest.strategy), manifest.prompt, manifest.shots, manifest.features, tuple(manifest.letters))
+
+    def turns(self, sound: Sound, prefix: str | None, task: Task) -> tuple[Message, ...]:
+        """The messages about one utterance; `prefix` begins the answer."""
+        hint = sound.transcript if self.strategy is Strategy.PROMPT_HINT else None
+        shots = shots_of(self.letters)[: self.shots]
+        return tuple(messages(task, self.prompt, prefix, features=self.description(sound), shots=shots, hint=hint))
+
+    def description(self, sound: Sound) -> str:
+        """The voice's features in words; empty without terciles."""
+        if self.features is None:
+            return ""
+        return words(self.features.levels(measure(sound.audio)), sound.gender, 0, FEATURES)
+
+
+class Predictor:
+    """One bundle and the language model that answers for it, in the bundle's style unless another is given."""
+
+    def __init__(self, bundle: Bundle, llm: LanguageModel, style: Style | None = None) -> None:
+        self._bundle = bundle
+        self._llm = llm
+        self._style = style or Style.of(bundle)
+
+    def predict(self, sounds: Sequence[Sound]) -> list[Answered]:
+        """B utterances to B answers. Raises ValueError when the strategy needs a transcript that is not there; EngineError."""
+        if not sounds:
+            return []
+        if self._style.strategy.needs_transcript and any(sound.transcript is None for sound in sounds):
+            raise ValueError(f"the strategy {self._style.strategy} needs the transcript of every utterance")
+        speech = self._speech_embeds(sounds)
+        if self._style.strategy is Strategy.JOINT:
+            return self._write_then_judge(sounds, speech)
+        return [Answered(prediction) for prediction in self._judge(sounds, speech)]
+
+    def unknown(self) -> Prediction:
+        """What is known where the model's answer was not in the grammar: nothing, and so it is unsure."""
+        letters = self._bundle.manifest.letters
+        return Prediction(dict.fromkeys(letters, 1 / len(letters)), True, self._bundle.manifest.version)
+
+    def transcribe(self, sounds: Sequence[Sound]) -> list[str]:
+        """B utterances to what the model writes when asked for the words alone (ASR), the grammar's bars removed."""
+        plain = replace(self._style, strategy=Strategy.SER)
+        speech = self._speech_embeds(sounds)
+        requests = [Request(plain.turns(sound, None, Task.ASR), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
+        return [text.strip().removeprefix("| ASR:").split("|")[0].strip() for text in self._llm.write(requests, " |")]
+
+    def _judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor]) -> list[Prediction]:
+        """Predictions for utterances whose words, if the strategy uses them, are known."""
+        requests = [Request(self._closing_turns(sound), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
+        answers = self._llm.letter_log_probs(requests, self._bundle.manifest.letters)
+        return [self._bundle.prediction(answer) for answer in answers]
+
+    def _closing_turns(self, sound: Sound) -> tuple[Message, ...]:
+        if self._style.strategy in (Strategy.TRANSCRIPT_PREFIX, Strategy.JOINT):
+            return self._style.turns(sound, emotion_prefix(sound.transcript), Task.JOINT)
+        return self._style.turns(sound, emotion_prefix(), Task.SER)
+
+    def _write_then_judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor]) -> list[Answered]:
+        """The model writes the transcript; where what it wrote is in the grammar, the letter follows with its probabilities."""
+        requests = [Request(self._style.turns(sound, None, Task.JOINT), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
+        written = [written_transcript(text) for text in self._llm.write(requests, _UP_TO_EMOTION)]
+        usable = [i for i, transcript in enumerate(written) if transcript is not None]
+        heard = [replace(sounds[i], transcript=written[i]) for i in usable]
+        answers = [Answered(None)] * len(sounds)
+        predictions = self._judge(heard, [speech[i] for i in usable]) if usable else []
+        for i, prediction in zip(usable, predictions, strict=True):
+            answers[i] = Answered(prediction, written[i])
+        return answers
+
+    def _speech_embeds(self, sounds: Sequence[Sound]) -> list[Tensor]:
+        """Padding costs time, so sounds of like length are encoded together; the embeds (Q, H) come back in the order asked."""
+        placed: dict[int, Tensor] = {}
+        for group in length_groups([len(sound.audio) for sound in sounds], _MAX_BATCH_SAMPLES):
+            embeds = self._bundle.speech_embeds([torch.from_numpy(sounds[i].audio) for i in group])
+            placed.update(zip(group, embeds, strict=True))
+        return [placed[i] for i in range(len(sounds))]
+
+
+def length_groups(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Places of `lengths`, shortest first, in groups whose padded size (longest x count) is at most `limit`, or single."""
+    groups: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if groups and lengths[place] * (len(groups[-1]) + 1) <= limit:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups

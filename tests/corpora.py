@@ -1,0 +1,119 @@
+"""Miniature corpora in the official layouts, with real short recordings: what their authors' archives look like once unpacked."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+RATE = 16_000
+
+
+def voice(path: Path, seconds: float = 0.3, pitch_hz: float = 150) -> Path:
+    """A recording of a hum, in the format that the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = 0.2 * np.sin(2 * np.pi * pitch_hz * np.arange(int(seconds * RATE)) / RATE)
+    if path.suffix == ".opus":
+        soundfile.write(path, sound, RATE, format="OGG", subtype="OPUS")
+    else:
+        soundfile.write(path, sound, RATE)
+    return path
+
+
+def write(path: Path, *lines: str) -> Path:
+    """A text file of some lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def librispeech(folder: Path) -> Path:
+    """Two speakers in two subsets; the second chapter of 84 has no words."""
+    root = folder / "LibriSpeech"
+    write(
+        root / "SPEAKERS.TXT",
+        "; Some lines of comment | with bars",
+        ";ID  |SEX| SUBSET           |MINUTES| NAME",
+        "19   | F | train-clean-100  | 25.19 | Kara Shallenberg",
+        "84   | M | dev-clean        | 8.02  | Christie | Nowak",
+    )
+    for name in ("train-clean-100/19/198/19-198-0000", "train-clean-100/19/198/19-198-0001", "dev-clean/84/121123/84-121123-0000"):
+        voice(root / f"{name}.flac")
+    write(root / "train-clean-100/19/198/19-198.trans.txt", "19-198-0000 NORTHANGER ABBEY", "19-198-0001 THIS LITTLE WORK")
+    write(root / "dev-clean/84/121123/84-121123.trans.txt", "84-121123-0000 GO DO YOU HEAR", "84-121123-0001 BUT IN LESS")
+    voice(root / "dev-clean/84/121550/84-121550-0000.flac")
+    return folder
+
+
+def msp_podcast(folder: Path, rows: Mapping[str, str] | None = None) -> Path:
+    """Rows: file stem to "EmoClass,SpkrID,Gender,Split_Set"; every one has audio and a transcript."""
+    rows = rows or {
+        "MSP-PODCAST_0001_0008": "N,30,Male,Test1",
+        "MSP-PODCAST_0001_0009": "A,Unknown,Unknown,Train",
+        "MSP-PODCAST_0001_0010": "C,Unknown,Female,Train",
+        "MSP-PODCAST_0001_0011": "S,Unknown,Female,Development",
+        "MSP-PODCAST_0002_0001": "X,31,Female,Train",
+        "MSP-PODCAST_0002_0002": "O,31,Female,Train",
+    }
+    lines = []
+    for name, row in rows.items():
+        emotion, speaker, gender, split = row.split(",")
+        lines.append(f"{name}.wav,{emotion},4.0,4.0,4.0,{speaker},{gender},{split}")
+        voice(folder / "Audios" / f"{name}.wav")
+        write(folder / "Transcripts" / f"{name}.txt", "well you know")
+    write(folder / "Labels/labels_consensus.csv", "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set", *lines)
+    return folder
+
+
+def ravdess(folder: Path, suffix: str = ".wav") -> Path:
+    """Four actors, each neutral, calm and angry."""
+    for actor in ("01", "02", "03", "04"):
+        for middle in ("01-01-01-01", "02-01-02-01", "05-02-01-02"):
+            voice(folder / f"Actor_{actor}" / f"03-01-{middle}-{actor}{suffix}")
+    return folder
+
+
+def crema_d(folder: Path) -> Path:
+    """Two actors, three recordings."""
+    write(
+        folder / "VideoDemographics.csv", '"ActorID","Age","Sex","Race","Ethnicity"', '1001,51,"Male","a","b"', '1002,21,"Female","a","b"'
+    )
+    for name in ("1001_DFA_ANG_XX", "1001_IEO_HAP_LO", "1002_WSI_NEU_XX"):
+        voice(folder / "AudioWAV" / f"{name}.wav")
+    return folder
+
+
+def iemocap(folder: Path) -> Path:
+    """One dialogue of session 1, with a Mac's shadow file and a comment line as in the release."""
+    session = folder / "IEMOCAP_full_release/Session1"
+    labels = {"F000": "neu", "F001": "exc", "F002": "xxx", "M000": "fru", "M001": "ang"}
+    name = "Ses01F_impro01"
+    write(
+        session / f"dialog/EmoEvaluation/{name}.txt",
+        "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]",
+        "",
+        *(
+            f"[6.2901 - 8.2357]\t{name}_{turn}\t{emotion}\t[2.5000, 2.5000, 2.5000]\nC-E2:\tNeutral;\t()"
+            for turn, emotion in labels.items()
+        ),
+    )
+    write(
+        session / f"dialog/transcriptions/{name}.txt",
+        *(f"{name}_{turn} [006.2901-008.2357]: Turn {turn}." for turn in labels),
+        "M: A line without a name.",
+    )
+    for turn in labels:
+        voice(session / f"sentences/wav/{name}/{name}_{turn}.wav")
+    write(session / f"sentences/wav/{name}/._{name}_F000.wav", "Mac OS X")
+    return folder
+
+
+def nemo(folder: Path) -> Path:
+    """Two speakers; the blanks before the speaker are the release's own."""
+    rows = {"WR0_surprised_64.wav": "surprised\t„Ród smoka” to serial.\tród smoka to serial\t        WR0\tmale\t23"}
+    rows["EB0_neutral_13.wav"] = "neutral\tInteresuje mnie historia.\tinteresuje mnie historia\t        EB0\tfemale\t27"
+    header = "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"
+    write(folder / "data.tsv", header, *(f"{name}\t{row}" for name, row in rows.items()))
+    for name in rows:
+        voice(folder / "samples" / name)
+    return folder

@@ -1,0 +1,145 @@
+"""Recipes and the division of corpora: the paper's values as they are shipped, and what is refused before anything is trained."""
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.errors import TrainingError
+from tests.tones import QUICK, write_corpus, write_manifest
+from train.corpora.splits import Corpora, content_hash, everyone
+from train.recipe import Pretrained, load_recipe, to_recipe
+
+Values = dict[str, Any]
+
+
+def quick() -> Values:
+    """The keys and values of a recipe that is right."""
+    return tomllib.loads(QUICK)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six speakers, three letters."""
+    return write_corpus(tmp_path_factory.mktemp("tones"))
+
+
+def test_the_paper_s_recipe_holds_the_paper_s_values() -> None:
+    recipe = load_recipe("paper")
+    assert isinstance(recipe.llm, Pretrained)
+    assert recipe.llm.source == "meta-llama/Llama-3.2-3B-Instruct"
+    assert isinstance(recipe.encoder, Pretrained)
+    assert recipe.encoder.source.startswith("microsoft/wavlm-base")
+    assert recipe.mapper.model_dump() == {"queries": 32, "layers": 2, "heads": 8, "width": 768}
+    assert recipe.lora.model_dump() == {"rank": 8, "alpha": 16}
+    assert "".join(sorted(recipe.letters)) == "ACDFHNOSU"
+    for phase in recipe.phases:
+        assert (phase.learning_rate, phase.weight_decay, phase.warmup, phase.batch) == (5e-4, 0.01, 0.1, 512)
+        # What nano adds for want of a pre-trained language model, the paper does not have.
+        assert (phase.input, phase.letter_weight, phase.teacher_share, phase.average_last) == ("speech", 1.0, 0.0, 0.0)
+        assert not phase.features
+    assert [(phase.name, phase.tasks, set(phase.trainable)) for phase in recipe.phases] == [
+        ("P1", ["asr"], {"mapper"}),
+        ("P2", ["asr"], {"mapper", "lora"}),
+        ("P3", ["asr", "ser", "joint"], {"mapper", "lora"}),
+    ]
+    assert recipe.phases[-1].shots == recipe.release.shots == 1
+    assert [(corpus.name, corpus.by, corpus.share) for corpus in recipe.corpora] == [
+        ("LibriSpeech", "split", 1),
+        ("MSP-Podcast", "split", 1),
+    ]
+    assert recipe.corpora[1].model_dump(include={"train", "validation", "test"}) == {
+        "train": ["train"],
+        "validation": ["development"],
+        "test": ["test1"],
+    }
+    assert recipe.loop.sampling == "shuffle"
+
+
+def _set(*keys: str | int, to: object) -> Callable[[Values], None]:
+    def change(values: Values) -> None:
+        place: Any = values
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_set("nmae", to=1), "nmae: Extra inputs"),
+        (_set("phases", 0, "step", to=3), "phases.0.step: Extra inputs"),
+        (_set("phases", 1, "learning_rate", to="fast"), "phases.1.learning_rate: Input should be a valid number"),
+        (_set("loop", "micro_batch", to=0), "loop.micro_batch"),
+        (_set("phases", 0, "warmup", to=1.0), "phases.0.warmup"),
+        (_set("phases", 0, "tasks", to=["sre"]), "phases.0.tasks.0"),
+        (_set("letters", to=["S", "Q"]), "letters.1"),
+        (_set("letters", to=["S"]), "letters"),
+        (_set("corpora", 0, "train", to=[]), "corpora.0.train"),
+        (_set("phases", 0, "epochs", to=2.0), "phase base needs steps or epochs, one of the two"),
+        (_set("phases", 0, "steps", to=None), "phase base needs steps or epochs, one of the two"),
+        (_set("phases", 1, "name", to="base"), "two phases have the same name"),
+        (_set("loop", "micro_batch", to=5), "phase base: batch 12 is not made of whole micro-batches of 5"),
+        (_set("encoder", to={"source": "somewhere"}), "teacher_share needs an encoder that is trained here"),
+        (_set("llm", to={"source": "somewhere"}), "phase base trains the language model itself"),
+    ],
+)
+def test_a_recipe_that_is_wrong_is_refused_by_the_key(change: Callable[[Values], None], named: str) -> None:
+    values = quick()
+    to_recipe(values, "quick")
+    change(values)
+    with pytest.raises(TrainingError, match=re.escape(named)):
+        to_recipe(values, "quick")
+
+
+def test_a_recipe_that_is_no_toml_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("= 3")
+    with pytest.raises(TrainingError, match=r"broken\.toml is not usable"):
+        load_recipe(str(tmp_path / "broken.toml"))
+    with pytest.raises(TrainingError, match=r"one of the shipped: nano, .*paper"):
+        load_recipe("none-such")
+
+
+def test_speakers_are_divided_as_the_recipe_says(manifest: Path) -> None:
+    corpora = Corpora.load(to_recipe(quick(), "quick"), [manifest])
+    sides = [{u.speaker for u in everyone(side)} for side in (corpora.train, corpora.validation, corpora.test)]
+    assert sides == [{"t0", "t1", "t2"}, {"t3"}, {"t4"}]
+    assert {u.speaker for u in everyone(corpora.with_validation())} == {"t0", "t1", "t2", "t3"}
+    assert content_hash(corpora.train) == content_hash(Corpora.load(to_recipe(quick(), "quick"), [manifest]).train)
+    assert content_hash(corpora.train) != content_hash(corpora.with_validation())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_set("corpora", 0, "name", to="songs"), "wants the corpus songs, but the manifests hold tones"),
+        (_set("corpora", 0, "test", to=["t9", "t4"]), "no utterance of the speaker t9"),
+        (_set("corpora", 0, "by", to="split"), "no utterance of the split t0, t1, t2"),
+        (_set("letters", to=["S", "N", "U", "F"]), r"no training utterance for F \(fear\)"),
+        (_set("corpora", 0, "validation", to=["t2", "t3"]), "both trained on and held out: t2"),
+        (_set("corpora", 0, "test", to=["t3"]), "both trained on and held out: t3"),
+    ],
+)
+def test_corpora_that_do_not_fit_the_recipe_are_refused(manifest: Path, change: Callable[[Values], None], told: str) -> None:
+    values = quick()
+    change(values)
+    with pytest.raises(TrainingError, match=told):
+        Corpora.load(to_recipe(values, "quick"), [manifest])
+
+
+def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="hold nothing"):
+        Corpora.load(to_recipe(quick(), "quick"), [write_manifest(tmp_path / "empty.csv", [])])
+
+
+def test_a_recipe_for_words_alone_needs_no_emotions(manifest: Path) -> None:
+    values = quick()
+    values["letters"] = ["S", "N", "U", "F"]
+    for phase in values["phases"]:
+        phase["tasks"] = ["asr"]
+    assert everyone(Corpora.load(to_recipe(values, "quick"), [manifest]).train)

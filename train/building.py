@@ -1,0 +1,96 @@
+"""From a recipe to what it trains: encoder, mapper, language model with a fresh adapter, and what is measured of the voices."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+
+from model.audio import audio_length_s
+from model.encoder import load_encoder
+from model.errors import TrainingError
+from model.mapper import QPMapper
+from model.speech_llm import SpeechLLM
+from train.corpora.manifest import Utterance
+from train.corpora.splits import Part, everyone
+from train.learning.encoders import trained_hearing
+from train.learning.hearing import Hearing, WholeHearing
+from train.learning.nano_llm import build_llm, build_tokenizer
+from train.learning.trainer import Materials
+from train.learning.voices import Voices
+from train.recipe import Pretrained, Recipe
+
+logger = logging.getLogger(__name__)
+
+# Of WavLM and wav2vec 2.0, in half precision.
+_STATES_PER_S, _STATE_BYTES = 50, 2
+
+
+def build(recipe: Recipe, parts: Sequence[Part], work: Path, seed: int, device: torch.device) -> Materials:
+    """Everything a run needs, from `seed` alone. Raises BundleError for weights that cannot be had, TrainingError."""
+    work.mkdir(parents=True, exist_ok=True)
+    _require_memory(recipe)
+    hearing = _hearing(recipe, parts, work, seed, device)
+    torch.manual_seed(seed)
+    llm = _language_model(recipe, parts)
+    llm.add_lora(recipe.lora.rank, recipe.lora.alpha)
+    mapper = QPMapper(hearing.encoder.width, llm.hidden_size, **recipe.mapper.model_dump())
+    return Materials(parts, hearing, mapper, llm, voices_of(recipe, parts, work))
+
+
+def voices_of(recipe: Recipe, parts: Sequence[Part], work: Path) -> Voices | None:
+    """The measured voices, where the recipe uses them."""
+    if not recipe.release.features and not any(phase.features for phase in recipe.phases):
+        return None
+    return Voices.of(everyone(parts), work / "voices.jsonl")
+
+
+def _hearing(recipe: Recipe, parts: Sequence[Part], work: Path, seed: int, device: torch.device) -> Hearing:
+    if not isinstance(recipe.encoder, Pretrained):
+        return trained_hearing(recipe.encoder, parts, recipe.letters, work, seed)
+    encoder = load_encoder(recipe.encoder.source).to(device)
+    if not recipe.loop.cache_states:
+        return WholeHearing(encoder, None)
+    kept = work / f"states-{recipe.encoder.source.replace('/', '--')}"
+    _require_room(kept, everyone(parts), encoder.width)
+    return WholeHearing(encoder, kept)
+
+
+def _language_model(recipe: Recipe, parts: Sequence[Part]) -> SpeechLLM:
+    if isinstance(recipe.llm, Pretrained):
+        dtype = "bfloat16" if recipe.loop.precision == "bf16" else "float32"
+        return SpeechLLM.load(recipe.llm.source, dtype=dtype)
+    transcripts = sorted({u.transcript for u in everyone(parts) if u.transcript})
+    tokenizer = build_tokenizer(recipe.llm, transcripts)
+    return SpeechLLM(build_llm(recipe.llm, tokenizer), tokenizer)
+
+
+def _require_room(kept: Path, utterances: Sequence[Utterance], width: int) -> None:
+    """States that the disk cannot hold would only stop the run hours later; raises TrainingError."""
+    if kept.exists():
+        return  # how much of it is there already is not counted; a disk that fills up later is told by the write that fails
+    needed = sum(audio_length_s(u.path) for u in utterances) * _STATES_PER_S * width * _STATE_BYTES
+    free = shutil.disk_usage(kept.parent).free
+    if needed > free:
+        raise TrainingError(
+            f"keeping the encoder's states takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free where {kept.parent} is;"
+            " use another --work, or cache_states = false"
+        )
+
+
+def _require_memory(recipe: Recipe) -> None:
+    """Weights in a folder that are larger than the memory there is will not get better by trying; raises TrainingError."""
+    needed = sum(
+        file.stat().st_size
+        for part in (recipe.encoder, recipe.llm)
+        if isinstance(part, Pretrained)
+        for file in Path(part.source).expanduser().glob("*.safetensors")
+    )
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise TrainingError(
+            f"the weights of {recipe.name} take {needed / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB of memory are free;"
+            " take a machine with more, or a smaller language model"
+        )

@@ -1,0 +1,124 @@
+"""What the commands of `python -m train` do, once their options are read. Everything heavy is imported here."""
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+from model.errors import TrainingError
+from model.manifest import find_bundle, read_manifest, sha256
+from model.prompts import Strategy
+from model.server_key import read_key
+from train.corpora.manifest import Utterance
+from train.corpora.manifest import read_manifest as read_utterances
+from train.corpora.splits import Corpora
+from train.recipe import load_recipe
+from train.run import train as train_recipe
+from train.scoring import page as evaluation_page
+from train.scoring.evaluate import Asked, evaluate_bundle, evaluate_served
+from train.scoring.evaluation import Evaluation
+from train.scoring.served import ServedModel
+
+# Bars for weights that load in a second, and remarks that are for the developers of transformers.
+disable_progress_bar()
+set_verbosity_error()
+warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train, release, score; prints the scores."""
+    recipe = load_recipe(options.recipe)
+    if options.out is None and options.phase == "all":
+        raise TrainingError("name the new bundle's folder with --out")
+    manifests = _manifests(options)
+    phase = None if options.phase == "all" else options.phase
+    evaluations = train_recipe(recipe, manifests, options.out or Path("unused"), options.work, options.seed, phase)
+    if phase is None and evaluations:
+        print(f"{options.out}: {read_manifest(options.out).version}\n")
+    for evaluation in evaluations:
+        print(evaluation_page.to_markdown(evaluation))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Score a bundle or a served model on chosen utterances; prints, and writes where asked."""
+    utterances, split = _chosen(options)
+    digest = sha256(options.manifest)
+    if options.server:
+        evaluation = _served(options, utterances, split, digest)
+    else:
+        strategy = Strategy(options.strategy) if options.strategy else None
+        asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(strategy, options.shots, options.features)
+        evaluation = evaluate_bundle(asked, utterances, split, digest, asr=options.asr)
+    if options.out:
+        evaluation_page.write(options.out, evaluation)
+    print(evaluation.model_dump_json(indent=2) if options.json else evaluation_page.to_markdown(evaluation))
+
+
+def tables(options: argparse.Namespace) -> None:
+    """Train and measure every cell of the paper's tables at a recipe's scale."""
+    from train.tables import Tables
+
+    out = options.out or Path("train/RESULTS.md")
+    Tables.load(f"{options.recipe}-tables", _manifests(options), options.work, options.seed).run(out)
+
+
+def dry_run(options: argparse.Namespace) -> None:
+    """Sizes, steps, memory and the time of real steps at a recipe's size, without data or weights."""
+    from train.dry.run import dry_run as run
+
+    print(run(load_recipe(options.recipe)))
+
+
+def _manifests(options: argparse.Namespace) -> Sequence[Path]:
+    if not options.manifest:
+        raise TrainingError("name the data with --manifest FILE; `emosllm-monitor corpus prepare` makes one from a corpus")
+    found: list[Path] = options.manifest
+    return found
+
+
+def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str]:
+    """The labelled utterances that were asked for, and in words which those are."""
+    if options.recipe:
+        return _never_trained_on(options)
+    utterances, words = read_utterances(options.manifest), []
+    for name, wanted in (("corpus", options.corpus), ("split", options.split)):
+        if wanted:
+            utterances = _having(utterances, name, [wanted])
+            words.append(f"{name} {wanted}")
+    if options.speakers:
+        utterances = _having(utterances, "speaker", options.speakers.split(","))
+        words.append(f"speakers {options.speakers}")
+    labelled = [u for u in utterances if u.emotion is not None]
+    if not labelled:
+        raise TrainingError(f"{options.manifest} has no labelled utterance there; evaluation needs the column emotion")
+    return labelled, f"{options.manifest.name}, {', '.join(words) or 'all labelled utterances'}"
+
+
+def _having(utterances: Sequence[Utterance], field: str, wanted: Sequence[str]) -> list[Utterance]:
+    there = {getattr(u, field) for u in utterances}
+    absent = [value for value in wanted if value not in there]
+    if absent:
+        some = ", ".join(sorted(str(value) for value in there if value)[:12]) or "none"
+        raise TrainingError(f"no utterance of the {field} {', '.join(absent)} in this manifest; it has {some}")
+    return [u for u in utterances if getattr(u, field) in wanted]
+
+
+def _never_trained_on(options: argparse.Namespace) -> tuple[list[Utterance], str]:
+    recipe = load_recipe(options.recipe)
+    corpora = Corpora.load(recipe, [options.manifest])
+    labelled = [u for part in corpora.test for u in part.utterances if u.emotion is not None]
+    names = [f"{corpus.name}, {corpus.by} {', '.join(corpus.test)}" for corpus in recipe.corpora if corpus.test]
+    return labelled, f"{'; '.join(names)}, never trained or tuned on by the recipe {recipe.name}"
+
+
+def _served(options: argparse.Namespace, utterances: Sequence[Utterance], split: str, digest: str) -> Evaluation:
+    if not options.model:
+        raise TrainingError("--server needs --model NAME, as the server calls it")
+    key = read_key(options.key_file)
+    progress = options.out / "answers.jsonl" if options.out else None
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+    model = ServedModel(options.server, options.model, key)
+    return evaluate_served(model, options.model, options.parameters, utterances, split, digest, progress)

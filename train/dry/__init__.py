@@ -1,0 +1,1 @@
+"""A recipe's sizes, steps and memory, without its data and weights."""

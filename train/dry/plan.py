@@ -1,0 +1,242 @@
+"""The sizes that a dry run tells: parameters, steps, tokens, memory and disk, each from a recipe, published sizes and formulas."""
+
+import itertools
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+
+from model.audio import SAMPLE_RATE
+from model.errors import TrainingError
+from model.paralinguistics import FEATURES, Level, words
+from model.prompts import AUDIO, SHOTS, Task, format_answer, messages, render
+from model.types import Emotion
+from train.dry.sizes import Memory, PartSize, count_parts, known_config, memory_estimate
+from train.dry.text_table import section
+from train.learning.encoders import fresh_encoder
+from train.learning.nano_llm import build_llm, build_tokenizer
+from train.recipe import EncoderTraining, PhaseRecipe, Recipe, SmallLlm
+
+logger = logging.getLogger(__name__)
+
+# LibriSpeech's transcripts hold 9.4 million words in 960 hours.
+_WORDS_PER_SECOND = 2.7
+# Of Llama 3's tokenizer over this project's requests and answers; what its chat template adds; both counted once with that tokenizer.
+_TOKENS_PER_WORD, _TEMPLATE_TOKENS = 1.4, 35
+# Where a recipe's corpora are not known.
+_USUAL_SECONDS = 5.0
+_ADAMW_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A corpus's train splits. emotions: whether its utterances are labelled; all are taken to have transcripts."""
+
+    corpus: str
+    hours: float
+    utterances: int
+    emotions: bool
+
+
+PAPER_SPEECH = (
+    # Panayotov et al., 2015, table 1; utterances are the lines of the train splits' transcripts.
+    Speech("LibriSpeech", 960.9, 281_241, emotions=False),
+    # Version 1.11, the corpus's page at the MSP Lab, UT Dallas. It gives hours for all 151,654 turns together (237 h 56 min), so
+    # those of the train split are its share. The paper does not say which version it used.
+    Speech("MSP-Podcast", 131.8, 84_030, emotions=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSize:
+    """One request with its answer, in tokens. before, after: of the speech embeds' place; speech: the embeds; answer: with its end.
+
+    has_letter: whether the answer names an emotion.
+    """
+
+    before: int
+    speech: int
+    after: int
+    answer: int
+    has_letter: bool
+
+    @property
+    def total(self) -> int:
+        """The sequence length."""
+        return self.before + self.speech + self.after + self.answer
+
+
+class DryPlan:
+    """A recipe, the sizes of its models and of its corpora, and what follows from them."""
+
+    def __init__(self, recipe: Recipe, speech: Sequence[Speech]) -> None:
+        self.recipe, self.speech = recipe, speech
+        self.tokenizer = _tokenizer(recipe)
+        self.trained_encoder = fresh_encoder(recipe.encoder, 0) if isinstance(recipe.encoder, EncoderTraining) else None
+        self.llm = build_llm(recipe.llm, self.tokenizer).config if isinstance(recipe.llm, SmallLlm) else _config(recipe.llm.source)
+        self.parts = {phase.name: self._parts(phase) for phase in recipe.phases}
+
+    @property
+    def encoder(self) -> PretrainedConfig:
+        """Of an encoder that is trained here, only the width is true: its parameters are counted on itself."""
+        if self.trained_encoder is not None:
+            width = self.trained_encoder.width
+            return AutoConfig.for_model("wavlm", hidden_size=width, num_attention_heads=1, num_hidden_layers=1)
+        assert not isinstance(self.recipe.encoder, EncoderTraining)
+        return _config(self.recipe.encoder.source)
+
+    def _parts(self, phase: PhaseRecipe) -> list[PartSize]:
+        encoder, *rest = count_parts(self.encoder, self.llm, self.recipe.mapper, phase.trainable, rank=self.recipe.lora.rank)
+        if self.trained_encoder is not None:
+            encoder = replace(encoder, total=sum(parameter.numel() for parameter in self.trained_encoder.parameters()))
+        return [encoder, *rest]
+
+    def heard(self, phase: PhaseRecipe) -> list[Speech]:
+        """The corpora that can teach any of the phase's tasks."""
+        return [one for one in self.speech if one.emotions or Task.ASR in phase.tasks]
+
+    def steps(self, phase: PhaseRecipe) -> int | None:
+        """Optimizer steps; None where they hang on corpora of unknown size."""
+        utterances = sum(one.utterances for one in self.heard(phase))
+        if phase.epochs is None:
+            return phase.steps
+        return max(1, math.ceil(phase.epochs * utterances / phase.batch)) if utterances else None
+
+    def seconds(self, phase: PhaseRecipe) -> float:
+        """Of the mean utterance."""
+        heard = self.heard(phase)
+        return 3600 * sum(one.hours for one in heard) / sum(one.utterances for one in heard) if heard else _USUAL_SECONDS
+
+    def request(self, phase: PhaseRecipe, task: Task, seconds: float) -> RequestSize:
+        """A request about `seconds` of speech, and its answer."""
+        features = words(dict.fromkeys(FEATURES, Level.MEDIUM), "female") if phase.features else ""
+        turns = messages(task, features=features, shots=SHOTS[: phase.shots])
+        said = " ".join(
+            itertools.islice(itertools.cycle(" ".join(shot.words for shot in SHOTS).split()), round(seconds * _WORDS_PER_SECOND))
+        )
+        answer = format_answer(None if task is Task.ASR else Emotion.NEUTRAL, None if task is Task.SER else said)
+        queries, letter = self.recipe.mapper.queries, task is not Task.ASR
+        if self.tokenizer is not None:
+            rendered = render(self.tokenizer, turns)
+            ids = self.tokenizer.encode(answer, add_special_tokens=False)
+            return RequestSize(len(rendered.before), queries, len(rendered.after), len(ids) + 1, letter)
+        before, after = _TEMPLATE_TOKENS + _guess(turns[0]["content"]), _guess(turns[1]["content"].replace(AUDIO, ""))
+        return RequestSize(before, queries, after, _guess(answer) + 1, letter)
+
+    def longest(self, phase: PhaseRecipe, seconds: float) -> tuple[Task, RequestSize]:
+        """The longest of the phase's tasks: a micro-batch is padded to it."""
+        return max(((task, self.request(phase, task, seconds)) for task in phase.tasks), key=lambda one: one[1].total)
+
+    def memory(self, phase: PhaseRecipe, micro_batch: int, tokens: int, *, checkpointing: bool) -> Memory:
+        """One device's. The encoder is float32 whatever the precision is."""
+        encoder, *rest = self.parts[phase.name]
+        found = memory_estimate(
+            rest,
+            weight_bytes=2 if self.recipe.loop.precision == "bf16" else 4,
+            optimizer_bytes_per_trainable=_ADAMW_BYTES,
+            micro_batch=micro_batch,
+            sequence_length=tokens,
+            layers=self.llm.num_hidden_layers,
+            hidden=self.llm.hidden_size,
+            vocabulary=self.llm.vocab_size,
+            gradient_checkpointing=checkpointing,
+        )
+        return replace(found, weights=found.weights + 4 * encoder.total)
+
+    def parameters(self) -> str:
+        """Per part and per phase."""
+        parts = self.parts[self.recipe.phases[0].name]
+        rows = [["part", "parameters", *self.parts]]
+        for i, part in enumerate(parts):
+            rows.append([part.name, f"{part.total:,}", *("learns" if found[i].trainable else "frozen" for found in self.parts.values())])
+        total = sum(part.total for part in parts)
+        rows.append(["together", f"{total:,}", *(f"{sum(part.trainable for part in found):,}" for found in self.parts.values())])
+        note = f"{total / 1e9:.3g} B together. The paper's 3.2 B is the language model alone, here {parts[2].total / 1e9:.3g} B."
+        return section(f"Parameters of {self.recipe.name}", rows, note)
+
+    def steps_table(self) -> str:
+        """Per phase, for the corpora whose sizes are known."""
+        rows = [["phase", "utterances", "hours", "mean s", "epochs", "batch", "steps"]]
+        for phase in self.recipe.phases:
+            heard = self.heard(phase)
+            size = [f"{sum(one.utterances for one in heard):,}", f"{sum(one.hours for one in heard):,.0f}"] if heard else ["?", "?"]
+            epochs, steps = "-" if phase.epochs is None else f"{phase.epochs:g}", self.steps(phase)
+            rows.append([phase.name, *size, f"{self.seconds(phase):.1f}", epochs, f"{phase.batch}", "?" if steps is None else f"{steps:,}"])
+        known = "; ".join(f"{one.corpus} {one.hours:,.1f} h, {one.utterances:,} utterances" for one in self.speech)
+        unknown = f"the sizes of this recipe's corpora are not all known; utterances are taken to last {_USUAL_SECONDS:g} s"
+        return section("Optimizer steps", rows, f"Train splits: {known or unknown}.")
+
+    def requests_table(self) -> str:
+        """Of the last phase, per task."""
+        phase = self.recipe.phases[-1]
+        seconds = self.seconds(phase)
+        rows = [["task", "before", "speech", "after", "answer", "together"]]
+        for task in phase.tasks:
+            found = self.request(phase, task, seconds)
+            rows.append([task, *(f"{n}" for n in (found.before, found.speech, found.after, found.answer, found.total))])
+        exact = "counted with the language model's tokenizer and chat template"
+        guess = f"its tokenizer is not at hand: {_TOKENS_PER_WORD} a word, and {_TEMPLATE_TOKENS} for the chat template"
+        how = guess if self.tokenizer is None else exact
+        return section(
+            f"Tokens of a request in {phase.name}", rows, f"{seconds:.1f} s of speech at {_WORDS_PER_SECOND} words a second; {how}."
+        )
+
+    def memory_table(self) -> str:
+        """Per phase, with and without gradient checkpointing."""
+        rows = [["phase", "checkpointing", "weights", "gradients", "optimizer", "activations", "logits", "together"]]
+        size = self.recipe.loop.micro_batch
+        for phase in self.recipe.phases:
+            tokens = self.longest(phase, self.seconds(phase))[1].total
+            for checkpointing in (True, False):
+                m = self.memory(phase, size, tokens, checkpointing=checkpointing)
+                each = (m.weights, m.gradients, m.optimizer, m.activations, m.logits, m.total)
+                rows.append([phase.name, "on" if checkpointing else "off", *(f"{n / 1e9:.2f}" for n in each)])
+        note = f"GB on one device, estimated for micro-batches of {size}, all of the mean length; this recipe has checkpointing "
+        return section("Memory", rows, note + ("on." if self.recipe.loop.gradient_checkpointing else "off."))
+
+    def disk(self) -> str:
+        """Checkpoints, and encoder states where they can be kept."""
+        ever = {part for phase in self.recipe.phases for part in phase.trainable}
+        weights = 4 * sum(part.total for part in self.parts[self.recipe.phases[0].name] if part.name in ever)
+        learning = [(phase, sum(part.trainable for part in self.parts[phase.name])) for phase in self.recipe.phases]
+        largest = max(weights + count * (_ADAMW_BYTES + (4 if phase.average_last else 0)) for phase, count in learning)
+        rows = [["what", "GB"], ["one checkpoint", f"{largest / 1e9:.2f}"], ["two kept and one being written", f"{3 * largest / 1e9:.2f}"]]
+        if self.trained_encoder is None:
+            per_second = SAMPLE_RATE / math.prod(self.encoder.conv_stride)
+            an_hour = 3600 * per_second * self.encoder.hidden_size * 2
+            hours = sum(one.hours for one in self.speech)
+            rows.append([f"encoder states of {hours:,.0f} h, with cache_states", f"{hours * an_hour / 1e9:,.1f}"])
+            note = f"States: {per_second:.0f} a second, {self.encoder.hidden_size} values of 2 bytes, {an_hour / 1e9:.3f} GB an hour."
+            return section("Disk", rows, note)
+        return section("Disk", rows, "The encoder is trained here and small; what is kept of its corpora is not counted.")
+
+
+def _config(source: str) -> PretrainedConfig:
+    """Of a folder or of weights that were downloaded, their own; else one of the known; nothing is fetched."""
+    try:
+        return AutoConfig.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError) as error:
+        known = known_config(source)
+        if known is None:
+            raise TrainingError(
+                f"how large {source} is cannot be told: it is no folder, was not downloaded and is not known here"
+            ) from error
+        return known
+
+
+def _tokenizer(recipe: Recipe) -> Any | None:
+    """None where the language model's own is not on this machine."""
+    if isinstance(recipe.llm, SmallLlm):
+        return build_tokenizer(recipe.llm)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(recipe.llm.source, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return tokenizer if tokenizer.chat_template else None
+
+
+def _guess(text: str) -> int:
+    return round(_TOKENS_PER_WORD * len(text.split()))

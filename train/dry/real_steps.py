@@ -1,0 +1,192 @@
+"""Real optimizer steps of a model at its real size with random weights and input: how long they take, and how much memory.
+
+They go through the same forward, curriculum and Accelerate set-up as training, but not through its loop, which needs corpora.
+"""
+
+import logging
+import math
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, Wav2Vec2FeatureExtractor
+
+from model.audio import SAMPLE_RATE
+from model.encoder import SpeechEncoder, TransformersEncoder
+from model.mapper import QPMapper
+from model.prompts import Rendered
+from model.speech_llm import SpeechLLM
+from train.dry.plan import DryPlan, RequestSize
+from train.dry.text_table import section
+from train.learning.curriculum import set_trainable
+from train.learning.hearing import Heard
+from train.learning.objective import EmoSLLM
+from train.learning.phrasing import Asked
+from train.learning.trainer import make_accelerator
+from train.recipe import PhaseRecipe
+
+logger = logging.getLogger(__name__)
+
+_SHORT_SECONDS = 2.0
+_TIMED_STEPS = 3
+# The interpreter with its libraries, and what an estimate of tensors leaves out.
+_PROCESS_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """One micro-batch and one AdamW update, measured: seconds of each part, bytes at the peak, loss per answer token."""
+
+    tokens: int
+    encode: float
+    learn: float
+    update: float
+    peak: int
+    loss: float
+
+
+def run_real_steps(plan: DryPlan) -> str:
+    accelerator = make_accelerator(plan.recipe)
+    return _on_gpu(plan, accelerator) if accelerator.device.type == "cuda" else _on_cpu(plan, accelerator)
+
+
+def _on_cpu(plan: DryPlan, accelerator: Accelerator) -> str:
+    phase, loop = plan.recipe.phases[-1], plan.recipe.loop
+    task, request = plan.longest(phase, _SHORT_SECONDS)
+    needed = plan.memory(phase, 1, request.total, checkpointing=loop.gradient_checkpointing).total + _PROCESS_BYTES
+    available = psutil.virtual_memory().available
+    if needed > available:
+        return f"Real steps: none. There is no GPU, and one step takes {needed / 1e9:.1f} GB of memory; {available / 1e9:.1f} GB are free."
+    took = _Trial(plan, accelerator).time(phase, 1, _SHORT_SECONDS, counted=1, warm=0)
+    threads, checkpointing = torch.get_num_threads(), "on" if loop.gradient_checkpointing else "off"
+    return "\n".join(
+        [
+            f"One real step on the CPU ({threads} threads, {torch.backends.cpu.get_cpu_capability()}); there is no GPU",
+            f"  phase {phase.name}, one example: {_SHORT_SECONDS:g} s of noise, {request.total} tokens of a {task} request, of which"
+            f" {request.answer} are learned",
+            f'  random weights, precision "{loop.precision}", gradient checkpointing {checkpointing}; nothing ran before it to warm up',
+            f"  encoder {took.encode:.2f} s, forward and backward {took.learn:.2f} s, clipping and AdamW {took.update:.2f} s",
+            f"  loss per answer token {took.loss:.2f}, where ln(vocabulary) is {math.log(plan.llm.vocab_size):.2f}",
+            f"  peak memory of the process {took.peak / 1e9:.2f} GB; {needed / 1e9:.2f} GB were asked for before",
+        ]
+    )
+
+
+def _on_gpu(plan: DryPlan, accelerator: Accelerator) -> str:
+    size = plan.recipe.loop.micro_batch
+    rows = [["phase", "tokens", "encoder s", "learn s", "AdamW s", "peak GB", "batch s", "examples/s", "hours"]]
+    try:
+        trial = _Trial(plan, accelerator)
+        for phase in plan.recipe.phases:
+            took = trial.time(phase, size, plan.seconds(phase), counted=_TIMED_STEPS, warm=1)
+            rows.append([phase.name, *_timings(took, phase, plan.steps(phase), size)])
+    except torch.OutOfMemoryError as error:
+        return (
+            f"Real steps: the GPU's memory does not do for micro-batches of {size} ({str(error).splitlines()[0]}); lower [loop] micro_batch"
+        )
+    note = (
+        f"Measured: encoder, learn (forward and backward), AdamW, peak: {_TIMED_STEPS} optimizer steps of one micro-batch of {size} each,"
+        f" after one to warm up.\nRandom weights, noise of the mean length, precision {plan.recipe.loop.precision}."
+        "\nComputed from these: a whole batch, micro-batch after micro-batch on this one device, and hours of the phase."
+    )
+    return section(f"Real steps on {torch.cuda.get_device_name(accelerator.device)}", rows, note)
+
+
+def _timings(took: StepTime, phase: PhaseRecipe, steps: int | None, micro_batch: int) -> list[str]:
+    batch = phase.batch / micro_batch * (took.encode + took.learn) + took.update
+    hours = "?" if steps is None else f"{steps * batch / 3600:.1f}"
+    measured = [f"{took.tokens}", f"{took.encode:.3f}", f"{took.learn:.3f}", f"{took.update:.3f}", f"{took.peak / 1e9:.1f}"]
+    return [*measured, f"{batch:.1f}", f"{phase.batch / batch:.1f}", hours]
+
+
+class _Trial:
+    """The whole model with random weights on one device, trained for a moment as the trainer does it."""
+
+    def __init__(self, plan: DryPlan, accelerator: Accelerator) -> None:
+        logger.info("building %s from random weights; a model of billions takes minutes on a CPU", plan.recipe.name)
+        self._plan, self._accelerator = plan, accelerator
+        torch.manual_seed(0)
+        with accelerator.device:
+            self._encoder = plan.trained_encoder.freeze() if plan.trained_encoder else _random_encoder(plan.encoder)
+            dtype = torch.bfloat16 if plan.recipe.loop.precision == "bf16" else torch.float32
+            llm = SpeechLLM(AutoModelForCausalLM.from_config(plan.llm, dtype=dtype), tokenizer=None)
+            llm.add_lora(plan.recipe.lora.rank, plan.recipe.lora.alpha)
+            mapper = QPMapper(self._encoder.width, llm.hidden_size, **plan.recipe.mapper.model_dump())
+        if plan.recipe.loop.gradient_checkpointing:
+            llm.llm.gradient_checkpointing_enable({"use_reentrant": False})
+        self._network = EmoSLLM(mapper, llm)
+
+    def time(self, phase: PhaseRecipe, examples: int, seconds: float, *, counted: int, warm: int) -> StepTime:
+        """Optimizer steps of one micro-batch; the mean of `counted` after `warm` others."""
+        device = self._accelerator.device
+        parameters = set_trainable(phase.trainable, self._network.mapper, self._network.llm)
+        optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=phase.weight_decay)
+        network, optimizer = self._accelerator.prepare(self._network, optimizer)
+        network.train()
+        _, request = self._plan.longest(phase, seconds)
+        asked = [_random_request(request, self._plan.llm.vocab_size) for _ in range(examples)]
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        found = [self._step(phase, network, optimizer, parameters, asked, seconds) for _ in range(warm + counted)][warm:]
+        self._accelerator.free_memory()
+        encode, learn, update, loss = (sum(values) / counted for values in zip(*found, strict=True))
+        return StepTime(request.total, encode, learn, update, _peak(device), loss)
+
+    def _step(
+        self,
+        phase: PhaseRecipe,
+        network: nn.Module,
+        optimizer: Any,
+        parameters: Sequence[nn.Parameter],
+        asked: Sequence[Asked],
+        seconds: float,
+    ) -> tuple[float, float, float, float]:
+        """Seconds of encoder, forward with backward, and update; loss per answer token."""
+        device, letters = self._accelerator.device, len(self._plan.recipe.letters)
+        began = _now(device)
+        heard = self._hear(len(asked), seconds) if phase.input == "speech" else None
+        encoded = _now(device)
+        with self._accelerator.autocast():
+            loss: Tensor = network(heard, asked, torch.full((len(asked), letters), 1 / letters), range(letters), phase.letter_weight)
+        loss = loss / sum(one.weight(phase.letter_weight) for one in asked)
+        self._accelerator.backward(loss)
+        learned = _now(device)
+        self._accelerator.clip_grad_norm_(parameters, self._plan.recipe.loop.gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return encoded - began, learned - encoded, _now(device) - learned, float(loss.detach())
+
+    def _hear(self, examples: int, seconds: float) -> Heard:
+        states, mask = self._encoder([0.1 * torch.randn(int(seconds * SAMPLE_RATE)) for _ in range(examples)])
+        return Heard(states.to(self._accelerator.device), mask.to(self._accelerator.device), None)
+
+
+def _random_encoder(config: PretrainedConfig) -> SpeechEncoder:
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    return TransformersEncoder(AutoModel.from_config(config, dtype=torch.float32), extractor).freeze()
+
+
+def _random_request(size: RequestSize, vocabulary: int) -> Asked:
+    """Token ids without meaning; the letter stands where an answer of this length would have it."""
+    before, after, answer = (tuple(torch.randint(vocabulary, (n,)).tolist()) for n in (size.before, size.after, size.answer))
+    return Asked(Rendered(before, after), answer, letter_at=max(0, len(answer) - 3) if size.has_letter else -1)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes: of tensors on a GPU, else of this process since it began."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,1 @@
+"""What learns from what: examples, wording, hearing, the three phases and the one loop that they share."""

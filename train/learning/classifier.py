@@ -1,0 +1,144 @@
+"""Trains an encoder from random weights as an emotion classifier. The classifier stays behind as a teacher; the encoder is frozen.
+
+B batch, T encoder frames, D encoder width, L letters.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from model.encoder import SpeechEncoder
+from model.errors import TrainingError
+from model.types import Emotion
+from train.corpora.manifest import Utterance
+from train.corpora.splits import Part
+from train.progress import Progress
+from train.recipe import EncoderTraining
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 16
+_WARMUP_STEPS = 100
+_GRADIENT_NORM = 2.0
+
+
+class Classifier(nn.Module):
+    """Encoder, four-head attentive statistics pooling (Okabe et al., 2018), linear layer: letter logits."""
+
+    def __init__(self, encoder: SpeechEncoder, letters: int, dropout: float, heads: int = 4) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.attend = nn.Linear(encoder.width, heads)
+        self.head = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(2 * encoder.width, encoder.width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(encoder.width, letters),
+        )
+
+    def classify(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Encoder states (B, T, D) and mask (B, T) to logits (B, L)."""
+        weights = self.attend(states).masked_fill(~mask[:, :, None], float("-inf")).softmax(dim=1)  # (B, T, heads)
+        weights = weights.repeat_interleave(states.shape[2] // weights.shape[2], dim=2)  # (B, T, D)
+        mean = (weights * states).sum(dim=1)
+        spread = ((weights * states.square()).sum(dim=1) - mean.square()).clamp(min=1e-5).sqrt()
+        return self.head(torch.cat([mean, spread], dim=1))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """inputs: padded, batch first, whatever the encoder takes; lengths (B,); targets (B, L): a distribution over letters."""
+
+    inputs: Tensor
+    lengths: Tensor
+    targets: Tensor
+
+
+class Views(Protocol):
+    """Where the classifier's input comes from, and how the encoder turns it into states."""
+
+    def batch(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Padded inputs (B, ...) and lengths (B,), augmented."""
+
+    def states(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, T, D) and mask (B, T), with gradients."""
+
+
+class Sampler:
+    """Draws batches from several corpora in fixed shares, letters uniform inside each."""
+
+    def __init__(self, views: Views, parts: Sequence[Part], letters: Sequence[Emotion], seed: int) -> None:
+        self._views, self._letters = views, list(letters)
+        self.rng = np.random.default_rng(seed)
+        self._parts = [(part.share, _by_letter(part.utterances, letters)) for part in parts]
+        self._parts = [(share, groups) for share, groups in self._parts if groups]
+
+    def draw(self, size: int) -> Batch:
+        """A batch of `size` utterances; targets are one-hot."""
+        shares = np.array([share for share, _ in self._parts], dtype=float)
+        corpora = self.rng.choice(len(self._parts), size=size, p=shares / shares.sum())
+        chosen = [self._pick(self._parts[corpus][1]) for corpus in corpora]
+        inputs, lengths = self._views.batch(chosen, self.rng)
+        labels = torch.tensor([self._letters.index(u.emotion) for u in chosen if u.emotion is not None])
+        return Batch(inputs, lengths, nn.functional.one_hot(labels, len(self._letters)).float())
+
+    def mixed(self, batch: Batch, alpha: float) -> Batch:
+        """Blend every utterance with another of the batch, share drawn from Beta(alpha, alpha) (Zhang et al., 2018)."""
+        share = float(self.rng.beta(alpha, alpha))
+        order = torch.from_numpy(self.rng.permutation(len(batch.lengths)))
+        return Batch(
+            share * batch.inputs + (1 - share) * batch.inputs[order],
+            torch.maximum(batch.lengths, batch.lengths[order]),
+            share * batch.targets + (1 - share) * batch.targets[order],
+        )
+
+    def _pick(self, groups: list[list[Utterance]]) -> Utterance:
+        group = groups[self.rng.integers(len(groups))]
+        return group[self.rng.integers(len(group))]
+
+
+def train_classifier(encoder: SpeechEncoder, views: Views, sampler: Sampler, letters: int, recipe: EncoderTraining) -> Classifier:
+    """Train for a fixed number of steps; returns the averaged weights in eval mode, frozen."""
+    model = Classifier(encoder, letters, recipe.dropout)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    warmup = min(0.3, _WARMUP_STEPS / recipe.steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=warmup)
+    with Progress("encoder", recipe.steps) as progress:
+        for step in range(recipe.steps):
+            batch = sampler.draw(_BATCH)
+            if sampler.rng.random() < 0.5:
+                batch = sampler.mixed(batch, recipe.mixup)
+            logits = model.classify(*views.states(batch.inputs, batch.lengths))
+            loss = nn.functional.cross_entropy(logits, batch.targets, label_smoothing=recipe.label_smoothing)
+            if not bool(torch.isfinite(loss)):
+                raise TrainingError(
+                    f"the encoder's loss is not a number at step {step + 1}; look at the corpora's files, or lower [encoder] learning_rate"
+                )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), _GRADIENT_NORM)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(model)
+            progress.advance(step, loss.item())
+    trained = average.module
+    assert isinstance(trained, Classifier)
+    trained.encoder.freeze()
+    return trained.eval().requires_grad_(False)
+
+
+def _by_letter(utterances: Sequence[Utterance], letters: Sequence[Emotion]) -> list[list[Utterance]]:
+    groups: dict[Emotion, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        if utterance.emotion is not None and utterance.emotion in letters:
+            groups[utterance.emotion].append(utterance)
+    return list(groups.values())

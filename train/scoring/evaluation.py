@@ -1,0 +1,130 @@
+"""The figures of an evaluation as they are stored: which belong together, in which units, and what limits them. It computes nothing."""
+
+import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from model.types import Emotion
+
+_FEW_SPEAKERS = 10
+_FEW_EXAMPLES = 5
+
+Rounded = Annotated[float, AfterValidator(lambda value: round(value, 4))]
+Gender = Literal["female", "male"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class About(_Record):
+    """What was evaluated on what. system: a name or a bundle's version; split: in words; has_probabilities: not only letters."""
+
+    system: str
+    parameters: Annotated[int, Field(gt=0)] | None
+    strategy: str
+    features: bool
+    shots: Annotated[int, Field(ge=0)]
+    manifest_sha256: str
+    split: str
+    has_probabilities: bool
+    date: datetime.date
+
+
+class Estimate(_Record):
+    """A figure and its 95 % interval: bootstrap over speakers, then over their clips, 2000 draws."""
+
+    value: Rounded
+    interval_95: tuple[Rounded, Rounded]
+
+
+class ClassFigures(_Record):
+    """One emotion, each figure 0 to 1. None: no example (recall, f1) or never answered (precision)."""
+
+    clips: int
+    recall: Rounded | None
+    precision: Rounded | None
+    f1: Rounded | None
+
+
+class Confusion(_Record):
+    """Clips by true emotion (rows, in the order of labels) and answer (columns: labels, then answers that name no emotion)."""
+
+    labels: list[Emotion]
+    counts: list[list[int]]
+
+
+class GenderFigures(_Record):
+    """The clips of one gender; their UAR is over the emotions that occur among them."""
+
+    clips: int
+    speakers: int
+    uar: Estimate
+
+
+class ReliabilityBin(_Record):
+    """Answers whose confidence lies in (low, high]."""
+
+    low: Rounded
+    high: Rounded
+    clips: int
+    confidence: Rounded
+    accuracy: Rounded
+
+
+class RiskPoint(_Record):
+    """The error rate (risk) among the most confident share (coverage) of the clips."""
+
+    coverage: Rounded
+    risk: Rounded
+
+
+class Confidence(_Record):
+    """How far probabilities can be trusted.
+
+    ece (None where nothing was answered) and reliability (bins that hold something, of 15 of equal width): over clips with an answer.
+    aurc and risk_coverage (50 points at most): over all clips, those without an answer last and wrong.
+    """
+
+    ece: Rounded | None
+    reliability: list[ReliabilityBin]
+    aurc: Rounded
+    risk_coverage: list[RiskPoint]
+
+
+class Evaluation(_Record):
+    """The figures of one system on one split; shares, recalls and rates are 0 to 1.
+
+    uar: mean recall of the emotions that occur, chance: what guessing reaches there. gender_difference: UAR of female minus that of male
+    voices, where both have the same emotions. sure_share: clips with an answer that is not unsure; sure_uar: UAR among them.
+    cannot_answer: emotions that occur but are no answer of this system; absent: answers without an example. confidence: None without
+    probabilities. word_error_rate: None without transcripts.
+    """
+
+    about: About
+    clips: int
+    speakers: int
+    uar: Estimate
+    weighted_accuracy: Estimate
+    macro_f1: Estimate
+    chance: Rounded
+    classes: dict[Emotion, ClassFigures]
+    confusion: Confusion
+    genders: dict[Gender, GenderFigures]
+    gender_difference: Estimate | None
+    unparsable_share: Rounded
+    word_error_rate: Rounded | None
+    words: int
+    confidence: Confidence | None
+    sure_share: Rounded
+    sure_uar: Rounded | None
+    cannot_answer: list[Emotion]
+    absent: list[Emotion]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why the intervals are wide, in words; empty where they need no such excuse."""
+        few = [f"{e.word} ({c.clips})" for e, c in self.classes.items() if 0 < c.clips < _FEW_EXAMPLES]
+        speakers = [f"only {self.speakers} speaker{'s' * (self.speakers != 1)}"] if self.speakers < _FEW_SPEAKERS else []
+        return speakers + ([f"fewer than {_FEW_EXAMPLES} clips of {', '.join(few)}"] if few else [])
