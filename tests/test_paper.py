@@ -122,6 +122,17 @@ def test_the_official_split_is_scored_from_the_command_line(released: Path, tmp_
     assert (tmp_path / "found/confusion.png").stat().st_size > 5000
 
 
+def test_a_corpus_without_emotions_is_scored_by_its_words(released: Path) -> None:
+    arguments = ("evaluate", "--bundle", str(released), "--manifest", str(released.parent / "libri.csv"), "--split", "dev-clean")
+    done = run(*arguments, "--asr", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["utterances"], found["words"]) == (1, 4)
+    assert found["word_error_rate"] > 0.5
+    refused = run(*arguments)
+    assert "transcripts and --asr" in refused.stderr
+
+
 def test_every_strategy_gives_figures_with_and_without_features_and_shots(released: Path) -> None:
     test1 = of_splits(read_utterances(released.parent / "msp.csv"), ["test1"])
     asked = Asked.of_bundle(released)

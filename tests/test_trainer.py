@@ -21,6 +21,7 @@ import soundfile
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ from train.corpora.splits import Part
 from train.learning.examples import Plan
 from train.learning.hearing import WholeHearing
 from train.learning.phrasing import Phrasing
-from train.learning.trainer import Materials, Trainer
+from train.learning.trainer import Materials, Trainer, require_whole_weights
 from train.recipe import Recipe, to_recipe
 
 Row = dict[str, Any]
@@ -423,3 +424,11 @@ def test_a_batch_that_does_not_divide_into_the_processes_is_refused(manifest: Pa
     assert process.returncode == 1
     assert "phase base: a batch of 12 does not divide into 2 processes with micro-batches of 12; lower [loop] micro_batch" in output
     assert not list((tmp_path / "work").iterdir()), "nothing was begun"
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_sharded_weights_are_refused_with_what_to_use_instead(kind: DistributedType) -> None:
+    # Accelerate shards on accelerators only, so a machine without one cannot be brought into this state.
+    with pytest.raises(TrainingError, match="--multi_gpu"):
+        require_whole_weights(kind)
+    require_whole_weights(DistributedType.MULTI_GPU)

@@ -1,6 +1,7 @@
 """What the commands of `python -m train` do, once their options are read. Everything heavy is imported here."""
 
 import argparse
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from train.run import train as train_recipe
 from train.scoring import page as evaluation_page
 from train.scoring.evaluate import Asked, evaluate_bundle, evaluate_served
 from train.scoring.evaluation import Evaluation
+from train.scoring.judging import transcribe
+from train.scoring.metrics import word_error_rate
 from train.scoring.served import ServedModel
 
 # Bars for weights that load in a second, and remarks that are for the developers of transformers.
@@ -44,6 +47,9 @@ def train(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Score a bundle or a served model on chosen utterances; prints, and writes where asked."""
     utterances, split = _chosen(options)
+    if not any(utterance.emotion for utterance in utterances):
+        _word_errors(options, utterances, split)
+        return
     digest = sha256(options.manifest)
     if options.server:
         evaluation = _served(options, utterances, split, digest)
@@ -56,11 +62,26 @@ def evaluate(options: argparse.Namespace) -> None:
     print(evaluation.model_dump_json(indent=2) if options.json else evaluation_page.to_markdown(evaluation))
 
 
+def _word_errors(options: argparse.Namespace, utterances: Sequence[Utterance], split: str) -> None:
+    """What a corpus without emotions can tell: how well the bundle writes down what is said."""
+    asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(None, options.shots, options.features)
+    texts = transcribe(asked.bundle, asked.llm, utterances, asked.style)
+    rate, words = word_error_rate([u.transcript or "" for u in utterances], texts)
+    found = {"system": asked.bundle.manifest.version, "split": split, "utterances": len(texts), "words": words, "word_error_rate": rate}
+    print(
+        json.dumps(found, indent=2)
+        if options.json
+        else f"{split}: word error rate {rate:.3f}, {words:,} words in {len(texts):,} utterances"
+    )
+
+
 def tables(options: argparse.Namespace) -> None:
     """Train and measure every cell of the paper's tables at a recipe's scale."""
     from train.tables import Tables
 
-    out = options.out or Path("train/RESULTS.md")
+    out = options.out or Path("RESULTS.md")
+    if not out.parent.is_dir():
+        raise TrainingError(f"the folder of {out} does not exist; name the page with --out")
     Tables.load(f"{options.recipe}-tables", _manifests(options), options.work, options.seed).run(out)
 
 
@@ -91,9 +112,12 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str]:
         utterances = _having(utterances, "speaker", options.speakers.split(","))
         words.append(f"speakers {options.speakers}")
     labelled = [u for u in utterances if u.emotion is not None]
-    if not labelled:
-        raise TrainingError(f"{options.manifest} has no labelled utterance there; evaluation needs the column emotion")
-    return labelled, f"{options.manifest.name}, {', '.join(words) or 'all labelled utterances'}"
+    spoken = [u for u in utterances if u.transcript is not None] if options.asr else []
+    if not labelled and not spoken:
+        raise TrainingError(
+            f"{options.manifest} has no labelled utterance there; evaluation needs the column emotion, or transcripts and --asr"
+        )
+    return labelled or spoken, f"{options.manifest.name}, {', '.join(words) or 'all labelled utterances'}"
 
 
 def _having(utterances: Sequence[Utterance], field: str, wanted: Sequence[str]) -> list[Utterance]:

@@ -12,25 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.errors import TrainingError
-from model.types import Emotion
 from train.corpora.audio_check import Sound, hear_all
+from train.corpora.counts import SplitCounts, count, speakers_file, to_lines, write_speakers
 from train.corpora.finder import Problem
 from train.corpora.layouts import CORPORA, generic_manifest
 from train.corpora.manifest import Utterance, require_speaker_disjoint_splits, require_suffix, shared_speakers, write_manifest
 
 _SHOWN = 10
-
-
-@dataclass(frozen=True, slots=True)
-class SplitCounts:
-    """What one split holds. letters: utterances of each emotion; unlabelled: those without one."""
-
-    split: str
-    utterances: int
-    speakers: int
-    hours: float
-    letters: Counter[Emotion]
-    unlabelled: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +65,9 @@ def prepare(
         raise TrainingError(f"nothing in {folder} is usable as {name}: {_in_short(problems)}; is it the folder of that corpus?")
     write_manifest(out.parent.resolve() / out.name, usable)
     _write_problems(out, problems)
-    return Prepared(out, _counts(usable, sounds), problems, warnings)
+    counts = count(usable, sounds)
+    write_speakers(out, counts)
+    return Prepared(out, counts, problems, warnings)
 
 
 def assign_splits(
@@ -99,7 +89,13 @@ def assign_splits(
 
 def render(prepared: Prepared) -> str:
     """What was written and what is wrong, as text of at most 140 columns but for long paths."""
-    lines = [f"Wrote {prepared.manifest}.", "", *_count_lines(prepared.counts)]
+    lines = [
+        f"Wrote {prepared.manifest}.",
+        "",
+        *to_lines(prepared.counts),
+        "",
+        f"Counts of every speaker: {speakers_file(prepared.manifest)}",
+    ]
     lines += [f"WARNING: {warning}" for warning in prepared.warnings]
     for kept, title in ((False, "Left out"), (True, "Kept, but")):
         lines += _problem_lines(title, [problem for problem in prepared.problems if problem.kept is kept], prepared.manifest)
@@ -163,23 +159,6 @@ def _problems(found: Sequence[Problem], sounds: Mapping[Path, Sound]) -> list[Pr
     return [problem for problem in found if not (problem.kept and problem.file in unusable)] + list(unusable.values())
 
 
-def _counts(utterances: Sequence[Utterance], sounds: Mapping[Path, Sound]) -> list[SplitCounts]:
-    splits: dict[str, list[Utterance]] = {}
-    for utterance in utterances:
-        splits.setdefault(utterance.split or "", []).append(utterance)
-    return [
-        SplitCounts(
-            split=split,
-            utterances=len(chosen),
-            speakers=len({(u.corpus, u.speaker) for u in chosen if u.speaker}),
-            hours=sum(sounds[u.path].seconds for u in chosen) / 3600,
-            letters=Counter(u.emotion for u in chosen if u.emotion is not None),
-            unlabelled=sum(u.emotion is None for u in chosen),
-        )
-        for split, chosen in sorted(splits.items())
-    ]
-
-
 def _by_kind(problems: Sequence[Problem]) -> list[tuple[str, list[Problem]]]:
     """Problems by what they are, the most frequent first."""
     kinds = Counter(problem.what for problem in problems)
@@ -188,17 +167,6 @@ def _by_kind(problems: Sequence[Problem]) -> list[tuple[str, list[Problem]]]:
 
 def _in_short(problems: Sequence[Problem]) -> str:
     return "; ".join(f"{what} ({len(some)})" for what, some in _by_kind(problems)) or "no utterance was found"
-
-
-def _count_lines(counts: Sequence[SplitCounts]) -> list[str]:
-    letters = [letter for letter in Emotion if any(letter in split.letters for split in counts)]
-    rows = [["split", "utterances", "speakers", "hours", *letters, "unlabelled"]]
-    rows += [
-        [c.split, str(c.utterances), str(c.speakers), f"{c.hours:.2f}", *(str(c.letters[letter]) for letter in letters), str(c.unlabelled)]
-        for c in counts
-    ]
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return [row[0].ljust(first) + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], others, strict=True)) for row in rows]
 
 
 def _problem_lines(title: str, problems: Sequence[Problem], manifest: Path) -> list[str]:

@@ -83,7 +83,6 @@ class Trainer:
         done = self._checkpoints.latest()
         for number, phase in enumerate(self._recipe.phases):
             if done is None or (number, True) > (done[1].phase, done[1].finished):
-                self._require_one_phase_where_sharded(number, done)
                 unfinished = done if done and done[1].phase == number else None
                 self._phase(number, phase, done[0] if done and not unfinished else None, unfinished)
                 done = self._checkpoints.latest()
@@ -208,14 +207,24 @@ class Trainer:
             ' Look at these files, lower learning_rate, or take precision = "no"'
         )
 
-    def _require_one_phase_where_sharded(self, number: int, done: tuple[Path, Position] | None) -> None:
-        if self._accelerator.distributed_type is DistributedType.FSDP and done is None and number > 0:
-            raise TrainingError("with FSDP a process trains one phase: run --phase with each name in turn")
-
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate as its launcher or environment sets it up, in the recipe's precision."""
-    return Accelerator(mixed_precision=recipe.loop.precision)
+    """Accelerate as its launcher or environment sets it up, in the recipe's precision. Raises TrainingError for sharded weights."""
+    accelerator = Accelerator(mixed_precision=recipe.loop.precision)
+    require_whole_weights(accelerator.distributed_type)
+    return accelerator
+
+
+def require_whole_weights(kind: DistributedType) -> None:
+    """Raises TrainingError where devices would hold parts of weights: checkpoints are written from whole ones.
+
+    What learns is under a hundredth of the model, so there is nothing worth sharding: every device holds a copy (DDP).
+    """
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise TrainingError(
+            f"training does not shard weights as {kind.value} does; use plain data parallelism (accelerate launch --multi_gpu). The paper's"
+            " model takes about 10 GB a device with gradient checkpointing"
+        )
 
 
 def require_whole_micro_batches(recipe: Recipe, processes: int) -> None:
