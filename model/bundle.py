@@ -32,9 +32,10 @@ class Bundle:
 
     @torch.inference_mode()
     def speech_embeds(self, audio: Sequence[Tensor]) -> Tensor:
-        """B float32 tensors (N,) in [-1, 1) at SAMPLE_RATE to speech embeds (B, Q, H), float32."""
+        """B float32 tensors (N,) in [-1, 1) at SAMPLE_RATE to speech embeds (B, Q, H), float32, on the mapper's device."""
         states, mask = self.encoder(audio)
-        return self.mapper(states, mask)  # type: ignore[no-any-return]
+        device = self.mapper.queries.device
+        return self.mapper(states.to(device), mask.to(device))  # type: ignore[no-any-return]
 
     def prediction(self, log_probs: Sequence[float]) -> Prediction:
         """Log-probabilities (L,) over the bundle's letters, in their order, to a calibrated prediction."""

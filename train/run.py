@@ -52,6 +52,7 @@ def train(recipe: Recipe, manifests: Sequence[Path], out: Path, work: Path, seed
     if calibration is None:
         calibration = Calibration.fit(draft(recipe, materials), materials.llm, corpora.validation, recipe.release.trusted_accuracy)
     write_bundle(recipe, materials, calibration, run_record(recipe, parts, seed), out)
+    del materials  # scoring loads what was written, and a device may not hold both
     evaluations = score(recipe, corpora, manifests, str(out))
     add_scores(out, evaluations)
     return evaluations

@@ -6,7 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+import torch
+
 from model.bundle import Bundle, load_llm, open_bundle
+from model.encoder import TransformersEncoder
 from model.errors import TrainingError
 from model.predictor import Style
 from model.prompts import Strategy
@@ -29,9 +32,15 @@ class Asked:
 
     @classmethod
     def of_bundle(cls, folder: Path) -> Self:
-        """A bundle as it was released. Raises BundleError."""
+        """A bundle as it was released, on a GPU where there is one. Raises BundleError."""
         bundle = open_bundle(folder)
-        return cls(bundle, load_llm(bundle), Style.of(bundle))
+        llm = load_llm(bundle)
+        if torch.cuda.is_available():
+            bundle.mapper.cuda()
+            llm.cuda()
+            if isinstance(bundle.encoder, TransformersEncoder):  # nano's is as quick on a CPU
+                bundle.encoder.cuda()
+        return cls(bundle, llm, Style.of(bundle))
 
     def restyled(self, strategy: Strategy | None, shots: int | None, features: bool | None) -> Self:
         """Asked in another way. Raises TrainingError for features where the bundle has no terciles."""
