@@ -20,7 +20,7 @@ from model.speech_llm import SpeechLLM
 from monitor.config import EngineConfig
 from monitor.engine import EmbeddedEngine, Engine, ServerEngine, TransformersEngine, open_engine, read_key
 from tests import tiny
-from tests.conftest import Server, serving
+from tests.servers import Server, serving
 
 CLOSE = 0.01
 

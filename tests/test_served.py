@@ -6,12 +6,8 @@ Only the faults that vLLM cannot be made to produce come from a server of the st
 import base64
 import io
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,7 +22,7 @@ from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 from model.audio import SAMPLE_RATE, read_audio
 from model.errors import EngineRejected, EngineUnavailable, FormatError, TrainingError
 from model.types import Emotion
-from tests.conftest import Server
+from tests.servers import Server, vllm_server
 from tests.tiny_qwen_audio import qwen_audio
 from train.corpora.manifest import Utterance
 from train.scoring.served import KNOWN_PARAMETERS, ServedAnswer, ServedModel
@@ -61,36 +57,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Server]:
-    """A real vLLM server for it, with a key, on a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", NAME]
-    command += ["--host", "127.0.0.1", "--port", port, "--api-key", "secret", "--dtype", "float32", "--enforce-eager"]
-    command += ["--max-model-len", "2048", "--limit-mm-per-prompt", '{"audio": 1}']
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        _wait_until_ready(process, f"http://127.0.0.1:{port}", log)
-        yield Server(f"http://127.0.0.1:{port}", "secret")
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
-    for _ in range(180):
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        if process.poll() is not None:
-            break
-        time.sleep(1)
-    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+    """A real vLLM server for it."""
+    arguments = ("--model", str(folder), "--served-model-name", NAME, "--max-model-len", "2048", "--limit-mm-per-prompt", '{"audio": 1}')
+    with vllm_server(arguments, folder / "server.log") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
