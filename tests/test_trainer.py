@@ -318,6 +318,8 @@ class Command:
         """Begin, or go on. before: a launcher; largest_file: bytes, as if the disk were full beyond."""
 
         def limit() -> None:
+            # Whoever runs the tests in the background may have had it ignored, and children inherit that.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             if largest_file is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
