@@ -16,7 +16,7 @@ from transformers import AutoFeatureExtractor, AutoModel
 
 from model.audio import SAMPLE_RATE
 from model.errors import BundleError
-from model.features import N_FEATURES, N_MELS, N_PROSODY, analyse, normalise
+from model.features import N_MELS, N_PROSODY, analyse, normalise
 from model.hub import why_not
 
 NANO_TYPE = "emosllm-nano-encoder"
@@ -101,22 +101,25 @@ class TransformersEncoder(SpeechEncoder):
 
 
 class NanoEncoder(SpeechEncoder):
-    """A convolutional recurrent encoder of well under a million parameters over log-mel and pitch, trained by this project.
+    """Convolutional recurrent encoders of a quarter of a million parameters each over log-mel and pitch, trained by this project.
 
-    Four 3x3 convolutions (time / 4), prosody through two 1-D convolutions, then a residual bidirectional GRU: 12.5 states per second.
+    Several of them, from different random weights, hear the same features side by side; a state is what all of them say, so D is
+    branches * width. They err on different voices, and together less (Hansen and Salamon, 1990). 12.5 states per second.
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64, 96), width: int = 128, prosody_width: int = 32) -> None:
+    def __init__(self, branches: int = 1, channels: Sequence[int] = (16, 32, 64, 96), width: int = 128, prosody_width: int = 32) -> None:
         super().__init__()
-        self.settings = {"channels": list(channels), "width": width, "prosody_width": prosody_width}
-        self.width = width
-        stages = list(zip((1, *channels), channels, ((2, 2), (2, 2), (2, 1), (2, 1)), strict=False))
-        self.bands = nn.ModuleList(_band_stage(i, o, stride) for i, o, stride in stages)
-        self.prosody = nn.ModuleList([_line_stage(N_PROSODY, prosody_width), _line_stage(prosody_width, prosody_width)])
-        self.join = nn.Linear(channels[-1] * (N_MELS // 16) + prosody_width, width)
-        self.join_norm = nn.LayerNorm(width)
-        self.context = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
-        self.context_norm = nn.LayerNorm(width)
+        self.settings = {"branches": branches, "channels": list(channels), "width": width, "prosody_width": prosody_width}
+        self.width = branches * width
+        self.branches = nn.ModuleList(_Branch(channels, width, prosody_width) for _ in range(branches))
+
+    @classmethod
+    def of(cls, single: Sequence["NanoEncoder"]) -> "NanoEncoder":
+        """Encoders of one branch each, side by side; they share their weights with the new one."""
+        settings = {name: value for name, value in single[0].settings.items() if name != "branches"}
+        joined = cls(len(single), **settings)  # type: ignore[arg-type]
+        joined.branches = nn.ModuleList(branch for encoder in single for branch in encoder.branches)
+        return joined
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -139,30 +142,51 @@ class NanoEncoder(SpeechEncoder):
 
     @torch.no_grad()
     def forward(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """See SpeechEncoder; D = width."""
+        """See SpeechEncoder; D = branches * width."""
         features = [normalise(analyse(clip)) for clip in audio]
         lengths = torch.tensor([len(clip) for clip in features])
         return self.states(pad_sequence(features, batch_first=True), lengths)
 
     def states(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, F, N_FEATURES), F feature frames of which `lengths` (B,) are real, to states (B, F / 4, D) and mask."""
-        bands = features[:, None, :, :N_MELS].transpose(2, 3)
+        heard = [branch(features, lengths) for branch in self.branches]
+        return torch.cat([states for states, _ in heard], dim=2), heard[0][1]
+
+
+class _Branch(nn.Module):
+    """Four 3x3 convolutions (time / 4), prosody through two 1-D convolutions, then a residual bidirectional GRU."""
+
+    def __init__(self, channels: Sequence[int], width: int, prosody_width: int) -> None:
+        super().__init__()
+        stages = list(zip((2, *channels), channels, ((2, 2), (2, 2), (2, 1), (2, 1)), strict=False))
+        self.bands = nn.ModuleList(_band_stage(i, o, stride) for i, o, stride in stages)
+        self.prosody = nn.ModuleList([_line_stage(N_PROSODY, prosody_width), _line_stage(prosody_width, prosody_width)])
+        self.join = nn.Linear(channels[-1] * (N_MELS // 16) + prosody_width, width)
+        self.join_norm = nn.LayerNorm(width)
+        self.context = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
+        self.context_norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As NanoEncoder.states, with D = width."""
+        bands = features[:, :, : 2 * N_MELS].reshape(*features.shape[:2], 2, N_MELS).permute(0, 2, 3, 1)  # (B, 2, N_MELS, F)
         frames = lengths
         for stage, time_stride in zip(self.bands, (2, 2, 1, 1), strict=True):
             frames = torch.div(frames + time_stride - 1, time_stride, rounding_mode="floor")
             bands = stage(bands)
             bands = bands * _mask(frames, bands.shape[3])[:, None, None, :]
-        line, line_frames = features[:, :, N_MELS:N_FEATURES].transpose(1, 2), lengths
+        line, line_frames = features[:, :, 2 * N_MELS :].transpose(1, 2), lengths
         for stage in self.prosody:
             line_frames = torch.div(line_frames + 1, 2, rounding_mode="floor")
             line = stage(line)
             line = line * _mask(line_frames, line.shape[2])[:, None, :]
         joined = torch.cat([bands.flatten(1, 2), line], dim=1).transpose(1, 2)
-        states = self.join_norm(self.join(joined))
+        states = self.join_norm(self.join(joined).float())
         packed = pack_padded_sequence(states, frames, batch_first=True, enforce_sorted=False)
-        context, _ = pad_packed_sequence(self.context(packed)[0], batch_first=True, total_length=states.shape[1])
-        mask = _mask(frames, states.shape[1])
-        return self.context_norm(states + context) * mask[:, :, None], mask
+        # Half precision, where training uses it, is for the convolutions; recurrent layers on a CPU are single precision.
+        with torch.autocast(features.device.type, enabled=False):
+            context, _ = pad_packed_sequence(self.context(packed)[0], batch_first=True, total_length=states.shape[1])
+            mask = _mask(frames, states.shape[1])
+            return self.context_norm(states + context) * mask[:, :, None], mask
 
 
 def load_encoder(source: str) -> SpeechEncoder:

@@ -17,7 +17,7 @@ N_MELS = 80
 F0_ROW, VOICING_ROW = N_MELS, N_MELS + 1
 N_RAW = N_MELS + 2
 N_PROSODY = 4
-N_FEATURES = N_MELS + N_PROSODY
+N_FEATURES = 2 * N_MELS + N_PROSODY
 
 _WINDOW = SAMPLE_RATE // 40
 _FFT = 512
@@ -28,13 +28,19 @@ _PITCH_RANGE_HZ = (62.0, 620.0)
 _VOICED = 0.5
 _TRIM_DB = 40.0
 _TRIM_MARGIN_FRAMES = 5
+# Where a voice stands out of steady noise, what lies between voice and noise is cut off too: 6 dB over the quietest 15 % of frames.
+_QUIET_SHARE, _OVER_QUIET_DB, _UNDER_LOUDEST_DB = 0.15, 6.0, 15.0
+# What lies this far under the loud parts of an utterance is not looked at: it is the room, not the voice.
+_RANGE_DB, _LOUD_SHARE = 35.0, 0.98
+_NEPERS_PER_DB = math.log(10) / 10
+_SLOPE_SCALE = 3.0
 _MIN_SAMPLES = SAMPLE_RATE * 2 // 5
 
 
 def analyse(audio: Tensor) -> Tensor:
     """float32 (N,) in [-1, 1) to raw features (T, N_RAW): 80 log-mel powers, log2 of F0 in Hz, voicing in 0..1.
 
-    Silence at both edges is cut off (40 dB under the loudest frame, 100 ms margin); under 0.4 s, zeros are appended.
+    Silence at both edges is cut off (40 dB under the loudest frame, or close to the noise, 100 ms margin); under 0.4 s, zeros are appended.
     """
     if audio.numel() < _MIN_SAMPLES:
         audio = torch.nn.functional.pad(audio, (0, _MIN_SAMPLES - audio.numel()))
@@ -47,12 +53,17 @@ def analyse(audio: Tensor) -> Tensor:
 
 
 def normalise(raw: Tensor) -> Tensor:
-    """Raw features (T, N_RAW) to encoder input (T, N_FEATURES): per-utterance log-mel bands, then four prosody channels.
+    """Raw features (T, N_RAW) to encoder input (T, N_FEATURES): log-mel bands in two ways, then four prosody channels.
 
-    Bands: (value - mean) / (std + 0.5) over the utterance, which removes gain and room colour. Prosody: log2 F0 (octaves from 180 Hz),
-    the same against the utterance's mean, its change per frame, voicing. Where unvoiced, F0 is the utterance's mean.
+    Bands get a floor 35 dB under the loud parts, which removes gain and quiet noise. First each band against itself over the utterance,
+    (value - mean) / (std + 0.5), which removes the room's colour; then all against one mean, (value - mean) / 3, which keeps the slope of
+    the spectrum, and with it how tense a voice is. Prosody: log2 F0 (octaves from 180 Hz), the same against the utterance's mean, its
+    change per frame, voicing. Where unvoiced, F0 is the utterance's mean.
     """
     mel, f0, voicing = raw[:, :N_MELS], raw[:, F0_ROW], raw[:, VOICING_ROW]
+    loud = mel.flatten().kthvalue(max(1, int(_LOUD_SHARE * mel.numel()))).values
+    mel = torch.logaddexp(mel, loud - _RANGE_DB * _NEPERS_PER_DB)
+    slope = (mel - mel.mean()) / _SLOPE_SCALE
     mel = (mel - mel.mean(dim=0)) / (mel.std(dim=0, correction=0) + 0.5)
     voiced = voicing > _VOICED
     middle = math.log2(180.0)
@@ -60,7 +71,7 @@ def normalise(raw: Tensor) -> Tensor:
     filled = torch.where(voiced, f0, mean)
     change = torch.diff(filled, prepend=filled[:1])
     prosody = torch.stack([filled - middle, (filled - mean) * 2, change * 4, voicing], dim=1)
-    return torch.cat([mel, prosody], dim=1)
+    return torch.cat([mel, slope, prosody], dim=1)
 
 
 def _frames(audio: Tensor, window: int, fft: int) -> Tensor:
@@ -90,10 +101,20 @@ def _mel_filters() -> Tensor:
 
 def _loud_part(energy: Tensor) -> tuple[int, int]:
     """First and one-past-last frame of an utterance without the silence around it; energy is linear power (T,)."""
-    loud = torch.nonzero(energy > energy.max() * 10 ** (-_TRIM_DB / 10)).flatten()
+    level = energy.clamp(min=1e-12).log() / _NEPERS_PER_DB
+    first, last = _span(level, level.max() - _TRIM_DB)
+    inner = level[first:last]
+    over_quiet = torch.minimum(inner.quantile(_QUIET_SHARE) + _OVER_QUIET_DB, inner.max() - _UNDER_LOUDEST_DB)
+    start, end = _span(inner, torch.maximum(over_quiet, inner.max() - _TRIM_DB))
+    return first + start, first + end
+
+
+def _span(level: Tensor, threshold: Tensor) -> tuple[int, int]:
+    """First and one-past-last frame above a level, with a margin; all of them where none is."""
+    loud = torch.nonzero(level > threshold).flatten()
     if len(loud) == 0:
-        return 0, len(energy)
-    return max(0, int(loud[0]) - _TRIM_MARGIN_FRAMES), min(len(energy), int(loud[-1]) + 1 + _TRIM_MARGIN_FRAMES)
+        return 0, len(level)
+    return max(0, int(loud[0]) - _TRIM_MARGIN_FRAMES), min(len(level), int(loud[-1]) + 1 + _TRIM_MARGIN_FRAMES)
 
 
 def _pitch(audio: Tensor, frames: int) -> tuple[Tensor, Tensor]:

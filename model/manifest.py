@@ -16,6 +16,7 @@ from model.prompts import SHOTS, Strategy
 from model.types import Emotion
 
 MANIFEST = "bundle.json"
+CARD = "README.md"  # the model card, written once the figures are known; it describes the weights and changes nothing
 FORMAT = 1
 _ALLOWED_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".md", ""}
 _PACKAGED = Path(__file__).parent / "bundles"
@@ -41,7 +42,12 @@ class MapperSettings(_Record):
 
 
 class Score(_Record):
-    """One figure: unweighted accuracy (mean of per-class recalls) on speakers nothing was tuned on."""
+    """Figures on speakers nothing was tuned on; unweighted accuracy is the mean of per-class recalls.
+
+    genders: unweighted accuracy by gender. conditions: the same in noise, echo and so on. calibration_error: the expected one, over 15
+    bins. sure_share, sure_unweighted_accuracy: of the answers that are not `unsure`. outliers: share of sure answers, by corpus, to
+    recordings that no emotion was acted in.
+    """
 
     split: str
     clips: int
@@ -51,6 +57,12 @@ class Score(_Record):
     interval_method: str
     chance: float
     recalls: dict[Emotion, float]
+    genders: dict[str, float] = {}
+    conditions: dict[str, float] = {}
+    calibration_error: float | None = None
+    sure_share: float | None = None
+    sure_unweighted_accuracy: float | None = None
+    outliers: dict[str, float] = {}
 
 
 class BundleManifest(_Record):
@@ -126,8 +138,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def version_of(name: str, files: dict[str, str]) -> str:
-    """A version that no other set of files has: the name and eight digits of what the weights hash to."""
-    weights = "\n".join(f"{path} {digest}" for path, digest in sorted(files.items()))
+    """A version that no other set of files has: the name and eight digits of what all but the model card hashes to."""
+    weights = "\n".join(f"{path} {digest}" for path, digest in sorted(files.items()) if path != CARD)
     return f"{name}-{hashlib.sha256(weights.encode()).hexdigest()[:8]}"
 
 

@@ -82,22 +82,22 @@ class SpeechLLM(nn.Module):
 
         Shorter answers are padded with IGNORED in the targets.
         """
-        sequences = [torch.cat([self._place(speech[i], prompts[i]), self._embed(answers[i])]) for i in range(len(prompts))]
-        output = self.llm(inputs_embeds=pad_sequence(sequences, batch_first=True), attention_mask=_mask(sequences))
+        tails = [torch.cat([self._tail(speech[i], prompts[i]), self._embed(answers[i])]) for i in range(len(prompts))]
+        output = self._logits([prompt.before for prompt in prompts], tails)
         # The token at position p is predicted by the logits at p - 1.
-        starts = [len(row) - len(answer) - 1 for row, answer in zip(sequences, answers, strict=True)]
-        logits = [output.logits[i, start : start + len(answers[i])] for i, start in enumerate(starts)]
+        starts = [len(row) - len(answer) - 1 for row, answer in zip(tails, answers, strict=True)]
+        logits = [output[i, start : start + len(answers[i])] for i, start in enumerate(starts)]
         targets = [torch.tensor(answer, device=speech.device) for answer in answers]
         return pad_sequence(logits, batch_first=True), pad_sequence(targets, batch_first=True, padding_value=IGNORED)
 
     @torch.inference_mode()
     def letter_log_probs(self, requests: Sequence[Request], letters: Sequence[Emotion]) -> list[list[float]]:
         """See LanguageModel. Raises BundleError for a tokenizer that splits letters."""
-        sequences = [self._place(request.speech, render(self.tokenizer, request.turns)) for request in requests]
-        output = self.llm(inputs_embeds=pad_sequence(sequences, batch_first=True), attention_mask=_mask(sequences))
-        last = torch.tensor([len(row) - 1 for row in sequences])
+        prompts = [render(self.tokenizer, request.turns) for request in requests]
+        tails = [self._tail(request.speech, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+        last = torch.tensor([len(row) - 1 for row in tails])
         ids = list(letter_ids(self.tokenizer, letters).values())
-        logits: Tensor = output.logits[torch.arange(len(sequences)), last][:, ids]
+        logits = self._logits([prompt.before for prompt in prompts], tails)[torch.arange(len(tails)), last][:, ids]
         table: list[list[float]] = logits.float().log_softmax(dim=-1).tolist()
         return table
 
@@ -118,10 +118,33 @@ class SpeechLLM(nn.Module):
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [head + found for head, found, _ in (str(text).partition(stop) for text in texts)]
 
+    def _logits(self, heads: Sequence[Sequence[int]], tails: Sequence[Tensor]) -> Tensor:
+        """Logits (B, S, V) at the positions of `tails`, embeddings (S, H) that follow the token ids `heads`.
+
+        What stands before the speech is the same for all requests of a batch, so it is read once and its keys and values are shared, with
+        their gradients. Checkpointing keeps no keys and values, so then every row is read whole.
+        """
+        if len(set(heads)) > 1 or (self.training and self.llm.is_gradient_checkpointing):
+            rows = [torch.cat([self._embed(head), row]) for head, row in zip(heads, tails, strict=True)]
+            whole = self.llm(inputs_embeds=pad_sequence(rows, batch_first=True), attention_mask=_mask(rows)).logits
+            spans = [whole[i, len(head) : len(head) + len(row)] for i, (head, row) in enumerate(zip(heads, tails, strict=True))]
+            return pad_sequence(spans, batch_first=True)
+        cache = self.llm(inputs_embeds=self._embed(heads[0])[None], use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(tails))
+        mask = _mask(tails)
+        mask = torch.cat([mask.new_ones(len(tails), len(heads[0])), mask], dim=1)
+        tail = pad_sequence(list(tails), batch_first=True)
+        logits: Tensor = self.llm(inputs_embeds=tail, attention_mask=mask, past_key_values=cache).logits
+        return logits
+
+    def _tail(self, speech: Tensor, prompt: Rendered) -> Tensor:
+        """The speech embeds and what follows them, as input embeddings (S, H)."""
+        after = self._embed(prompt.after)
+        return torch.cat([speech.to(after.dtype), after])
+
     def _place(self, speech: Tensor, prompt: Rendered) -> Tensor:
         """One request as input embeddings (S, H)."""
-        before, after = self._embed(prompt.before), self._embed(prompt.after)
-        return torch.cat([before, speech.to(before.dtype), after])
+        return torch.cat([self._embed(prompt.before), self._tail(speech, prompt)])
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
         table = self.llm.get_input_embeddings()

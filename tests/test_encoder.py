@@ -9,6 +9,7 @@ import torch
 
 from model.encoder import NanoEncoder, SpeechEncoder, TransformersEncoder, load_encoder
 from model.errors import BundleError
+from model.features import N_FEATURES
 from tests import tiny
 
 
@@ -23,11 +24,11 @@ def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> SpeechEncoder:
     return make[request.param]()
 
 
-def _warmed_nano() -> NanoEncoder:
+def _warmed_nano(branches: int = 2) -> NanoEncoder:
     """Random weights, but batch statistics that are not those of a fresh layer."""
     torch.manual_seed(0)
-    encoder = NanoEncoder()
-    encoder.states(torch.randn(4, 60, 84), torch.tensor([60, 50, 40, 30]))
+    encoder = NanoEncoder(branches)
+    encoder.states(torch.randn(4, 60, N_FEATURES), torch.tensor([60, 50, 40, 30]))
     return encoder.eval()
 
 
@@ -67,6 +68,14 @@ def test_nano_comes_back_from_its_folder_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "settings": {"width": 64}}))
     with pytest.raises(BundleError, match="damaged"):
         load_encoder(str(tmp_path))
+
+
+def test_branches_trained_apart_say_side_by_side_what_each_said_alone() -> None:
+    single = [_warmed_nano(1), NanoEncoder(1).eval()]
+    clip = [torch.randn(20000) * 0.05]
+    joined = NanoEncoder.of(single).freeze()
+    assert joined.width == 2 * single[0].width
+    assert torch.equal(joined(clip)[0], torch.cat([encoder(clip)[0] for encoder in single], dim=2))
 
 
 def test_what_is_no_speech_encoder_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from train.scoring.metrics import (
     area_under_risk_coverage,
     average_recall,
     calibrate,
+    calibration_error_by_chance,
     confusion_matrix,
     expected_calibration_error,
     fit_temperature,
@@ -23,6 +24,7 @@ from train.scoring.metrics import (
     precision,
     recalls,
     reliability_bins,
+    resample_pairs,
     resample_speakers,
     risk_coverage,
     speaker_interval,
@@ -219,3 +221,25 @@ def test_word_errors_are_substituted_missing_and_added_words_per_word_said() -> 
     assert word_error_rate(["a b", "..."], ["", "c"]) == (pytest.approx(3 / 2), 2)  # words written where nobody spoke are errors too
     with pytest.raises(ValueError, match="no words"):
         word_error_rate(["!"], ["a"])
+
+
+def test_two_answers_to_the_same_clips_are_resampled_together() -> None:
+    """A second answer that differs from the first in one speaker's clips differs in a draw by that speaker's part of it, or not at all."""
+    rng = np.random.default_rng(0)
+    true, first = rng.integers(3, size=60), rng.integers(3, size=60)
+    speakers = ["a"] * 20 + ["b"] * 20 + ["c"] * 20
+    second = first.copy()
+    second[:20] = NONE
+    one, other = resample_pairs(true, first, second, speakers, 3)
+    assert (one.sum(axis=(1, 2)) == other.sum(axis=(1, 2))).all()
+    assert (one.sum(axis=2) == other.sum(axis=2)).all(), "the same clips are drawn for both"
+    nothing = other[:, :, 3].sum(axis=1)
+    assert set(nothing.tolist()) <= {0, 20, 40, 60}
+
+
+def test_a_calibrated_model_shows_an_error_by_chance_that_shrinks_with_clips() -> None:
+    rng = np.random.default_rng(1)
+    few, many = rng.uniform(0.2, 1, size=240), rng.uniform(0.2, 1, size=24_000)
+    assert 0.05 < calibration_error_by_chance(few) < 0.12
+    assert calibration_error_by_chance(many) < 0.012
+    assert calibration_error_by_chance(np.ones(50)) == 0

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from model.errors import TrainingError
-from tests.tones import QUICK, write_corpus, write_manifest
-from train.corpora.splits import Corpora, content_hash, everyone
+from model.types import Emotion
+from tests.tones import QUICK, RECIPE, write_corpus, write_manifest
+from train.corpora.splits import Corpora, Part, content_hash, everyone
 from train.recipe import Pretrained, load_recipe, to_recipe
 
 Values = dict[str, Any]
@@ -80,7 +81,11 @@ def _set(*keys: str | int, to: object) -> Callable[[Values], None]:
         (_set("phases", 0, "tasks", to=["sre"]), "phases.0.tasks.0"),
         (_set("letters", to=["S", "Q"]), "letters.1"),
         (_set("letters", to=["S"]), "letters"),
-        (_set("corpora", 0, "train", to=[]), "corpora.0.train"),
+        (_set("corpora", 0, "train", to=[]), "tones needs names under train"),
+        (_set("corpora", 0, "folds", to=[["t0", "t1", "t2"]]), "tones has validation and folds"),
+        (_set("corpora", 0, "answer", to={"S": 0.7, "N": 0.7}), "the answer of tones adds up to more than 1"),
+        (_set("encoder", "rooms", to=2), "rooms and room_share belong together"),
+        (_set("encoder", "branches", to=0), "branches"),
         (_set("phases", 0, "epochs", to=2.0), "phase base needs steps or epochs, one of the two"),
         (_set("phases", 0, "steps", to=None), "phase base needs steps or epochs, one of the two"),
         (_set("phases", 1, "name", to="base"), "two phases have the same name"),
@@ -109,9 +114,46 @@ def test_speakers_are_divided_as_the_recipe_says(manifest: Path) -> None:
     corpora = Corpora.load(to_recipe(quick(), "quick"), [manifest])
     sides = [{u.speaker for u in everyone(side)} for side in (corpora.train, corpora.validation, corpora.test)]
     assert sides == [{"t0", "t1", "t2"}, {"t3"}, {"t4"}]
-    assert {u.speaker for u in everyone(corpora.with_validation())} == {"t0", "t1", "t2", "t3"}
     assert content_hash(corpora.train) == content_hash(Corpora.load(to_recipe(quick(), "quick"), [manifest]).train)
-    assert content_hash(corpora.train) != content_hash(corpora.with_validation())
+    assert content_hash(corpora.train) != content_hash([*corpora.train, *corpora.validation])
+
+
+def test_folds_leave_each_speaker_out_once(tmp_path: Path) -> None:
+    corpora = Corpora.load(to_recipe(tomllib.loads(RECIPE), "tones"), [write_corpus(tmp_path, hisses=True)])
+    assert [{u.speaker for u in everyone(fold)} for fold in corpora.folds] == [{"t0", "t1"}, {"t2", "t3"}]
+    assert [{u.speaker for u in everyone(corpora.without(number))} for number in (0, 1)] == [{"t2", "t3", ""}, {"t0", "t1", ""}]
+    assert [path.name for noise in corpora.noises for path in noise.paths] == ["hiss-0.wav"]
+    assert [u.path.name for u in corpora.test[1].utterances] == ["hiss-2.wav", "hiss-3.wav"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_set("corpora", 0, "folds", to=[["t0", "t1"], ["t2", "t4"]]), "must hold every name of train once"),
+        (_set("corpora", 1, "test", to=["hiss-[123].wav"]), "hiss-1.wav is both trained on and held out"),
+        (_set("corpora", 1, "train", to=["roar-*"]), "no utterance of the file roar-"),
+        (_set("noises", 0, "test", to=["hiss-*.wav"]), "hiss-0.wav is both trained with and measured with"),
+        (_set("noises", 0, "train", to=["roar-*"]), "no file roar-.* for the noise hiss"),
+    ],
+)
+def test_folds_outliers_and_noises_that_do_not_fit_are_refused(tmp_path: Path, change: Callable[[Values], None], told: str) -> None:
+    values = tomllib.loads(RECIPE)
+    change(values)
+    with pytest.raises(TrainingError, match=told):
+        Corpora.load(to_recipe(values, "tones"), [write_corpus(tmp_path, hisses=True)])
+
+
+def test_a_noise_in_halves_may_be_trained_and_measured_with(tmp_path: Path) -> None:
+    values = tomllib.loads(RECIPE)
+    values["noises"][0] |= {"test": ["hiss-0.wav"], "halves": True}
+    corpora = Corpora.load(to_recipe(values, "tones"), [write_corpus(tmp_path, hisses=True)])
+    assert ([one.second_half for one in corpora.noises], [one.second_half for one in corpora.test_noises]) == ([False], [True])
+
+
+def test_the_answer_to_an_outlier_spreads_what_it_does_not_name() -> None:
+    part = Part("reading", 1, [], {Emotion.NEUTRAL: 0.4})
+    assert part.soft_answer([Emotion.SAD, Emotion.NEUTRAL, Emotion.SURPRISE]) == pytest.approx([0.2, 0.6, 0.2])
+    assert Part("speech", 1, []).soft_answer(list(Emotion)) is None
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,23 @@ def test_speech_stands_between_the_tokens_and_only_the_answer_is_predicted() -> 
     assert torch.allclose(logits[0], expected, atol=1e-5)
 
 
+def test_a_beginning_that_all_requests_share_is_read_once_and_changes_neither_answers_nor_gradients() -> None:
+    llm, prompts, answers = _llm(), [Rendered((1, 5, 6, 9), (7, 8)), Rendered((1, 5, 6, 9), (9,))], [(20, 21), (30,)]
+    once, apart = (torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2))
+    shared, _ = llm(once, prompts, answers)
+    llm.train()
+    llm.llm.gradient_checkpointing_enable({"use_reentrant": False})  # under which nothing can be shared
+    whole, _ = llm(apart, prompts, answers)
+    assert torch.allclose(shared[0], whole[0], atol=1e-5)
+    assert torch.allclose(shared[1, :1], whole[1, :1], atol=1e-5)
+    for logits in (shared, whole):
+        logits[0].square().sum().backward()
+    assert once.grad is not None
+    assert apart.grad is not None
+    assert once.grad.abs().max() > 0
+    assert torch.allclose(once.grad, apart.grad, rtol=1e-3, atol=1e-5)
+
+
 def test_letters_alone_and_beside_longer_requests_are_the_same() -> None:
     llm, speech = _llm(), torch.randn(3, 4, 64)
     requests = [_request(speech[n], n, emotion_prefix("word " * n)) for n in range(3)]

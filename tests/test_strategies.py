@@ -37,10 +37,12 @@ from monitor import worker
 from monitor.engine import _chat_messages
 from tests import tiny
 from train.corpora.manifest import Utterance
-from train.learning.examples import Example
-from train.learning.hearing import WholeHearing
+from train.corpora.splits import Part
+from train.learning.examples import Example, Plan
+from train.learning.hearing import Heard, WholeHearing
 from train.learning.objective import EmoSLLM
 from train.learning.phrasing import Phrasing
+from train.learning.trainer import _soft_targets
 from train.learning.voices import Voices
 from train.recipe import PhaseRecipe
 from train.scoring.judging import judge
@@ -222,6 +224,22 @@ def _require_harmless(tokenizer: Any, said: str) -> None:
 
 def _marks(tokenizer: Any, ids: Sequence[int]) -> list[int]:
     return [token for token in ids if token in tokenizer.added_tokens_decoder]
+
+
+def test_an_outlier_is_asked_about_and_answered_with_any_letter_as_often_as_its_answer_says(tokenizer: Any, tmp_path: Path) -> None:
+    hiss = [replace(_utterance(tmp_path / f"{n}.wav", _noise(), transcript=None), emotion=None) for n in range(2)]
+    letters, phase = [Emotion.SAD, Emotion.NEUTRAL], _phase(Task.SER)
+    plan = Plan(phase, [Part("hisses", 1, hiss, {Emotion.NEUTRAL: 0.6})], letters, "balanced", 0)
+    examples = [example for step in range(40) for example in plan.batch(step)]
+    assert {example.outlier for example in examples} == {(0.2, 0.8)}
+    phrasing = Phrasing(tokenizer, letters, phase, None)
+    asked = [phrasing.asked(example) for example in examples]
+    neutral = [one.answer[one.letter_at] == phrasing.letters[1] for one in asked]
+    assert 0.65 < sum(neutral) / len(neutral) < 0.95
+    assert all(one.letter_at >= 0 for one in asked)
+    heard = Heard(torch.zeros(1, 2, 4), torch.ones(1, 2, dtype=torch.bool), torch.tensor([[1.0, 0.0]]))
+    soft = _soft_targets(phase.model_copy(update={"teacher_share": 0.5}), examples[:1], letters, heard)
+    assert soft[0].tolist() == pytest.approx([0.2, 0.8]), "no teacher is asked about what has no emotion"
 
 
 @pytest.mark.parametrize("strategy", [Strategy.PROMPT_HINT, Strategy.TRANSCRIPT_PREFIX])

@@ -9,13 +9,14 @@ import pytest
 
 from model.bundle import open_bundle
 from model.manifest import read_manifest as read_bundle_manifest
-from model.manifest import verify
+from model.manifest import verify, version_of
 from tests.commands import run
-from tests.tones import CONTOURS, RECIPE, SPEAKERS, TAKES, write_corpus
+from tests.tones import CONTOURS, HISSES, RECIPE, SPEAKERS, TAKES, write_corpus
 from train.__main__ import main
 from train.corpora.manifest import Utterance, read_manifest, write_manifest
 
 CLIPS = SPEAKERS * len(CONTOURS) * TAKES
+ROWS = CLIPS + HISSES
 OF_A_SPEAKER = len(CONTOURS) * TAKES
 
 
@@ -35,7 +36,7 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The tones, learned by the installed command."""
     folder = tmp_path_factory.mktemp("tones")
-    manifest = write_corpus(folder)
+    manifest = write_corpus(folder, hisses=True)
     (folder / "tones.toml").write_text(RECIPE)
     bundle = folder / "bundle"
     arguments = ["train", "--recipe", str(folder / "tones.toml"), "--manifest", str(manifest), "--work", str(folder / "work")]
@@ -63,8 +64,38 @@ def test_one_command_trains_releases_and_scores_a_bundle(trained: Trained) -> No
     assert (score.clips, score.speakers) == (2 * OF_A_SPEAKER, 2)
     assert 0 < manifest.unsure_below <= 1
     assert json.loads((trained.bundle / "training.json").read_text())["recipe"]["name"] == "tones"
-    for text in ("first training", "trainable: llm,", "trainable: lora+mapper"):
+    for text in ("2 trainings, each without some speakers", "fold: trainable: lora+mapper", "trainable: llm,"):
         assert text in trained.stderr
+
+
+def test_every_speaker_calibrates_and_is_judged_by_a_training_without_them(trained: Trained) -> None:
+    (validation,) = json.loads((trained.bundle / "training.json").read_text())["validation"]
+    assert (validation["clips"], validation["speakers"]) == (4 * OF_A_SPEAKER, 4)
+    assert "never heard them" in validation["about"]["split"]
+    assert validation["uar"]["value"] > 0.7
+
+
+def test_conditions_and_outliers_are_released_and_told_again_by_evaluate(trained: Trained) -> None:
+    (score,) = read_bundle_manifest(trained.bundle).scores
+    assert list(score.conditions) == ["hiss, 10 dB SNR", "small room, 0.35 s reverberation", "telephone", "20 dB quieter"]
+    assert score.conditions["20 dB quieter"] > 0.7
+    assert set(score.outliers) == {"hisses"}
+    chosen = ["--recipe", str(trained.recipe), "--manifest", str(trained.manifest), "--bundle", str(trained.bundle)]
+    done = run("evaluate", *chosen, "--conditions", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {one["condition"]: one["uar"]["value"] for one in found["conditions"]} == score.conditions
+    assert {one["corpus"]: one["sure_share"] for one in found["outliers"]} == score.outliers
+    assert found["outliers"][0]["clips"] == 2
+
+
+def test_the_model_card_holds_the_figures_and_changes_no_version(trained: Trained) -> None:
+    manifest, card = read_bundle_manifest(trained.bundle), (trained.bundle / "README.md").read_text()
+    (score,) = manifest.scores
+    assert manifest.version == version_of("tones", manifest.files)
+    assert f"Unweighted accuracy {score.unweighted_accuracy:.3f}" in card
+    for text in ("It knows tones.", "CC0-1.0", "tones, 4 speakers", "hiss, 10 dB SNR", "Female minus male", manifest.version):
+        assert text in card
 
 
 def test_a_bundle_is_never_overwritten(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,10 +159,11 @@ def test_a_model_that_was_never_taught_words_gives_no_answer_when_it_shall_write
     ("change", "options", "reason"),
     [
         ({}, ["--split", "test1"], "no utterance of the split test1"),
-        ({}, ["--corpus", "bells"], "no utterance of the corpus bells in this manifest; it has tones"),
+        ({}, ["--corpus", "bells"], "no utterance of the corpus bells in this manifest; it has hisses, tones"),
         ({}, ["--speakers", "t4,t9"], "no utterance of the speaker t9 in this manifest; it has t0, t1"),
         ({}, ["--features"], "no terciles"),
         ({}, ["--bundle", "no-such-bundle"], "no bundle at 'no-such-bundle'"),
+        ({}, ["--conditions"], "--conditions needs --recipe"),
         ({}, ["--recipe", "no-such-recipe"], "no recipe 'no-such-recipe'"),
         ({}, ["--server", "http://127.0.0.1:9"], "--server needs --model"),
         ({"transcript": None}, ["--strategy", "transcript-prefix"], f"{CLIPS} of {CLIPS} utterances have none"),

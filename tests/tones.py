@@ -14,6 +14,7 @@ from model.audio import SAMPLE_RATE
 
 SPEAKERS = 6
 TAKES = 4
+HISSES = 4
 # Letter to pitch in Hz at the utterance's begin and end, and what is "said".
 CONTOURS = {"S": ((190, 110), "going down"), "N": ((150, 150), "staying level"), "U": ((150, 300), "going up")}
 COLUMNS = ["path", "corpus", "speaker", "emotion", "license", "transcript", "gender"]
@@ -26,12 +27,27 @@ letters = ["S", "N", "U"]
 [[corpora]]
 name = "tones"
 by = "speaker"
-train = ["t0", "t1", "t2"]
-validation = ["t3"]
+share = 5
+train = ["t0", "t1", "t2", "t3"]
+folds = [["t0", "t1"], ["t2", "t3"]]
 test = ["t4", "t5"]
+[[corpora]]
+name = "hisses"
+by = "file"
+train = ["hiss-[01].wav"]
+test = ["hiss-[23].wav"]
+answer = {}
+[[noises]]
+name = "hiss"
+corpus = "hisses"
+train = ["hiss-0.wav"]
+test = ["hiss-3.wav"]
 [encoder]
 kind = "nano"
+branches = 2
 speeds = [1.0, 1.1]
+rooms = 1
+room_share = 0.2
 steps = 120
 learning_rate = 2e-3
 weight_decay = 0.01
@@ -60,7 +76,6 @@ sampling = "balanced"
 [release]
 strategy = "ser"
 trusted_accuracy = 0.8
-refit = true
 [[phases]]
 name = "base"
 trainable = ["llm"]
@@ -155,8 +170,8 @@ average_last = 0.5
 """
 
 
-def write_corpus(folder: Path) -> Path:
-    """Six speakers t0 to t5, four utterances of about a second for each letter; the manifest's path."""
+def write_corpus(folder: Path, hisses: bool = False) -> Path:
+    """Six speakers t0 to t5, four utterances of about a second for each letter, perhaps hisses without a voice; the manifest's path."""
     rng = np.random.default_rng(0)
     rows = []
     for speaker in range(SPEAKERS):
@@ -165,6 +180,10 @@ def write_corpus(folder: Path) -> Path:
                 name = f"t{speaker}-{letter}-{take}.wav"
                 soundfile.write(folder / name, _tone(pitch, 0.8 + 0.1 * speaker, rng), SAMPLE_RATE)
                 rows.append([name, "tones", f"t{speaker}", letter, "CC0-1.0", words, "female" if speaker % 2 else "male"])
+    for number in range(HISSES if hisses else 0):
+        name = f"hiss-{number}.wav"
+        soundfile.write(folder / name, rng.normal(scale=0.05, size=2 * SAMPLE_RATE), SAMPLE_RATE)
+        rows.append([name, "hisses", "", "", "CC0-1.0", "", ""])
     return write_manifest(folder / "manifest.csv", rows)
 
 

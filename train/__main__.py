@@ -75,6 +75,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--corpus", help="those of one corpus")
     which.add_argument("--speakers", help="those of some speakers, with commas between")
     which.add_argument("--recipe", help="those that this recipe never trains or tunes on")
+    which.add_argument(
+        "--conditions",
+        action="store_true",
+        help="also the same clips in noise, in a room, over a telephone and quietly, and what is no emotional speech (with --recipe)",
+    )
     system = parser.add_argument_group("what is scored")
     system.add_argument("--bundle", default="nano", help="a built-in bundle or a folder (default: nano)")
     system.add_argument("--server", metavar="URL", help="instead: an OpenAI-compatible server of any audio LLM, asked without training")

@@ -14,7 +14,7 @@ from model.errors import TrainingError
 from model.mapper import QPMapper
 from model.speech_llm import SpeechLLM
 from train.corpora.manifest import Utterance
-from train.corpora.splits import Part, everyone
+from train.corpora.splits import Corpora, Part, everyone
 from train.learning.encoders import trained_hearing
 from train.learning.hearing import Hearing, WholeHearing
 from train.learning.nano_llm import build_llm, build_tokenizer
@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 _STATES_PER_S, _STATE_BYTES = 50, 2
 
 
-def build(recipe: Recipe, parts: Sequence[Part], work: Path, seed: int, device: torch.device) -> Materials:
-    """Everything a run needs, from `seed` alone. Raises BundleError for weights that cannot be had, TrainingError."""
+def build(recipe: Recipe, corpora: Corpora, parts: Sequence[Part], work: Path, seed: int, device: torch.device) -> Materials:
+    """Everything a run on `parts` of the corpora needs, from `seed` alone. Raises BundleError, TrainingError."""
     work.mkdir(parents=True, exist_ok=True)
     _require_memory(recipe)
-    hearing = _hearing(recipe, parts, work, seed, device)
+    hearing = _hearing(recipe, corpora, parts, work, seed, device)
     torch.manual_seed(seed)
     llm = _language_model(recipe, parts)
     llm.add_lora(recipe.lora.rank, recipe.lora.alpha)
     mapper = QPMapper(hearing.encoder.width, llm.hidden_size, **recipe.mapper.model_dump())
-    return Materials(parts, hearing, mapper, llm, voices_of(recipe, parts, work))
+    return Materials(parts, hearing, mapper, llm, voices_of(recipe, parts, work), corpora.noises)
 
 
 def voices_of(recipe: Recipe, parts: Sequence[Part], work: Path) -> Voices | None:
@@ -47,9 +47,9 @@ def voices_of(recipe: Recipe, parts: Sequence[Part], work: Path) -> Voices | Non
     return Voices.of(everyone(parts), work / "voices.jsonl")
 
 
-def _hearing(recipe: Recipe, parts: Sequence[Part], work: Path, seed: int, device: torch.device) -> Hearing:
+def _hearing(recipe: Recipe, corpora: Corpora, parts: Sequence[Part], work: Path, seed: int, device: torch.device) -> Hearing:
     if not isinstance(recipe.encoder, Pretrained):
-        return trained_hearing(recipe.encoder, parts, recipe.letters, work, seed)
+        return trained_hearing(recipe.encoder, corpora, parts, recipe.letters, work, seed)
     encoder = load_encoder(recipe.encoder.source).to(device)
     if not recipe.loop.cache_states:
         return WholeHearing(encoder, None)

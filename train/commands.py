@@ -18,7 +18,7 @@ from train.corpora.splits import Corpora
 from train.recipe import load_recipe
 from train.run import train as train_recipe
 from train.scoring import page as evaluation_page
-from train.scoring.evaluate import Asked, evaluate_bundle, evaluate_served
+from train.scoring.evaluate import Asked, Surroundings, evaluate_bundle, evaluate_served
 from train.scoring.evaluation import Evaluation
 from train.scoring.judging import transcribe
 from train.scoring.metrics import word_error_rate
@@ -46,7 +46,7 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Score a bundle or a served model on chosen utterances; prints, and writes where asked."""
-    utterances, split = _chosen(options)
+    utterances, split, surroundings = _chosen(options)
     if not any(utterance.emotion for utterance in utterances):
         _word_errors(options, utterances, split)
         return
@@ -56,7 +56,7 @@ def evaluate(options: argparse.Namespace) -> None:
     else:
         strategy = Strategy(options.strategy) if options.strategy else None
         asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(strategy, options.shots, options.features)
-        evaluation = evaluate_bundle(asked, utterances, split, digest, asr=options.asr)
+        evaluation = evaluate_bundle(asked, utterances, split, digest, asr=options.asr, surroundings=surroundings)
     if options.out:
         evaluation_page.write(options.out, evaluation)
     print(evaluation.model_dump_json(indent=2) if options.json else evaluation_page.to_markdown(evaluation))
@@ -99,8 +99,10 @@ def _manifests(options: argparse.Namespace) -> Sequence[Path]:
     return found
 
 
-def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str]:
-    """The labelled utterances that were asked for, and in words which those are."""
+def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str, Surroundings | None]:
+    """The labelled utterances that were asked for, in words which those are, and what to hear beside them."""
+    if options.conditions and (not options.recipe or options.server):
+        raise TrainingError("--conditions needs --recipe, which names the noises, and a bundle")
     if options.recipe:
         return _never_trained_on(options)
     utterances, words = read_utterances(options.manifest), []
@@ -117,7 +119,7 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str]:
         raise TrainingError(
             f"{options.manifest} has no labelled utterance there; evaluation needs the column emotion, or transcripts and --asr"
         )
-    return labelled or spoken, f"{options.manifest.name}, {', '.join(words) or 'all labelled utterances'}"
+    return labelled or spoken, f"{options.manifest.name}, {', '.join(words) or 'all labelled utterances'}", None
 
 
 def _having(utterances: Sequence[Utterance], field: str, wanted: Sequence[str]) -> list[Utterance]:
@@ -129,12 +131,13 @@ def _having(utterances: Sequence[Utterance], field: str, wanted: Sequence[str]) 
     return [u for u in utterances if getattr(u, field) in wanted]
 
 
-def _never_trained_on(options: argparse.Namespace) -> tuple[list[Utterance], str]:
+def _never_trained_on(options: argparse.Namespace) -> tuple[list[Utterance], str, Surroundings | None]:
     recipe = load_recipe(options.recipe)
     corpora = Corpora.load(recipe, [options.manifest])
     labelled = [u for part in corpora.test for u in part.utterances if u.emotion is not None]
-    names = [f"{corpus.name}, {corpus.by} {', '.join(corpus.test)}" for corpus in recipe.corpora if corpus.test]
-    return labelled, f"{'; '.join(names)}, never trained or tuned on by the recipe {recipe.name}"
+    names = [f"{c.name}, {c.by} {', '.join(c.test)}" for c in recipe.corpora if c.test and c.answer is None]
+    surroundings = Surroundings.of(corpora) if options.conditions else None
+    return labelled, f"{'; '.join(names)}, never trained or tuned on by the recipe {recipe.name}", surroundings
 
 
 def _served(options: argparse.Namespace, utterances: Sequence[Utterance], split: str, digest: str) -> Evaluation:

@@ -23,17 +23,46 @@ class _Section(BaseModel):
 
 
 class CorpusRecipe(_Section):
-    """One corpus and how it is divided, by its own splits or by speakers.
+    """One corpus and how it is divided: by its own splits, by speakers, or by patterns of file names (`esc10/*/1-*`).
 
-    share: of a balanced batch. validation: for choosing and calibrating. test: never trained or tuned on.
+    share: of a balanced batch. validation: for choosing and calibrating. folds: instead, the names of `train` in groups; each group is
+    judged by a training that left it out. test: never trained or tuned on. answer: for recordings without an emotion, what is as good an
+    answer as any, as letters with their probabilities; what these leave is spread evenly (outlier exposure, Hendrycks et al., 2019).
     """
 
     name: str
-    by: Literal["split", "speaker"]
+    by: Literal["split", "speaker", "file"]
     share: Count = 1
-    train: Annotated[list[str], Field(min_length=1)]
+    train: list[str] = []
     validation: list[str] = []
+    folds: list[list[str]] = []
     test: list[str] = []
+    answer: dict[Emotion, Share] | None = None
+
+    @model_validator(mode="after")
+    def _divided_once(self) -> "CorpusRecipe":
+        if not self.train and not (self.answer is not None and self.test):
+            raise ValueError(f"{self.name} needs names under train")
+        if self.folds and self.validation:
+            raise ValueError(f"{self.name} has validation and folds; the folds are its validation")
+        if self.folds and sorted(name for fold in self.folds for name in fold) != sorted(self.train):
+            raise ValueError(f"the folds of {self.name} must hold every name of train once and no other")
+        if self.answer is not None and sum(self.answer.values()) > 1 + 1e-9:
+            raise ValueError(f"the answer of {self.name} adds up to more than 1")
+        return self
+
+
+class NoiseRecipe(_Section):
+    """Sounds that are laid under speech in training, by patterns of file names in a corpus; test: only to measure what noise costs.
+
+    halves: training takes the first half of each recording, tests the second, so both may name the same one.
+    """
+
+    name: str
+    corpus: str
+    train: Annotated[list[str], Field(min_length=1)]
+    test: list[str] = []
+    halves: bool = False
 
 
 class Pretrained(_Section):
@@ -46,10 +75,19 @@ class EncoderTraining(_Section):
     """An encoder that starts from random weights and is trained as an emotion classifier, then frozen.
 
     kind: nano's own, or small ones of the architectures that the paper compares. speeds: playback rates at which every clip is used.
+    rooms: how many times each clip is also put into a room that is drawn at random (noise, echo, telephone), room_share: how often such a
+    view is taken. branches: how many of nano's own are trained, from different random weights, to hear side by side. channels, width: of
+    each.
     """
 
     kind: Literal["nano", "wavlm", "wav2vec2"]
     speeds: list[float] = [1.0]
+    rooms: Annotated[int, Field(ge=0)] = 0
+    room_share: Share = 0.0
+    branches: Count = 1
+    channels: list[Count] = [16, 32, 64, 96]
+    width: Count = 128
+    batch: Count = 16
     steps: Count
     learning_rate: float
     weight_decay: float
@@ -135,15 +173,13 @@ class PhaseRecipe(_Section):
 class ReleaseRecipe(_Section):
     """How the bundle is asked, and what it promises.
 
-    trusted_accuracy: the threshold for `unsure` is the lowest at which the rest reaches this on validation speakers. refit: train once
-    more with the validation speakers, after the calibration has been fitted on a training without them.
+    trusted_accuracy: the threshold for `unsure` is the lowest at which the rest reaches this on validation speakers or folds.
     """
 
     strategy: Literal[Strategy.SER, Strategy.JOINT]
     shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
     features: bool = False
     trusted_accuracy: Share
-    refit: bool = False
 
 
 class Recipe(_Section):
@@ -154,6 +190,7 @@ class Recipe(_Section):
     limits: list[str]
     letters: Annotated[list[Emotion], Field(min_length=2)]
     corpora: Annotated[list[CorpusRecipe], Field(min_length=1)]
+    noises: list[NoiseRecipe] = []
     encoder: Pretrained | EncoderTraining
     mapper: MapperSettings
     llm: Pretrained | SmallLlm
@@ -171,6 +208,13 @@ class Recipe(_Section):
         if not heard and any(phase.teacher_share for phase in self.phases):
             raise ValueError("teacher_share needs an encoder that is trained here; a pre-trained one has no classifier")
         known = {corpus.name for corpus in self.corpora}
+        counts = {len(corpus.folds) for corpus in self.corpora if corpus.folds}
+        if len(counts) > 1 or (counts and any(corpus.validation for corpus in self.corpora)):
+            raise ValueError("corpora must have as many folds as one another, and none of them validation beside it")
+        if isinstance(self.encoder, EncoderTraining) and self.encoder.kind != "nano" and self.encoder.branches > 1:
+            raise ValueError(f"branches are nano's; an encoder of the kind {self.encoder.kind} is one")
+        if isinstance(self.encoder, EncoderTraining) and (self.encoder.rooms == 0) != (self.encoder.room_share == 0):
+            raise ValueError("rooms and room_share belong together: how many there are of each clip, and how often one is heard")
         for phase in self.phases:
             if not set(phase.corpora) <= known:
                 raise ValueError(f"phase {phase.name} uses {', '.join(set(phase.corpora) - known)}, which is not under corpora")
@@ -181,6 +225,11 @@ class Recipe(_Section):
             if "llm" in phase.trainable and isinstance(self.llm, Pretrained):
                 raise ValueError(f"phase {phase.name} trains the language model itself; a pre-trained one stays frozen, train lora")
         return self
+
+    @property
+    def folds(self) -> int:
+        """How many trainings are judged on what they left out; 0 without cross-fitting."""
+        return max(len(corpus.folds) for corpus in self.corpora)
 
 
 def load_recipe(name: str) -> Recipe:

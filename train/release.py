@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 
 from model.bundle import Bundle
 from model.errors import TrainingError
-from model.manifest import MANIFEST, BundleManifest, Score, digests, read_manifest, version_of
+from model.manifest import CARD, MANIFEST, BundleManifest, Score, digests, read_manifest, version_of
 from train.calibration import Calibration
-from train.corpora.splits import Part
+from train.card import to_card
+from train.corpora.splits import Noise, Part
 from train.learning.trainer import Materials
 from train.recipe import Pretrained, Recipe
 from train.scoring.evaluation import Evaluation
@@ -29,6 +30,11 @@ _CREDITS = {
     "nEMO": "Christop I (2024) nEMO: Dataset of Emotional Speech in Polish. LREC-COLING 2024",
     "MSP-Podcast": "Lotfian R, Busso C (2019) Building Naturalistic Emotionally Balanced Speech Corpus by Retrieving Emotional Speech From"
     " Existing Podcast Recordings. IEEE Transactions on Affective Computing 10(4)",
+    "ESC-10": "Piczak KJ (2015) ESC: Dataset for Environmental Sound Classification. ACM Multimedia. Sounds from freesound.org, each"
+    " credited at https://github.com/karolpiczak/ESC-10",
+    "LJSpeech-sample": "Ito K, Johnson L (2017) The LJ Speech Dataset. https://keithito.com/LJ-Speech-Dataset",
+    "FSDD": "Jackson Z et al. Free Spoken Digit Dataset. https://github.com/Jakobovski/free-spoken-digit-dataset",
+    "Picovoice-S2I": "Picovoice, speech-to-intent benchmark. https://github.com/Picovoice/speech-to-intent-benchmark",
     "LibriSpeech": "Panayotov V et al. (2015) LibriSpeech: an ASR corpus based on public domain audio books. ICASSP 2015",
 }
 
@@ -56,7 +62,7 @@ def draft(recipe: Recipe, materials: Materials) -> Bundle:
         mapper=recipe.mapper,
         prompt=_PROMPT,
         license=recipe.license,
-        trained_on=[_described(part) for part in materials.parts],
+        trained_on=[*map(_described, materials.parts), *map(_described_noise, materials.noises)],
         limits=recipe.limits,
         scores=[],
         files={},
@@ -64,8 +70,18 @@ def draft(recipe: Recipe, materials: Materials) -> Bundle:
     return Bundle(Path(), manifest, materials.hearing.encoder, materials.mapper.eval())
 
 
-def write_bundle(recipe: Recipe, materials: Materials, calibration: Calibration, record: dict[str, Any], folder: Path) -> None:
-    """Write a bundle without scores to `folder`, which must not exist yet. record: how it came about, for training.json."""
+def write_bundle(
+    recipe: Recipe,
+    materials: Materials,
+    calibration: Calibration,
+    validation: Sequence[Evaluation],
+    record: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Write a bundle without scores to `folder`, which must not exist yet.
+
+    validation: figures of the speakers it was calibrated on, and record: how it came about, both for training.json.
+    """
     refuse_existing(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -74,8 +90,9 @@ def write_bundle(recipe: Recipe, materials: Materials, calibration: Calibration,
         materials.hearing.encoder.save(partial / "encoder")
     save_file(materials.mapper.state_dict(), partial / "mapper.safetensors")
     materials.llm.save(None if isinstance(recipe.llm, Pretrained) else partial / "llm", partial / "adapter")
-    (partial / "LICENSE").write_text(_license_text(recipe, materials.parts), encoding="utf-8")
-    (partial / "training.json").write_text(json.dumps({**record, "validation": calibration.scores}, indent=2) + "\n", encoding="utf-8")
+    (partial / "LICENSE").write_text(_license_text(recipe, materials), encoding="utf-8")
+    seen = [evaluation.model_dump(mode="json") for evaluation in validation]
+    (partial / "training.json").write_text(json.dumps({**record, "validation": seen}, indent=2) + "\n", encoding="utf-8")
     files = digests(partial)
     manifest = draft(recipe, materials).manifest.model_copy(
         update={
@@ -89,14 +106,16 @@ def write_bundle(recipe: Recipe, materials: Materials, calibration: Calibration,
     partial.rename(folder)
 
 
-def add_scores(folder: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Put the scores measured on the finished bundle into its bundle.json; the weights and so the version stay."""
-    manifest = read_manifest(folder)
-    _write_manifest(folder, manifest.model_copy(update={"scores": [_score(evaluation) for evaluation in evaluations]}))
+def add_scores(folder: Path, evaluations: Sequence[Evaluation], validation: Sequence[Evaluation]) -> None:
+    """Put what was measured on the finished bundle into its bundle.json and its model card; the weights and so the version stay."""
+    manifest = read_manifest(folder).model_copy(update={"scores": [_score(evaluation) for evaluation in evaluations]})
+    (folder / CARD).write_text(to_card(manifest, evaluations, validation), encoding="utf-8")
+    _write_manifest(folder, manifest.model_copy(update={"files": digests(folder)}))
 
 
 def _score(evaluation: Evaluation) -> Score:
     recalls = {letter: figures.recall for letter, figures in evaluation.classes.items() if figures.recall is not None}
+    confidence = evaluation.confidence
     return Score(
         split=evaluation.about.split,
         clips=evaluation.clips,
@@ -106,20 +125,33 @@ def _score(evaluation: Evaluation) -> Score:
         interval_method="bootstrap over speakers, then over their clips, 2000 draws",
         chance=round(evaluation.chance, 4),
         recalls=recalls,
+        genders={gender: figures.uar.value for gender, figures in evaluation.genders.items()},
+        conditions={one.condition: one.uar.value for one in evaluation.conditions},
+        calibration_error=confidence.ece if confidence else None,
+        sure_share=evaluation.sure_share if confidence else None,
+        sure_unweighted_accuracy=evaluation.sure_uar,
+        outliers={one.corpus: one.sure_share for one in evaluation.outliers},
     )
 
 
 def _described(part: Part) -> str:
-    speakers = len({u.speaker for u in part.utterances})
-    return f"{part.corpus}, {speakers} speakers, {len(part.utterances)} clips, {part.utterances[0].license}"
+    speakers = {u.speaker for u in part.utterances if u.speaker}
+    known = f"{len(speakers)} speakers, " if speakers else ""
+    return f"{part.corpus}, {known}{len(part.utterances)} clips, {part.utterances[0].license}"
 
 
-def _license_text(recipe: Recipe, parts: Sequence[Part]) -> str:
-    sources = [f"{part.corpus}, {part.utterances[0].license}: {_CREDITS.get(part.corpus, 'see its own documentation')}" for part in parts]
+def _described_noise(noise: Noise) -> str:
+    return f"{noise.corpus}, as background: {len(noise.paths)} recordings ({noise.name}), {noise.license}"
+
+
+def _license_text(recipe: Recipe, materials: Materials) -> str:
+    licenses = {part.corpus: part.utterances[0].license for part in materials.parts}
+    licenses |= {noise.corpus: noise.license for noise in materials.noises}
+    sources = [f"{corpus}, {name}: {_CREDITS.get(corpus, 'see its own documentation')}" for corpus, name in licenses.items()]
     terms = _LICENSES.get(recipe.license, recipe.license)
     return "\n".join(
         [
-            "The weights in this folder were trained on the speech corpora named below. Their licence:",
+            "The weights in this folder were trained on the corpora named below. Their licence:",
             terms,
             "",
             *sources,

@@ -1,28 +1,26 @@
 """A whole training, from a recipe and manifests to a calibrated, scored bundle. Started again, it goes on where it stopped."""
 
-import hashlib
-import json
 import logging
-import platform
 import shutil
-import subprocess
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
 from model.errors import TrainingError
 from model.manifest import find_bundle, sha256
-from train.building import build
-from train.calibration import Calibration
-from train.corpora.splits import Corpora, Part, content_hash
-from train.learning.trainer import Materials, Trainer, make_accelerator, require_whole_micro_batches
-from train.recipe import Recipe
+from train.calibration import Calibration, judged_by_corpus
+from train.corpora.splits import Corpora
+from train.folds import judged_by_strangers
+from train.learning.encoders import feature_store
+from train.learning.trainer import make_accelerator
+from train.recipe import EncoderTraining, Recipe
 from train.release import add_scores, draft, refuse_existing, write_bundle
-from train.scoring.evaluate import Asked, evaluate_bundle
-from train.scoring.evaluation import Evaluation
+from train.scoring.evaluate import Asked, Surroundings, evaluate_bundle
+from train.scoring.evaluation import About, Evaluation
+from train.scoring.results import Judged, evaluate
+from train.training import run_record, trained
 
 logger = logging.getLogger(__name__)
 
@@ -42,89 +40,69 @@ def train(recipe: Recipe, manifests: Sequence[Path], out: Path, work: Path, seed
     _require_room(work)
     accelerator = make_accelerator(recipe)
     if last_phase is not None:
-        trained(recipe, corpora.train, work, seed, accelerator, last_phase)
+        trained(recipe, corpora, corpora.train, work, seed, accelerator, last_phase)
         return []
-    calibration = _calibration(recipe, corpora, work, seed, accelerator) if recipe.release.refit else None
-    parts = corpora.with_validation() if recipe.release.refit else corpora.train
-    materials = trained(recipe, parts, work, seed, accelerator, None)
+    judged = _judged_by_folds(recipe, corpora, manifests, work, seed, accelerator) if recipe.folds else None
+    materials = trained(recipe, corpora, corpora.train, work, seed, accelerator)
     if not accelerator.is_main_process:
         return []
-    if calibration is None:
-        calibration = Calibration.fit(draft(recipe, materials), materials.llm, corpora.validation, recipe.release.trusted_accuracy)
-    write_bundle(recipe, materials, calibration, run_record(recipe, parts, seed), out)
+    if judged is None:
+        judged = judged_by_corpus(draft(recipe, materials), materials.llm, corpora.validation)
+    calibration = Calibration.fit(judged, recipe.letters, recipe.release.trusted_accuracy)
+    validation = _validation(recipe, manifests, {corpus: calibration.applied(answers) for corpus, answers in judged.items()})
+    write_bundle(recipe, materials, calibration, validation, run_record(recipe, corpora.train, seed), out)
     del materials  # scoring loads what was written, and a device may not hold both
     evaluations = score(recipe, corpora, manifests, str(out))
-    add_scores(out, evaluations)
+    add_scores(out, evaluations, validation)
     return evaluations
 
 
 def score(recipe: Recipe, corpora: Corpora, manifests: Sequence[Path], bundle: str) -> list[Evaluation]:
     """A bundle on the recipe's test speakers or splits, in its own style."""
     asked = Asked.of_bundle(find_bundle(bundle))
-    hashes = " ".join(sha256(manifest) for manifest in manifests)
+    hashes = _digest(manifests)
+    surroundings = Surroundings.of(corpora) if recipe.noises else None
     found = []
     for corpus, part in zip(recipe.corpora, corpora.test, strict=True):
         labelled = [u for u in part.utterances if u.emotion is not None]
         if labelled:
             split = f"{part.corpus}, {corpus.by} {', '.join(corpus.test)}, never trained or tuned on"
-            found.append(evaluate_bundle(asked, labelled, split, hashes))
+            found.append(evaluate_bundle(asked, labelled, split, hashes, surroundings=surroundings))
     return found
 
 
-def trained(
-    recipe: Recipe, parts: Sequence[Part], work: Path, seed: int, accelerator: Accelerator, last_phase: str | None = None
-) -> Materials:
-    """The recipe's phases on `parts`, or what an earlier run made of the same."""
-    require_whole_micro_batches(recipe, accelerator.num_processes)
-    folder = run_folder(recipe, parts, work, seed)
-    # One process makes what is kept in `work`; the others find it there.
+def _judged_by_folds(
+    recipe: Recipe, corpora: Corpora, manifests: Sequence[Path], work: Path, seed: int, accelerator: Accelerator
+) -> dict[str, list[Judged]]:
+    """Answers of trainings that each left some speakers out."""
     with accelerator.main_process_first():
-        materials = build(recipe, parts, work, seed, accelerator.device)
-    folder.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
-        (folder / "run.json").write_text(json.dumps(run_record(recipe, parts, seed), indent=2) + "\n", encoding="utf-8")
-    Trainer(recipe, materials, folder, seed, accelerator).run(last_phase)
-    return materials
+        if isinstance(recipe.encoder, EncoderTraining) and recipe.encoder.kind == "nano":
+            feature_store(recipe.encoder, corpora, work)  # once for all folds, before they start side by side
+        return judged_by_strangers(recipe, corpora, manifests, work, seed)
 
 
-def run_folder(recipe: Recipe, parts: Sequence[Part], work: Path, seed: int) -> Path:
-    """Where a run keeps its checkpoints, log and TensorBoard files."""
-    return work / f"{recipe.name}-{run_key(recipe, parts, seed)}"
-
-
-def run_key(recipe: Recipe, parts: Sequence[Part], seed: int) -> str:
-    """Twelve digits that change with the recipe, the data or the seed, but not with how the loop is cut or where checkpoints fall."""
-    learned = recipe.model_dump(
-        mode="json", exclude={"loop": {"micro_batch", "checkpoint_steps", "gradient_checkpointing", "cache_states"}}
-    )
-    learned.pop("release")
-    return hashlib.sha256(repr((sorted(learned.items()), seed, content_hash(parts))).encode()).hexdigest()[:12]
-
-
-def run_record(recipe: Recipe, parts: Sequence[Part], seed: int) -> dict[str, Any]:
-    """What made a run what it is: effective recipe, seed, code, data and libraries."""
-    return {
-        "recipe": recipe.model_dump(mode="json"),
-        "seed": seed,
-        "git_revision": _git_revision(),
-        "data": {part.corpus: content_hash([part]) for part in parts},
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
-        | {"python": platform.python_version()},
-    }
-
-
-def _calibration(recipe: Recipe, corpora: Corpora, work: Path, seed: int, accelerator: Accelerator) -> Calibration:
-    """From a first training that leaves the validation speakers out."""
-    kept = work / f"calibration-{run_key(recipe, [*corpora.train, *corpora.validation], seed)}.json"
-    found = Calibration.stored(kept)
-    if found is None:
-        logger.info("first training, without the validation speakers, for the calibration")
-        materials = trained(recipe, corpora.train, work, seed, accelerator)
-        found = Calibration.fit(draft(recipe, materials), materials.llm, corpora.validation, recipe.release.trusted_accuracy)
-        if accelerator.is_main_process:
-            found.store(kept)
-    logger.info("second training, with them, for the weights")
+def _validation(recipe: Recipe, manifests: Sequence[Path], judged: Mapping[str, Sequence[Judged]]) -> list[Evaluation]:
+    """The figures of the voices that the calibration was fitted on, which flatters their calibration error but not their accuracy."""
+    found = []
+    for corpus, answers in judged.items():
+        speakers = len({one.utterance.speaker for one in answers})
+        about = About(
+            system=recipe.name,
+            parameters=None,
+            strategy=recipe.release.strategy,
+            features=recipe.release.features,
+            shots=recipe.release.shots,
+            manifest_sha256=_digest(manifests),
+            split=f"{corpus}, {speakers} speakers, each judged by a training that never heard them",
+            has_probabilities=True,
+            date=datetime.now(UTC).date(),
+        )
+        found.append(evaluate(answers, recipe.letters, about))
     return found
+
+
+def _digest(manifests: Sequence[Path]) -> str:
+    return " ".join(sha256(manifest) for manifest in manifests)
 
 
 def _require_phase(recipe: Recipe, name: str | None) -> None:
@@ -140,17 +118,3 @@ def _require_room(work: Path) -> None:
         raise TrainingError(
             f"{free / 2**30:.1f} GiB are free where {work} is, and a run needs {_ROOM / 2**30:.0f}; free some, or use --work"
         )
-
-
-def _git_revision() -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None  # an installed copy has no history
-    return done.stdout.strip()

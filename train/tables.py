@@ -22,10 +22,10 @@ from train.learning.checkpoints import begin_from
 from train.learning.trainer import Materials, make_accelerator
 from train.recipe import EncoderTraining, Recipe, SmallLlm, read_toml, to_recipe
 from train.release import draft
-from train.run import run_folder, run_key, trained
 from train.scoring.evaluate import Asked, evaluate_bundle
 from train.scoring.evaluation import Evaluation
 from train.tables_page import Cell, page
+from train.training import run_folder, run_key, trained
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +93,10 @@ class Tables:
         """A cell's model. Cells differ in the last phase, so what comes before it is trained once, as a run of its own, for all."""
         parts, accelerator = self._corpora.train, make_accelerator(recipe)
         shared = recipe.model_copy(update={"phases": recipe.phases[:_LAST_PHASE], "release": self._recipe.release})
-        trained(shared, parts, self._work, self._seed, accelerator)
+        trained(shared, self._corpora, parts, self._work, self._seed, accelerator)
         mine, common = (run_folder(one, parts, self._work, self._seed) / "checkpoints" for one in (recipe, shared))
         begin_from(mine, common)
-        return trained(recipe, parts, self._work, self._seed, accelerator)
+        return trained(recipe, self._corpora, parts, self._work, self._seed, accelerator)
 
     def _evaluate(self, cell: Cell, materials: Materials, recipe: Recipe) -> list[Evaluation]:
         bundle = draft(recipe, materials)

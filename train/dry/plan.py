@@ -75,7 +75,8 @@ class DryPlan:
     def __init__(self, recipe: Recipe, speech: Sequence[Speech]) -> None:
         self.recipe, self.speech = recipe, speech
         self.tokenizer = _tokenizer(recipe)
-        self.trained_encoder = fresh_encoder(recipe.encoder, 0) if isinstance(recipe.encoder, EncoderTraining) else None
+        trained = recipe.encoder if isinstance(recipe.encoder, EncoderTraining) else None
+        self.trained_encoder = fresh_encoder(trained, 0, trained.branches) if trained else None
         self.llm = build_llm(recipe.llm, self.tokenizer).config if isinstance(recipe.llm, SmallLlm) else _config(recipe.llm.source)
         self.parts = {phase.name: self._parts(phase) for phase in recipe.phases}
 

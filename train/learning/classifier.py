@@ -1,4 +1,4 @@
-"""Trains an encoder from random weights as an emotion classifier. The classifier stays behind as a teacher; the encoder is frozen.
+"""Trains encoders from random weights as emotion classifiers. The classifiers stay behind as teachers; the encoders are frozen.
 
 B batch, T encoder frames, D encoder width, L letters.
 """
@@ -19,12 +19,12 @@ from model.errors import TrainingError
 from model.types import Emotion
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
+from train.learning.precision import fast_precision
 from train.progress import Progress
 from train.recipe import EncoderTraining
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 16
 _WARMUP_STEPS = 100
 _GRADIENT_NORM = 2.0
 
@@ -53,6 +53,20 @@ class Classifier(nn.Module):
         return self.head(torch.cat([mean, spread], dim=1))  # type: ignore[no-any-return]
 
 
+class Committee(nn.Module):
+    """Classifiers of the branches of one encoder, which teach together: each hears its own branch's states."""
+
+    def __init__(self, members: Sequence[Classifier]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def posterior(self, states: Tensor, mask: Tensor) -> Tensor:
+        """States of all branches (B, T, D) and mask (B, T) to the mean of the members' posteriors (B, L)."""
+        parts = states.chunk(len(self.members), dim=2)
+        answers = [member.classify(part, mask) for member, part in zip(self.members, parts, strict=True)]  # type: ignore[operator]
+        return torch.stack(answers).softmax(dim=2).mean(dim=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """inputs: padded, batch first, whatever the encoder takes; lengths (B,); targets (B, L): a distribution over letters."""
@@ -73,22 +87,22 @@ class Views(Protocol):
 
 
 class Sampler:
-    """Draws batches from several corpora in fixed shares, letters uniform inside each."""
+    """Draws batches from several corpora in fixed shares, letters uniform inside each; outliers have a soft target."""
 
     def __init__(self, views: Views, parts: Sequence[Part], letters: Sequence[Emotion], seed: int) -> None:
         self._views, self._letters = views, list(letters)
         self.rng = np.random.default_rng(seed)
-        self._parts = [(part.share, _by_letter(part.utterances, letters)) for part in parts]
-        self._parts = [(share, groups) for share, groups in self._parts if groups]
+        sources = [_Source(part, letters) for part in parts]
+        self._sources = [source for source in sources if source.groups]
 
     def draw(self, size: int) -> Batch:
-        """A batch of `size` utterances; targets are one-hot."""
-        shares = np.array([share for share, _ in self._parts], dtype=float)
-        corpora = self.rng.choice(len(self._parts), size=size, p=shares / shares.sum())
-        chosen = [self._pick(self._parts[corpus][1]) for corpus in corpora]
+        """A batch of `size` utterances."""
+        shares = np.array([source.share for source in self._sources], dtype=float)
+        drawn = [self._sources[i] for i in self.rng.choice(len(shares), size=size, p=shares / shares.sum())]
+        chosen = [source.pick(self.rng) for source in drawn]
         inputs, lengths = self._views.batch(chosen, self.rng)
-        labels = torch.tensor([self._letters.index(u.emotion) for u in chosen if u.emotion is not None])
-        return Batch(inputs, lengths, nn.functional.one_hot(labels, len(self._letters)).float())
+        targets = [source.target(utterance, self._letters) for source, utterance in zip(drawn, chosen, strict=True)]
+        return Batch(inputs, lengths, torch.tensor(targets))
 
     def mixed(self, batch: Batch, alpha: float) -> Batch:
         """Blend every utterance with another of the batch, share drawn from Beta(alpha, alpha) (Zhang et al., 2018)."""
@@ -100,9 +114,21 @@ class Sampler:
             share * batch.targets + (1 - share) * batch.targets[order],
         )
 
-    def _pick(self, groups: list[list[Utterance]]) -> Utterance:
-        group = groups[self.rng.integers(len(groups))]
-        return group[self.rng.integers(len(group))]
+
+class _Source:
+    """One corpus to draw from: its usable utterances by letter, or outliers in one group."""
+
+    def __init__(self, part: Part, letters: Sequence[Emotion]) -> None:
+        self.share = part.share
+        self._soft = part.soft_answer(letters)
+        self.groups = _by_letter(part.utterances, letters) if self._soft is None else [part.utterances] * bool(part.utterances)
+
+    def pick(self, rng: np.random.Generator) -> Utterance:
+        group = self.groups[rng.integers(len(self.groups))]
+        return group[rng.integers(len(group))]
+
+    def target(self, utterance: Utterance, letters: Sequence[Emotion]) -> list[float]:
+        return self._soft or [float(letter == utterance.emotion) for letter in letters]
 
 
 def train_classifier(encoder: SpeechEncoder, views: Views, sampler: Sampler, letters: int, recipe: EncoderTraining) -> Classifier:
@@ -114,10 +140,11 @@ def train_classifier(encoder: SpeechEncoder, views: Views, sampler: Sampler, let
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=warmup)
     with Progress("encoder", recipe.steps) as progress:
         for step in range(recipe.steps):
-            batch = sampler.draw(_BATCH)
+            batch = sampler.draw(recipe.batch)
             if sampler.rng.random() < 0.5:
                 batch = sampler.mixed(batch, recipe.mixup)
-            logits = model.classify(*views.states(batch.inputs, batch.lengths))
+            with fast_precision():
+                logits = model.classify(*views.states(batch.inputs, batch.lengths)).float()
             loss = nn.functional.cross_entropy(logits, batch.targets, label_smoothing=recipe.label_smoothing)
             if not bool(torch.isfinite(loss)):
                 raise TrainingError(

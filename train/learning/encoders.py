@@ -19,9 +19,9 @@ from model.audio import read_audio
 from model.encoder import NanoEncoder, SpeechEncoder, TransformersEncoder
 from model.types import Emotion
 from train.corpora.manifest import Utterance
-from train.corpora.splits import Part, content_hash, everyone
-from train.learning.classifier import Classifier, Sampler, Views, train_classifier
-from train.learning.features import FeatureStore
+from train.corpora.splits import Corpora, Part, content_hash, everyone
+from train.learning.classifier import Classifier, Committee, Sampler, Views, train_classifier
+from train.learning.features import FeatureStore, Sights
 from train.learning.hearing import Hearing, NanoHearing, WholeHearing
 from train.recipe import EncoderTraining
 
@@ -46,33 +46,58 @@ _SMALL = {
 }
 
 
-def trained_hearing(recipe: EncoderTraining, parts: Sequence[Part], letters: Sequence[Emotion], work: Path, seed: int) -> Hearing:
-    """A frozen encoder trained on `parts` as a classifier, or taken from `work` where an earlier run with the same input left it."""
+def trained_hearing(
+    recipe: EncoderTraining, corpora: Corpora, parts: Sequence[Part], letters: Sequence[Emotion], work: Path, seed: int
+) -> Hearing:
+    """A frozen encoder trained on `parts` as classifiers, one a branch, or taken from `work` where an earlier run left them.
+
+    corpora: of which `parts` is all that is trained on, or a fold's rest; features are computed once for both.
+    """
+    heard = [noise.name for noise in corpora.noises]
+    key = hashlib.sha256(repr((recipe, list(letters), seed, heard, content_hash(parts))).encode()).hexdigest()[:16]
+    store = feature_store(recipe, corpora, work) if recipe.kind == "nano" else None
+    members = [
+        _member(recipe, store, parts, letters, seed * recipe.branches + branch, work / f"encoder-{recipe.kind}-{key}-{branch}.safetensors")
+        for branch in range(recipe.branches)
+    ]
+    teacher = Committee(members).eval().requires_grad_(False)
+    if store is None:
+        return WholeHearing(members[0].encoder, work / f"states-{key}", teacher)
+    branches = [member.encoder for member in members]
+    encoder = NanoEncoder.of([branch for branch in branches if isinstance(branch, NanoEncoder)])
+    encoder.freeze()
+    return NanoHearing(store, encoder, teacher)
+
+
+def _member(
+    recipe: EncoderTraining, store: FeatureStore | None, parts: Sequence[Part], letters: Sequence[Emotion], seed: int, kept: Path
+) -> Classifier:
+    """One encoder with its classifier, trained now or found at `kept`."""
     encoder = fresh_encoder(recipe, seed)
-    store = FeatureStore(work, everyone(parts), recipe.speeds) if isinstance(encoder, NanoEncoder) else None
-    views: Views = _NanoViews(encoder, store) if isinstance(encoder, NanoEncoder) and store is not None else _WholeViews(encoder)
-    key = hashlib.sha256(repr((recipe, list(letters), seed, content_hash(parts))).encode()).hexdigest()[:16]
-    kept = work / f"encoder-{recipe.kind}-{key}.safetensors"
     if kept.exists():
-        teacher = Classifier(encoder, len(letters), recipe.dropout)
-        teacher.load_state_dict(load_file(kept))
-        teacher.encoder.freeze()
-        teacher.eval().requires_grad_(False)
-    else:
-        teacher = train_classifier(encoder, views, Sampler(views, parts, letters, seed), len(letters), recipe)
-        unfinished = kept.with_suffix(".unfinished")
-        save_file(teacher.state_dict(), unfinished)
-        unfinished.rename(kept)
-    if store is not None:
-        return NanoHearing(store, teacher)
-    return WholeHearing(teacher.encoder, work / f"states-{key}", teacher)
+        member = Classifier(encoder, len(letters), recipe.dropout)
+        member.load_state_dict(load_file(kept))
+        member.encoder.freeze()
+        return member
+    views: Views = _NanoViews(encoder, store) if isinstance(encoder, NanoEncoder) and store is not None else _WholeViews(encoder)
+    member = train_classifier(encoder, views, Sampler(views, parts, letters, seed), len(letters), recipe)
+    unfinished = kept.with_suffix(".unfinished")
+    save_file(member.state_dict(), unfinished)
+    unfinished.rename(kept)
+    return member
 
 
-def fresh_encoder(recipe: EncoderTraining, seed: int) -> SpeechEncoder:
-    """An encoder of the recipe's kind with random weights."""
+def feature_store(recipe: EncoderTraining, corpora: Corpora, work: Path) -> FeatureStore:
+    """All views of all clips that are trained on, computed now or found in `work`."""
+    sights = Sights.of(recipe.speeds, recipe.rooms, recipe.room_share, corpora.noises)
+    return FeatureStore(work, everyone(corpora.train), sights)
+
+
+def fresh_encoder(recipe: EncoderTraining, seed: int, branches: int = 1) -> SpeechEncoder:
+    """An encoder of the recipe's kind with random weights; branches: of nano's."""
     torch.manual_seed(seed)
     if recipe.kind == "nano":
-        return NanoEncoder()
+        return NanoEncoder(branches, recipe.channels, recipe.width)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     model = WavLMModel(WavLMConfig(**_SMALL)) if recipe.kind == "wavlm" else Wav2Vec2Model(Wav2Vec2Config(**_SMALL))
     return TransformersEncoder(model, extractor)

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,17 @@ from train.recipe import PhaseRecipe
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One utterance asked about in one way. seed: of whatever else is drawn for it (view of the sound, wording, examples)."""
+    """One utterance asked about in one way.
+
+    seed: of whatever else is drawn for it (view of the sound, wording, examples). outlier: probabilities of the recipe's letters that are
+    to be answered to a recording without an emotion; None where it has one, or is not asked for one.
+    """
 
     utterance: Utterance
     task: Task
     prompt: int
     seed: int
+    outlier: tuple[float, ...] | None = None
 
 
 class Plan:
@@ -32,19 +37,19 @@ class Plan:
     def __init__(self, phase: PhaseRecipe, parts: Sequence[Part], letters: Sequence[Emotion], sampling: str, seed: int) -> None:
         """Raises TrainingError when no utterance can teach any of the phase's tasks."""
         self._phase, self._seed = phase, seed
-        known = set(letters)
+        self._letters = set(letters)
         wanted = [part for part in parts if not phase.corpora or part.corpus in phase.corpora]
-        usable = [(part.share, [u for u in part.utterances if possible_tasks(u, phase, known)]) for part in wanted]
-        self._parts = [(share, utterances) for share, utterances in usable if utterances]
+        able = [replace(part, utterances=[u for u in part.utterances if self._tasks(u, part)]) for part in wanted]
+        self._parts = [part for part in able if part.utterances]
         if not self._parts:
             raise TrainingError(
                 f"phase {phase.name}: no utterance has what {' or '.join(phase.tasks)} needs;"
                 " asr needs transcripts, ser needs emotions, joint needs both"
             )
-        self._letters = known
-        self._everyone = [utterance for _, utterances in self._parts for utterance in utterances]
+        self._outliers = [tuple(soft) if (soft := part.soft_answer(letters)) else None for part in self._parts]
+        self._everyone = [(utterance, number) for number, part in enumerate(self._parts) for utterance in part.utterances]
         self._balanced = sampling == "balanced"
-        self._by_letter = [_by_letter(utterances) for _, utterances in self._parts]
+        self._by_letter = [_by_letter(part.utterances) for part in self._parts]
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
         self.steps = phase.steps or max(1, math.ceil((phase.epochs or 0) * len(self._everyone) / phase.batch))
 
@@ -55,33 +60,35 @@ class Plan:
 
     def _example(self, place: int) -> Example:
         rng = np.random.default_rng((self._seed, place))
-        utterance = self._balanced_draw(rng) if self._balanced else self._shuffled(place)
-        tasks = possible_tasks(utterance, self._phase, self._letters)
+        utterance, part = self._balanced_draw(rng) if self._balanced else self._shuffled(place)
+        tasks = self._tasks(utterance, self._parts[part])
         task = tasks[int(rng.integers(len(tasks)))]
-        return Example(utterance, task, int(rng.integers(len(PROMPTS[task]))), int(rng.integers(2**31)))
+        outlier = self._outliers[part] if task is not Task.ASR else None
+        return Example(utterance, task, int(rng.integers(len(PROMPTS[task]))), int(rng.integers(2**31)), outlier)
 
-    def _shuffled(self, place: int) -> Utterance:
+    def _shuffled(self, place: int) -> tuple[Utterance, int]:
         epoch, within = divmod(place, len(self._everyone))
         if epoch not in self._orders:
             self._orders = {epoch: np.random.default_rng((self._seed, epoch, 1)).permutation(len(self._everyone))}
         return self._everyone[int(self._orders[epoch][within])]
 
-    def _balanced_draw(self, rng: np.random.Generator) -> Utterance:
+    def _balanced_draw(self, rng: np.random.Generator) -> tuple[Utterance, int]:
         """A corpus by its share, then a letter uniformly, so that neutral does not drown the rest, then one of its utterances."""
-        shares = np.array([share for share, _ in self._parts], dtype=float)
-        groups = self._by_letter[int(rng.choice(len(shares), p=shares / shares.sum()))]
+        shares = np.array([part.share for part in self._parts], dtype=float)
+        part = int(rng.choice(len(shares), p=shares / shares.sum()))
+        groups = self._by_letter[part]
         group = groups[int(rng.integers(len(groups)))]
-        return group[int(rng.integers(len(group)))]
+        return group[int(rng.integers(len(group)))], part
 
-
-def possible_tasks(utterance: Utterance, phase: PhaseRecipe, letters: set[Emotion]) -> list[Task]:
-    """Those of the phase's tasks for which the utterance has the answer."""
-    has: Mapping[Task, bool] = {
-        Task.ASR: utterance.transcript is not None,
-        Task.SER: utterance.emotion in letters,
-        Task.JOINT: utterance.transcript is not None and utterance.emotion in letters,
-    }
-    return [task for task in phase.tasks if has[task]]
+    def _tasks(self, utterance: Utterance, part: Part) -> list[Task]:
+        """Those of the phase's tasks for which there is an answer."""
+        emotion = utterance.emotion in self._letters or part.answer is not None
+        has: Mapping[Task, bool] = {
+            Task.ASR: utterance.transcript is not None,
+            Task.SER: emotion,
+            Task.JOINT: utterance.transcript is not None and emotion,
+        }
+        return [task for task in self._phase.tasks if has[task]]
 
 
 def _by_letter(utterances: Sequence[Utterance]) -> list[list[Utterance]]:

@@ -1,37 +1,73 @@
-"""nano's features of every clip at several speeds, computed once, kept on disk, and augmented anew at each look.
+"""nano's features of every clip, at several speeds and in several rooms, computed once, kept on disk, augmented anew at each look.
 
 F feature frames.
 """
 
 import hashlib
 import logging
+import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import soxr
 import torch
 from torch import Tensor
 
-from model.audio import SAMPLE_RATE, read_audio
+from model.audio import SAMPLE_RATE, Float32, read_audio
 from model.features import N_MELS, N_RAW, analyse, normalise
 from train.corpora.manifest import Utterance
+from train.corpora.splits import Noise
+from train.learning.rooms import Rooms
+from train.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 _MIN_FRAMES = 20
+_MAX_FRAMES = 130  # 2.6 s: longer clips are seen in pieces, so that batches are small
 _CROP_CHANCE = 0.5
-_NOISE_CHANCE = 0.15
+_CURVE, _CURVE_RIPPLES = 0.5, 4  # 2.2 dB each
+_AT_ONCE = 32
+
+# Half precision halves a gigabyte; its rounding (under 0.5 % of a pitch, 0.01 of a log-power) is far below what two takes differ by.
+Raw = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Sights:
+    """Which views of each clip there are: at each of `speeds`, and `rooms` times in a room drawn at random, heard in `room_share`."""
+
+    speeds: tuple[float, ...]
+    rooms: int = 0
+    room_share: float = 0.0
+    noises: tuple[Path, ...] = ()
+    first_halves: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, speeds: Sequence[float], rooms: int, room_share: float, noises: Sequence[Noise]) -> "Sights":
+        """As a recipe says it; of noises in halves, the first is heard."""
+        whole = [path for noise in noises if noise.second_half is None for path in noise.paths]
+        halved = [path for noise in noises if noise.second_half is not None for path in noise.paths]
+        return cls(tuple(speeds), rooms, room_share, tuple(whole), tuple(halved))
+
+    @property
+    def count(self) -> int:
+        """Views of a clip."""
+        return len(self.speeds) + self.rooms
 
 
 class FeatureStore:
-    """Raw features of utterances at each speed, in one memory-mapped file under `folder`, made where it is missing."""
+    """Raw features of all views of utterances, in one memory-mapped file under `folder`, made where it is missing."""
 
-    def __init__(self, folder: Path, utterances: Sequence[Utterance], speeds: Sequence[float]) -> None:
-        self._utterances = list(utterances)
+    def __init__(self, folder: Path, utterances: Sequence[Utterance], sights: Sights) -> None:
+        self._utterances, self._sights = list(utterances), sights
         self._index = {utterance.path: i for i, utterance in enumerate(self._utterances)}
-        self.speeds = list(speeds)
-        key = hashlib.sha256(repr([(str(u.path), self.speeds) for u in self._utterances]).encode()).hexdigest()[:12]
+        key = hashlib.sha256(repr(([str(u.path) for u in self._utterances], sights)).encode()).hexdigest()[:12]
         self._path = folder / f"features-{key}.npy"
         if not self._path.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -39,59 +75,95 @@ class FeatureStore:
         self._rows = np.load(self._path, mmap_mode="r")
         self._bounds = np.load(self._path.with_suffix(".bounds.npy"))
 
-    def raw(self, utterance: Utterance, speed: int = 0) -> Tensor:
-        """Raw features (F, N_RAW) of an utterance at `speeds[speed]`."""
-        slot = self._index[utterance.path] * len(self.speeds) + speed
-        return torch.from_numpy(np.array(self._rows[self._bounds[slot] : self._bounds[slot + 1]]))
+    def raw(self, utterance: Utterance, view: int = 0) -> Tensor:
+        """Raw features (F, N_RAW) of one of an utterance's views: first those at each speed, then those in rooms."""
+        slot = self._index[utterance.path] * self._sights.count + view
+        return torch.from_numpy(np.array(self._rows[self._bounds[slot] : self._bounds[slot + 1]], dtype=np.float32))
 
     def frames(self, utterance: Utterance) -> int:
         """F of an utterance as recorded."""
-        slot = self._index[utterance.path] * len(self.speeds)
+        slot = self._index[utterance.path] * self._sights.count
         return int(self._bounds[slot + 1] - self._bounds[slot])
 
     def view(self, utterance: Utterance, rng: np.random.Generator) -> Tensor:
-        """One augmented view (F, N_FEATURES): speed, crop, noise, then a band and a time mask on the normalised features."""
-        raw = self.raw(utterance, int(rng.integers(len(self.speeds))))
+        """One augmented view (F, N_FEATURES), at most 2.6 s: speed or room, crop, microphone, then a band and a time mask."""
+        sights = self._sights
+        in_room = rng.random() < sights.room_share
+        chosen = len(sights.speeds) + int(rng.integers(sights.rooms)) if in_room else int(rng.integers(len(sights.speeds)))
+        raw = self.raw(utterance, chosen)
+        kept = len(raw)
         if rng.random() < _CROP_CHANCE:
-            kept = max(_MIN_FRAMES, int(len(raw) * rng.uniform(0.7, 1.0)))
-            start = int(rng.integers(max(1, len(raw) - kept + 1)))
-            raw = raw[start : start + kept]
-        if rng.random() < _NOISE_CHANCE:
-            raw = _with_noise(raw, rng)
-        return _masked(normalise(raw), rng)
+            kept = max(_MIN_FRAMES, int(kept * rng.uniform(0.7, 1.0)))
+        kept = min(kept, _MAX_FRAMES)
+        start = int(rng.integers(max(1, len(raw) - kept + 1)))
+        return _masked(normalise(_through_another_microphone(raw[start : start + kept], rng)), rng)
 
     def _compute(self) -> None:
-        pieces: list[np.ndarray] = []
-        for number, utterance in enumerate(self._utterances):
-            audio = read_audio(utterance.path)
-            for speed in self.speeds:
-                played = audio if speed == 1.0 else soxr.resample(audio, SAMPLE_RATE * speed, SAMPLE_RATE)
-                pieces.append(analyse(torch.from_numpy(played.astype(np.float32))).numpy())
-            if number % 500 == 0:
-                logger.info("features: %d of %d clips", number, len(self._utterances))
+        """All views, a core for each part of the clips."""
+        pieces: list[Raw] = []
+        parts = [self._utterances[i : i + _AT_ONCE] for i in range(0, len(self._utterances), _AT_ONCE)]
+        paths = [[u.path for u in part] for part in parts]
+        # Spawned, because a process that has used torch's threads must not be forked.
+        with (
+            ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _begin, (self._sights,)) as pool,
+            Progress("features", len(self._utterances)) as progress,
+        ):
+            for part in pool.map(_views_of, paths):
+                pieces += part
+                progress.advance(len(pieces) // self._sights.count - 1)
         bounds = np.cumsum([0] + [len(piece) for piece in pieces])
         np.save(self._path.with_suffix(".bounds.npy"), bounds)
         partial = self._path.with_suffix(".partial.npy")
-        np.save(partial, np.concatenate(pieces) if pieces else np.zeros((0, N_RAW), np.float32))
+        np.save(partial, np.concatenate(pieces) if pieces else np.zeros((0, N_RAW), np.float16))
         partial.rename(self._path)
+
+
+# What a worker process makes views from; set once when it starts.
+_worker: dict[str, tuple[Sights, Rooms]] = {}
+
+
+def _begin(sights: Sights) -> None:
+    torch.set_num_threads(1)
+    noises = [read_audio(path) for path in sights.noises]
+    halves = [read_audio(path) for path in sights.first_halves]
+    _worker["views"] = sights, Rooms([*noises, *(noise[: len(noise) // 2] for noise in halves)])
+
+
+def _views_of(paths: Sequence[Path]) -> list[Raw]:
+    sights, rooms = _worker["views"]
+    views: list[Raw] = []
+    for path in paths:
+        audio = read_audio(path)
+        # The name, so that a clip gets the same rooms whatever else is computed with it.
+        rng = np.random.default_rng(list(path.name.encode()))
+        views += [_raw(_played(audio, speed)) for speed in sights.speeds]
+        slowest, fastest = min(sights.speeds), max(sights.speeds)
+        views += [_raw(rooms.anywhere(_played(audio, float(rng.uniform(slowest, fastest))), rng)) for _ in range(sights.rooms)]
+    return views
+
+
+def _played(audio: Float32, speed: float) -> Float32:
+    return audio if speed == 1.0 else np.asarray(soxr.resample(audio, SAMPLE_RATE * speed, SAMPLE_RATE), dtype=np.float32)
+
+
+def _raw(audio: Float32) -> Raw:
+    return analyse(torch.from_numpy(audio)).numpy().astype(np.float16)
+
+
+def _through_another_microphone(raw: Tensor, rng: np.random.Generator) -> Tensor:
+    """The log-mel bands with a smooth curve on them, a few dB up and down, as microphones and places in a room differ."""
+    places = torch.linspace(0, math.pi, N_MELS)
+    curve = sum(float(rng.normal(scale=_CURVE)) * torch.cos(ripples * places) for ripples in range(1, _CURVE_RIPPLES + 1))
+    raw[:, :N_MELS] += curve
+    return raw
 
 
 def _masked(features: Tensor, rng: np.random.Generator) -> Tensor:
     """Hide up to 8 bands and up to a tenth of the time (Park et al., 2019)."""
     band, width = int(rng.integers(N_MELS)), int(rng.integers(8))
-    features[:, band : min(N_MELS, band + width)] = 0
+    for channel in (0, N_MELS):
+        features[:, channel + band : channel + min(N_MELS, band + width)] = 0
     hidden = int(rng.uniform(0, 0.1) * len(features))
     start = int(rng.integers(max(1, len(features) - hidden)))
     features[start : start + hidden] = 0
     return features
-
-
-def _with_noise(raw: Tensor, rng: np.random.Generator) -> Tensor:
-    """Stationary noise with a random spectral slope at 5 to 20 dB SNR, added as power in the mel bands."""
-    power = raw[:, :N_MELS].exp()
-    slope = torch.linspace(0, float(rng.uniform(-6, 2)), N_MELS).exp()
-    flicker = torch.from_numpy(rng.exponential(1.0, size=power.shape)).float()
-    noise = slope * flicker
-    ratio = 10 ** (-float(rng.uniform(5, 20)) / 10)
-    noise = noise * (power.mean() * ratio / noise.mean())
-    return torch.cat([(power + noise).log(), raw[:, N_MELS:]], dim=1)

@@ -22,7 +22,7 @@ from model.audio import audio_length_s, read_audio
 from model.encoder import NanoEncoder, SpeechEncoder
 from model.errors import TrainingError
 from train.corpora.manifest import Utterance
-from train.learning.classifier import Classifier
+from train.learning.classifier import Committee
 from train.learning.examples import Example
 from train.learning.features import FeatureStore
 
@@ -51,10 +51,9 @@ class Hearing(Protocol):
 class NanoHearing:
     """nano's encoder over augmented views of stored features; a view is a function of the example's seed."""
 
-    def __init__(self, store: FeatureStore, teacher: Classifier) -> None:
-        assert isinstance(teacher.encoder, NanoEncoder)
-        self.encoder: SpeechEncoder = teacher.encoder
-        self._nano, self._teacher, self._store = teacher.encoder, teacher, store
+    def __init__(self, store: FeatureStore, encoder: NanoEncoder, teacher: Committee) -> None:
+        self.encoder: SpeechEncoder = encoder
+        self._nano, self._teacher, self._store = encoder, teacher, store
 
     def length(self, utterance: Utterance) -> float:
         """Feature frames."""
@@ -65,7 +64,7 @@ class NanoHearing:
         """See Hearing."""
         views = [self._store.view(e.utterance, np.random.default_rng((e.seed, 2))) for e in examples]
         states, mask = self._nano.states(pad_sequence(views, batch_first=True), torch.tensor([len(view) for view in views]))
-        return Heard(states, mask, self._teacher.classify(states, mask).softmax(dim=1))
+        return Heard(states, mask, self._teacher.posterior(states, mask))
 
 
 class WholeHearing:
@@ -74,7 +73,7 @@ class WholeHearing:
     Half precision halves the disk space; its rounding (1e-3 of a value) is far below what the encoder's layer norms pass on.
     """
 
-    def __init__(self, encoder: SpeechEncoder, kept: Path | None, teacher: Classifier | None = None) -> None:
+    def __init__(self, encoder: SpeechEncoder, kept: Path | None, teacher: Committee | None = None) -> None:
         self.encoder = encoder
         self._kept, self._teacher = kept, teacher
 
@@ -94,7 +93,7 @@ class WholeHearing:
         rows = [states.float() for states in known if states is not None]
         mask = pad_sequence([row.new_ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
         states = pad_sequence(rows, batch_first=True)
-        letters = self._teacher.classify(states, mask).softmax(dim=1) if self._teacher is not None else None
+        letters = self._teacher.posterior(states, mask) if self._teacher is not None else None
         return Heard(states, mask, letters)
 
     def _stored(self, utterance: Utterance) -> Tensor | None:

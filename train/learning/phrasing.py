@@ -35,6 +35,7 @@ class Phrasing:
         """voices: what is known of the utterances' voices, needed where the phase asks for features."""
         self._tokenizer, self._phase = tokenizer, phase
         self._voices = voices if phase.features else None
+        self._emotions = list(letters)
         self.letters = list(letter_ids(tokenizer, letters).values())
         self._shots = shots_of(letters)
 
@@ -44,13 +45,19 @@ class Phrasing:
         turns = messages(example.task, example.prompt, features=self._description(example, rng), shots=self._drawn_shots(rng))
         utterance = example.utterance
         transcript = utterance.transcript if example.task is not Task.SER else None
-        emotion = utterance.emotion if example.task is not Task.ASR else None
+        emotion = self._letter(example, rng) if example.task is not Task.ASR else None
         # The end of the turn is part of the answer: a model that does not learn it never stops.
         answer = (*self._ids(format_answer(emotion, transcript)), self._tokenizer.eos_token_id)
         letter_at = -1 if emotion is None else len(self._ids(emotion_prefix(transcript)))
         if letter_at >= 0 and answer[letter_at] not in self.letters:
             raise TrainingError(f"this tokenizer joins the letter with the words before it in {utterance.path}; it cannot be trained on")
         return Asked(render(self._tokenizer, turns), answer, letter_at)
+
+    def _letter(self, example: Example, rng: np.random.Generator) -> Emotion | None:
+        """What stands in the answer; where any letter would do, one is drawn, so that what follows it is learned."""
+        if example.outlier is None:
+            return example.utterance.emotion
+        return self._emotions[int(rng.choice(len(self._emotions), p=example.outlier))]
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)

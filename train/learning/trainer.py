@@ -20,7 +20,7 @@ from model.errors import TrainingError
 from model.mapper import QPMapper
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
-from train.corpora.splits import Part
+from train.corpora.splits import Noise, Part
 from train.learning.averages import Averages
 from train.learning.checkpoints import Checkpoints, Position
 from train.learning.curriculum import is_trained_by, set_trainable
@@ -38,13 +38,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a run is made from. voices: only where a phase or the release asks for features."""
+    """What a run is made from. voices: only where a phase or the release asks for features. noises: what was laid under speech."""
 
     parts: Sequence[Part]
     hearing: Hearing
     mapper: QPMapper
     llm: SpeechLLM
     voices: Voices | None
+    noises: Sequence[Noise] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,17 +246,23 @@ def learning_rate(phase: PhaseRecipe, step: int, steps: int) -> float:
 
 
 def _soft_targets(phase: PhaseRecipe, micro: Sequence[Example], letters: Sequence[Emotion], heard: Heard | None) -> Tensor:
-    """What the letter should be (B, L): its label, blended with what the encoder's classifier hears; with noise, any letter alike."""
+    """What the letter should be (B, L): its label, blended with what the encoder's classifier hears; an outlier's own distribution; with
+    noise in the place of speech, any letter alike."""
     if heard is None:
         return torch.full((len(micro), len(letters)), 1 / len(letters))
-    labels = torch.zeros(len(micro), len(letters), device=heard.states.device)
+    device = heard.states.device
+    labels = torch.zeros(len(micro), len(letters), device=device)
+    taught = torch.zeros(len(micro), 1, device=device)
     for row, example in enumerate(micro):
         emotion = example.utterance.emotion
-        if emotion is not None and emotion in letters:
+        if example.outlier is not None:
+            labels[row] = torch.tensor(example.outlier)
+        elif emotion is not None and emotion in letters:
             labels[row, list(letters).index(emotion)] = 1.0
-    if heard.letters is None or not phase.teacher_share:
+            taught[row] = phase.teacher_share
+    if heard.letters is None:
         return labels
-    return (1 - phase.teacher_share) * labels + phase.teacher_share * heard.letters
+    return (1 - taught) * labels + taught * heard.letters
 
 
 def _raise_if_memory(error: RuntimeError, micro_batch: int) -> None:

@@ -16,8 +16,11 @@ from model.prompts import Strategy
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
 from train.corpora.manifest import Utterance
+from train.corpora.splits import Corpora, Noise, Part
+from train.scoring.conditions import judge_in_conditions
 from train.scoring.evaluation import About, Evaluation
 from train.scoring.judging import judge, transcribe
+from train.scoring.outliers import judge_outliers
 from train.scoring.results import Judged, evaluate
 from train.scoring.served import ServedModel
 
@@ -58,8 +61,33 @@ class Asked:
         return sum(p.numel() for part in (self.bundle.encoder, self.bundle.mapper, self.llm) for p in part.parameters())
 
 
-def evaluate_bundle(asked: Asked, utterances: Sequence[Utterance], split: str, manifest_sha256: str, asr: bool = False) -> Evaluation:
-    """The figures of a bundle. asr: also ask for the words alone, for the word error rate, where the strategy writes none itself."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a bundle meets beside clean speech: noises to lay under it, and recordings without an emotion."""
+
+    noises: Sequence[Noise]
+    outliers: Sequence[Part]
+
+    @classmethod
+    def of(cls, corpora: Corpora) -> Self:
+        """Those that a recipe keeps for tests."""
+        return cls(corpora.test_noises, [part for part in corpora.test if part.answer is not None])
+
+
+def evaluate_bundle(
+    asked: Asked,
+    utterances: Sequence[Utterance],
+    split: str,
+    manifest_sha256: str,
+    *,
+    asr: bool = False,
+    surroundings: Surroundings | None = None,
+) -> Evaluation:
+    """The figures of a bundle on labelled utterances.
+
+    asr: also ask for the words alone, for the word error rate, where the strategy writes none itself. surroundings: also judge the same
+    clips in noise, in a room, over a telephone and quietly, and what else the bundle may hear.
+    """
     judged = judge(asked.bundle, asked.llm, utterances, asked.style)
     if asr and asked.style.strategy is not Strategy.JOINT:
         texts = transcribe(asked.bundle, asked.llm, utterances, asked.style)
@@ -75,7 +103,12 @@ def evaluate_bundle(asked: Asked, utterances: Sequence[Utterance], split: str, m
         has_probabilities=True,
         date=datetime.now(UTC).date(),
     )
-    return evaluate(judged, asked.bundle.manifest.letters, about)
+    evaluation = evaluate(judged, asked.bundle.manifest.letters, about)
+    if surroundings is None:
+        return evaluation
+    conditions = judge_in_conditions(asked.bundle, asked.llm, utterances, asked.style, judged, surroundings.noises)
+    outliers = judge_outliers(asked.bundle, asked.llm, surroundings.outliers, asked.style)
+    return evaluation.model_copy(update={"conditions": conditions, "outliers": outliers})
 
 
 def evaluate_served(

@@ -84,13 +84,35 @@ class Confidence(_Record):
     """How far probabilities can be trusted.
 
     ece (None where nothing was answered) and reliability (bins that hold something, of 15 of equal width): over clips with an answer.
-    aurc and risk_coverage (50 points at most): over all clips, those without an answer last and wrong.
+    ece_by_chance: the mean ECE that answers with these very probabilities would show on as many clips if each were right exactly as often
+    as it says. aurc and risk_coverage (50 points at most): over all clips, those without an answer last and wrong. certain_half_uar: UAR
+    among the more confident half of the clips.
     """
 
     ece: Rounded | None
+    ece_by_chance: Rounded | None = None
+    certain_half_uar: Rounded | None = None
     reliability: list[ReliabilityBin]
     aurc: Rounded
     risk_coverage: list[RiskPoint]
+
+
+class ConditionFigures(_Record):
+    """The same clips heard in another condition. change: its UAR minus that of the clips as they are, resampled in pairs."""
+
+    condition: str
+    uar: Estimate
+    change: Estimate
+
+
+class OutlierFigures(_Record):
+    """Recordings that no emotion was acted in. sure_share: not unsure; emotional_share: sure of anything but neutral; sure: of what."""
+
+    corpus: str
+    clips: int
+    sure_share: Rounded
+    emotional_share: Rounded
+    sure: dict[Emotion, int]
 
 
 class Evaluation(_Record):
@@ -99,7 +121,7 @@ class Evaluation(_Record):
     uar: mean recall of the emotions that occur, chance: what guessing reaches there. gender_difference: UAR of female minus that of male
     voices, where both have the same emotions. sure_share: clips with an answer that is not unsure; sure_uar: UAR among them.
     cannot_answer: emotions that occur but are no answer of this system; absent: answers without an example. confidence: None without
-    probabilities. word_error_rate: None without transcripts.
+    probabilities. word_error_rate: None without transcripts. conditions, outliers: empty where they were not asked for.
     """
 
     about: About
@@ -121,6 +143,8 @@ class Evaluation(_Record):
     sure_uar: Rounded | None
     cannot_answer: list[Emotion]
     absent: list[Emotion]
+    conditions: list[ConditionFigures] = []
+    outliers: list[OutlierFigures] = []
 
     @property
     def warnings(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Asks a model about a corpus's utterances, through the same code that the monitor asks with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from model.audio import read_audio
 from model.bundle import Bundle
@@ -14,15 +14,31 @@ from train.scoring.results import Judged
 _AT_ONCE = 16
 
 
-def judge(bundle: Bundle, llm: LanguageModel, utterances: Sequence[Utterance], style: Style, name: str = "judging") -> list[Judged]:
-    """Answers for all utterances. Raises TrainingError where the strategy needs a transcript that is not there; FormatError."""
+def sound_of(utterance: Utterance) -> Sound:
+    """An utterance with everything that its manifest tells. Raises FormatError."""
+    return Sound(read_audio(utterance.path), utterance.transcript, utterance.gender)
+
+
+def judge(
+    bundle: Bundle,
+    llm: LanguageModel,
+    utterances: Sequence[Utterance],
+    style: Style,
+    name: str = "judging",
+    *,
+    sound: Callable[[Utterance], Sound] = sound_of,
+) -> list[Judged]:
+    """Answers for all utterances. sound: how an utterance is heard.
+
+    Raises TrainingError where the strategy needs a transcript that is not there; FormatError.
+    """
     _require_transcripts(utterances, style)
     predictor = Predictor(bundle, llm, style)
     judged: list[Judged] = []
     with Progress(name, len(utterances)) as progress:
         for first in range(0, len(utterances), _AT_ONCE):
             batch = utterances[first : first + _AT_ONCE]
-            answers = predictor.predict([sound_of(utterance) for utterance in batch])
+            answers = predictor.predict([sound(utterance) for utterance in batch])
             judged += [_judged(utterance, answer) for utterance, answer in zip(batch, answers, strict=True)]
             progress.advance(len(judged) - 1)
     return judged
@@ -37,11 +53,6 @@ def transcribe(bundle: Bundle, llm: LanguageModel, utterances: Sequence[Utteranc
             texts += predictor.transcribe([sound_of(utterance) for utterance in utterances[first : first + _AT_ONCE]])
             progress.advance(len(texts) - 1)
     return texts
-
-
-def sound_of(utterance: Utterance) -> Sound:
-    """An utterance with everything that its manifest tells. Raises FormatError."""
-    return Sound(read_audio(utterance.path), utterance.transcript, utterance.gender)
 
 
 def _judged(utterance: Utterance, answer: Answered) -> Judged:

@@ -74,20 +74,19 @@ def unweighted_accuracy(true: Ints, predicted: Ints, classes: int) -> float:
 
 
 def resample_speakers(true: Ints, predicted: Ints, speakers: Sequence[str], classes: int, *, draws: int = 2000, seed: int = 0) -> Ints:
-    """Confusion matrices (draws, classes, classes + 1) of a bootstrap over speakers, then over each drawn speaker's clips.
+    """Confusion matrices (draws, classes, classes + 1) of a bootstrap over speakers, then over each drawn speaker's clips."""
+    width = classes + 1
+    return _resampled(_cells(true, predicted, classes), classes * width, speakers, draws, seed).reshape(draws, classes, width)
 
-    Clips of one speaker in one cell are interchangeable, so drawing n of them is a multinomial draw over that speaker's cells, and a
-    speaker drawn k times is one draw of k * n. Time grows with the occupied cells of all speakers, not with clips.
-    """
-    rng = np.random.default_rng(seed)
-    cells = _cells(true, predicted, classes)
-    names, owner = np.unique(np.asarray(speakers), return_inverse=True)
-    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    drawn = np.zeros((draws, classes * (classes + 1)), dtype=np.int64)
-    for speaker in range(len(names)):
-        occupied, counts = np.unique(cells[owner == speaker], return_counts=True)
-        drawn[:, occupied] += rng.multinomial(times[:, speaker] * counts.sum(), counts / counts.sum())
-    return drawn.reshape(draws, classes, classes + 1)
+
+def resample_pairs(
+    true: Ints, first: Ints, second: Ints, speakers: Sequence[str], classes: int, *, draws: int = 2000, seed: int = 0
+) -> tuple[Ints, Ints]:
+    """As `resample_speakers`, of two answers to the same clips: both stacks hold the same drawn clips, so that they can be compared."""
+    width = classes + 1
+    cells = _cells(true, first, classes) * width + np.where(second == NONE, classes, second)
+    drawn = _resampled(cells, classes * width * width, speakers, draws, seed).reshape(draws, classes, width, width)
+    return drawn.sum(axis=3), drawn.sum(axis=2)
 
 
 def interval_95(values: Floats) -> tuple[float, float]:
@@ -131,6 +130,15 @@ def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 1
         raise ValueError("the calibration error of no answers is not defined")
     counts, mean_confidence, accuracy = reliability_bins(confidence, correct, bins)
     return float(np.nansum(counts * np.abs(accuracy - mean_confidence)) / counts.sum())
+
+
+def calibration_error_by_chance(confidence: Floats, bins: int = 15, *, draws: int = 200, seed: int = 0) -> float:
+    """The mean expected calibration error of as many answers that are right exactly as often as their confidence says: 0..1.
+
+    What is measured on few clips lies this far from 0 even where nothing is wrong (Roelofs et al., 2022).
+    """
+    rng = np.random.default_rng(seed)
+    return float(np.mean([expected_calibration_error(confidence, rng.random(len(confidence)) < confidence, bins) for _ in range(draws)]))
 
 
 def risk_coverage(confidence: Floats, correct: Bools) -> tuple[Floats, Floats]:
@@ -214,6 +222,22 @@ def _cells(true: Ints, predicted: Ints, classes: int) -> Ints:
     """The flat index of each clip's cell in a confusion matrix."""
     cells: Ints = true * (classes + 1) + np.where(predicted == NONE, classes, predicted)
     return cells
+
+
+def _resampled(cells: Ints, size: int, speakers: Sequence[str], draws: int, seed: int) -> Ints:
+    """How often each cell, numbered 0 to size - 1, occurs in each draw of speakers and then of clips: (draws, size).
+
+    Clips of one speaker in one cell are interchangeable, so drawing n of them is a multinomial draw over that speaker's cells, and a
+    speaker drawn k times is one draw of k * n. Time grows with the occupied cells of all speakers, not with clips.
+    """
+    rng = np.random.default_rng(seed)
+    names, owner = np.unique(np.asarray(speakers), return_inverse=True)
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    drawn = np.zeros((draws, size), dtype=np.int64)
+    for speaker in range(len(names)):
+        occupied, counts = np.unique(cells[owner == speaker], return_counts=True)
+        drawn[:, occupied] += rng.multinomial(times[:, speaker] * counts.sum(), counts / counts.sum())
+    return drawn
 
 
 def _hits(counts: Ints) -> Ints:

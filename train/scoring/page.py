@@ -1,6 +1,6 @@
 """An evaluation as files for people: a page in Markdown and pictures, beside the JSON for programs. No transcript and no file's name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model.errors import TrainingError
@@ -25,7 +25,8 @@ def to_markdown(evaluation: Evaluation) -> str:
         parts.append(f"It cannot answer {_words(evaluation.cannot_answer)}; the recall of those is 0 and counts.")
     if evaluation.absent:
         parts.append(f"Without a clip, so without a recall and not counted: {_words(evaluation.absent)}.")
-    tables = [_figures_table(evaluation), _classes_table(evaluation), _genders_table(evaluation), _about_table(about)]
+    tables = [_figures_table(evaluation), _classes_table(evaluation), _genders_table(evaluation), conditions_table(evaluation)]
+    tables += [outliers_table(evaluation), _about_table(about)]
     return "\n\n".join([*parts, *(table for table in tables if table)]) + "\n"
 
 
@@ -59,7 +60,9 @@ def _figures_table(evaluation: Evaluation) -> str:
     if evaluation.confidence:
         rows.append(["sure answers", f"{evaluation.sure_share:.1%}", ""])
         rows.append(["UAR of sure answers", _figure(evaluation.sure_uar), ""])
+        rows.append(["UAR of the more confident half", _figure(evaluation.confidence.certain_half_uar), ""])
         rows.append(["expected calibration error (ECE)", _figure(evaluation.confidence.ece), ""])
+        rows.append(["ECE by chance alone, if perfectly calibrated", _figure(evaluation.confidence.ece_by_chance), ""])
         rows.append(["area under the risk-coverage curve (AURC)", f"{evaluation.confidence.aurc:.3f}", ""])
     if evaluation.word_error_rate is not None:
         rows.append([f"word error rate, {evaluation.words} words", f"{evaluation.word_error_rate:.3f}", ""])
@@ -83,6 +86,29 @@ def _genders_table(evaluation: Evaluation) -> str:
         low, high = difference.interval_95
         rows.append(["female - male", "", "", f"{difference.value:+.3f}", f"{low:+.3f} to {high:+.3f}"])
     return _table(["gender", "clips", "speakers", "UAR", "95 % interval"], rows) if rows else ""
+
+
+def conditions_table(evaluation: Evaluation) -> str:
+    """The same clips as they are and in each condition; empty where they were not judged there."""
+    rows = [
+        [one.condition, f"{one.uar.value:.3f}", f"{one.change.value:+.3f}", "{:+.3f} to {:+.3f}".format(*one.change.interval_95)]
+        for one in evaluation.conditions
+    ]
+    as_they_are = ["as recorded", f"{evaluation.uar.value:.3f}", "", ""]
+    return _table(["the same clips", "UAR", "change", "95 % interval"], [as_they_are, *rows]) if rows else ""
+
+
+def outliers_table(evaluation: Evaluation) -> str:
+    """What the system made of recordings without an emotion; empty where there were none."""
+    rows = [
+        [one.corpus, str(one.clips), f"{one.sure_share:.1%}", f"{one.emotional_share:.1%}", _counts(one.sure)]
+        for one in evaluation.outliers
+    ]
+    return _table(["without an emotion", "clips", "sure", "sure of other than neutral", "of what"], rows) if rows else ""
+
+
+def _counts(sure: Mapping[Emotion, int]) -> str:
+    return ", ".join(f"{letter.word} {count}" for letter, count in sorted(sure.items(), key=lambda item: -item[1])) or "–"
 
 
 def _about_table(about: About) -> str:

@@ -14,6 +14,7 @@ from train.scoring import metrics
 from train.scoring.evaluation import (
     About,
     ClassFigures,
+    ConditionFigures,
     Confidence,
     Confusion,
     Estimate,
@@ -101,11 +102,26 @@ def evaluate(judged: Sequence[Judged], letters: Sequence[Emotion], about: About)
         unparsable_share=float((answers.predicted == NONE).mean()),
         word_error_rate=rate,
         words=words,
-        confidence=_confidence(labelled) if about.has_probabilities else None,
+        confidence=_confidence(labelled, answers) if about.has_probabilities else None,
         sure_share=len(sure.true) / len(labelled),
         sure_uar=float(metrics.average_recall(sure.counts())) if len(sure.true) else None,
         cannot_answer=[emotion for emotion in answers.labels if emotion not in letters],
         absent=[emotion for emotion, clips in examples.items() if clips == 0],
+    )
+
+
+def condition_figures(name: str, clean: Sequence[Judged], judged: Sequence[Judged], letters: Sequence[Emotion]) -> ConditionFigures:
+    """`judged` are the clips of `clean`, in their order, heard in another condition."""
+    before, after = _answers(clean, letters), _answers(judged, letters)
+    counts = [answers.counts() for answers in (before, after)]
+    draws = metrics.resample_pairs(before.true, before.predicted, after.predicted, before.speakers.tolist(), len(before.labels))
+    change = metrics.average_recall(counts[1]) - metrics.average_recall(counts[0])
+    return ConditionFigures(
+        condition=name,
+        uar=_estimate(metrics.average_recall, counts[1], draws[1]),
+        change=Estimate(
+            value=float(change), interval_95=metrics.interval_95(metrics.average_recall(draws[1]) - metrics.average_recall(draws[0]))
+        ),
     )
 
 
@@ -161,14 +177,18 @@ def _word_error_rate(labelled: Sequence[Judged]) -> tuple[float | None, int]:
     return metrics.word_error_rate([said for said, _ in spoken], [wrote for _, wrote in spoken])
 
 
-def _confidence(labelled: Sequence[Judged]) -> Confidence:
+def _confidence(labelled: Sequence[Judged], answers: _Answers) -> Confidence:
     confidence = np.array([item.confidence for item in labelled])
     correct = np.array([item.emotion == item.utterance.emotion for item in labelled])
     answered = np.array([item.posterior is not None for item in labelled])
     coverage, risk = metrics.risk_coverage(confidence, correct)
     shown = np.unique(np.linspace(0, len(labelled) - 1, _CURVE_POINTS).round().astype(int))
+    certain = np.zeros(len(labelled), dtype=np.bool_)
+    certain[np.argsort(-confidence, kind="stable")[: (len(labelled) + 1) // 2]] = True
     return Confidence(
         ece=metrics.expected_calibration_error(confidence[answered], correct[answered]) if answered.any() else None,
+        ece_by_chance=metrics.calibration_error_by_chance(confidence[answered]) if answered.any() else None,
+        certain_half_uar=float(metrics.average_recall(answers.of(certain).counts())),
         reliability=_bins(confidence[answered], correct[answered]),
         aurc=metrics.area_under_risk_coverage(confidence, correct),
         risk_coverage=[RiskPoint(coverage=coverage[i], risk=risk[i]) for i in shown],

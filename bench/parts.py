@@ -1,0 +1,69 @@
+"""What each part of nano costs one core for one segment of four seconds, side by side; vLLM's own overhead is not in it."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from bench.sounds import demo_segments
+from model.audio import SAMPLE_RATE, pcm16_to_float
+from model.bundle import load_llm, open_bundle
+from model.encoder import NanoEncoder
+from model.features import analyse, normalise
+from model.manifest import find_bundle
+from model.predictor import Sound, Style
+from model.prompts import Task, emotion_prefix
+from model.request import Request
+
+_SECONDS = 4
+_ROUNDS = 20
+
+
+def run() -> list[str]:
+    """Markdown lines; ratios are to all parts together."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = _times()
+    finally:
+        torch.set_num_threads(threads)
+    whole = sum(times.values())
+    lines = [f"## One segment of {_SECONDS} s on one core, nano", "", "| part | ms | share |", "|---|---|---|"]
+    return lines + [f"| {name} | {1000 * took:.1f} | {took / whole:.2f} |" for name, took in {**times, "together": whole}.items()]
+
+
+@torch.inference_mode()
+def _times() -> dict[str, float]:
+    bundle = open_bundle(find_bundle("nano"))
+    llm = load_llm(bundle)
+    assert isinstance(bundle.encoder, NanoEncoder)
+    encoder, mapper = bundle.encoder, bundle.mapper
+    audio = torch.cat([torch.from_numpy(pcm16_to_float(pcm)) for pcm in demo_segments()])[: _SECONDS * SAMPLE_RATE]
+    raw = analyse(audio)
+    features = pad_sequence([normalise(raw)], batch_first=True)
+    lengths = torch.tensor([features.shape[1]])
+    states, mask = encoder.states(features, lengths)
+    turns = Style.of(bundle).turns(Sound(audio.numpy()), emotion_prefix(), Task.SER)
+    request = Request(turns, mapper(states, mask)[0])
+    return {
+        "features": _best(lambda: normalise(analyse(audio))),
+        "encoder": _best(lambda: encoder.states(features, lengths)),
+        "mapper": _best(lambda: mapper(states, mask)),
+        "language model, whole request, with LoRA": _best(lambda: llm.letter_log_probs([request], bundle.manifest.letters)),
+    }
+
+
+def _best(work: Callable[[], object]) -> float:
+    """Seconds of the quickest round: what the machine can do when nothing else disturbs it."""
+    work()
+    times = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+if __name__ == "__main__":
+    print("\n".join(run()))
