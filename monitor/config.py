@@ -47,6 +47,7 @@ class AudioConfig(_Section):
 class SegmenterConfig(_Section):
     """[segmenter]: how speech is cut out of the stream."""
 
+    detector: Literal["silero", "webrtcvad"] = "silero"
     aggressiveness: Annotated[int, Field(ge=0, le=3)] = 3
     frame_ms: Literal[10, 20, 30] = 30
     onset_ms: Annotated[int, Field(ge=30, le=1000)] = 150

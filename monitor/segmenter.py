@@ -1,6 +1,6 @@
-"""Cuts a stream of sound into segments of speech, with webrtcvad deciding about each frame.
+"""Cuts a stream of sound into segments of speech, with a voice detector deciding about each frame.
 
-It knows samples and frames, not devices, wall time or emotions, and it is the only file that imports webrtcvad. The
+It knows samples and frames, not devices, wall time, emotions, or how a voice is told from a noise (voice.py). The
 result depends on the sound alone, never on how it was chunked: chunks are re-cut to exact frames, counted from where
 the stream (re)started. A segment is [pre-roll | onset ... last voiced frame | tail]. The pre-roll never reaches into
 the segment before; of the silence that closed the segment only the tail is kept, or what the shortest segment needs.
@@ -11,15 +11,15 @@ import math
 from enum import Enum
 
 import numpy as np
-import webrtcvad
 
-from model.audio import SAMPLE_RATE, ms_to_samples
+from model.audio import ms_to_samples
 from monitor.config import SegmenterConfig
 from monitor.types import AudioChunk, Segment
+from monitor.voice import voice_detector
 
 _logger = logging.getLogger(__name__)
 
-# Silence kept after the last voiced frame: word endings fade below what webrtcvad calls speech; more is only the room.
+# Silence kept after the last voiced frame: word endings fade below what is called speech; more is only the room.
 _TAIL_MS = 150
 _FULL_SCALE = 32_768.0
 
@@ -44,7 +44,7 @@ class Segmenter:
         def frames(ms: int) -> int:
             return math.ceil(ms / config.frame_ms)
 
-        self._aggressiveness = config.aggressiveness
+        self._config = config
         self._frame_samples = ms_to_samples(config.frame_ms)
         self._frame_bytes = self._frame_samples * np.dtype(np.int16).itemsize
         self._onset_frames = frames(config.onset_ms)
@@ -62,7 +62,7 @@ class Segmenter:
         self._start_over()
 
     def _start_over(self) -> None:
-        self._vad = webrtcvad.Vad(self._aggressiveness)
+        self._detector = voice_detector(self._config.detector, self._config.aggressiveness, self._config.frame_ms)
         self._state = _State.QUIET
         self._fragment = b""
         # What is kept: the pre-roll while nobody speaks, else everything from the first sample of the segment on.
@@ -99,7 +99,7 @@ class Segmenter:
         """
         segments = self._jump_to(chunk.start) if chunk.start != self._end else []
         self._end = chunk.end
-        # Sound is kept as bytes, cut by the frame: what webrtcvad takes, and nothing a caller could change afterwards.
+        # Sound is kept as bytes, cut by the frame: what detectors take, and nothing a caller could change afterwards.
         sound = self._fragment + chunk.pcm.tobytes()
         whole = len(sound) - len(sound) % self._frame_bytes
         for start in range(0, whole, self._frame_bytes):
@@ -123,7 +123,7 @@ class Segmenter:
         """Decide about one frame."""
         self._energy = _mean_square(frame)
         self._keep(frame, self._energy)
-        voiced = self._vad.is_speech(frame, SAMPLE_RATE)
+        voiced = self._detector.hears(frame)
         self._count += 1
         match self._state:
             case _State.QUIET | _State.STARTING:

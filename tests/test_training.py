@@ -77,7 +77,13 @@ def test_every_speaker_calibrates_and_is_judged_by_a_training_without_them(train
 
 def test_conditions_and_outliers_are_released_and_told_again_by_evaluate(trained: Trained) -> None:
     (score,) = read_bundle_manifest(trained.bundle).scores
-    assert list(score.conditions) == ["hiss, 10 dB SNR", "small room, 0.35 s reverberation", "telephone", "20 dB quieter"]
+    assert list(score.conditions) == [
+        "hiss, 10 dB SNR",
+        "small room, 0.35 s reverberation",
+        "telephone",
+        "20 dB quieter",
+        "the loudest 1 s alone",
+    ]
     assert score.conditions["20 dB quieter"] > 0.7
     assert set(score.outliers) == {"hisses"}
     chosen = ["--recipe", str(trained.recipe), "--manifest", str(trained.manifest), "--bundle", str(trained.bundle)]

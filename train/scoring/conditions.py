@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.audio import Float32, read_audio
+from model.audio import Float32, read_audio, s_to_samples
 from model.bundle import Bundle
 from model.predictor import Sound, Style
 from model.request import LanguageModel
@@ -23,16 +23,18 @@ from train.scoring.results import Judged, condition_figures
 SNR_DB = 10.0
 T60_S = 0.35
 QUIETER_DB = 20.0
+SHORT_S = 1.0
 
 Change = Callable[[Float32, np.random.Generator], Float32]
 
 
 def conditions(noises: Sequence[Noise]) -> dict[str, Change]:
-    """The conditions by name: each of the noises, a small room, a telephone line, a quiet voice."""
+    """The conditions by name: each of the noises, a small room, a telephone line, a quiet voice, the shortest segment there is."""
     found: dict[str, Change] = {f"{noise.name}, {SNR_DB:.0f} dB SNR": _noisy(noise) for noise in noises}
     found[f"small room, {T60_S} s reverberation"] = lambda audio, rng: reverberated(audio, T60_S, rng)
     found["telephone"] = lambda audio, rng: telephone(audio)
     found[f"{QUIETER_DB:.0f} dB quieter"] = lambda audio, rng: audio * np.float32(10 ** (-QUIETER_DB / 20))
+    found[f"the loudest {SHORT_S:.0f} s alone"] = lambda audio, rng: _loudest(audio, s_to_samples(SHORT_S))
     return found
 
 
@@ -56,6 +58,13 @@ def _noisy(noise: Noise) -> Change:
         return with_noise(audio, excerpt(audible[int(rng.integers(len(audible)))], len(audio), rng), SNR_DB)
 
     return change
+
+
+def _loudest(audio: Float32, size: int) -> Float32:
+    """The stretch (size,) with the most energy, or all of a shorter clip."""
+    energy = np.concatenate([[0.0], np.cumsum(np.square(audio, dtype=np.float64))])
+    start = int(np.argmax(energy[size:] - energy[:-size])) if len(audio) > size else 0
+    return audio[start : start + size]
 
 
 def _half(recording: Float32, second: bool | None) -> Float32:

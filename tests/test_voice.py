@@ -1,0 +1,81 @@
+"""Voice detectors on real speech and on noise: Silero tells them apart, wakes in time, sleeps in quiet, and takes any frame size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.audio import SAMPLE_RATE, Int16, float_to_pcm16, ms_to_samples, pcm16_to_float, read_audio, s_to_samples
+from monitor.config import SegmenterConfig
+from monitor.segmenter import Segmenter
+from monitor.types import AudioChunk
+from monitor.voice import GatedSilero, VoiceDetector, voice_detector
+
+DEMO = float_to_pcm16(read_audio(Path(__file__).parent.parent / "examples" / "demo.opus"))
+
+
+def speech() -> Int16:
+    """The demo's first sentence, its silence cut off: the loudest second and a half of the first ten seconds."""
+    size, energy = s_to_samples(1.5), np.cumsum(np.square(pcm16_to_float(DEMO[: 10 * SAMPLE_RATE]), dtype=np.float64))
+    start = int((energy[size:] - energy[:-size]).argmax())
+    return DEMO[start : start + size]
+
+
+def pink_noise(seconds: float, rms: float) -> Int16:
+    rng = np.random.default_rng(0)
+    size = s_to_samples(seconds)
+    spectrum = np.fft.rfft(rng.normal(size=size)) / np.sqrt(np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 20))
+    noise = np.fft.irfft(spectrum, size)
+    return float_to_pcm16((noise * rms / noise.std()).astype(np.float32))
+
+
+def heard(detector: VoiceDetector, sound: Int16, frame_ms: int = 30) -> list[bool]:
+    size = ms_to_samples(frame_ms)
+    return [detector.hears(sound[start : start + size].tobytes()) for start in range(0, len(sound) - size + 1, size)]
+
+
+def test_noise_that_webrtcvad_takes_for_speech_is_none_for_silero() -> None:
+    said, noise = speech(), pink_noise(12, rms=0.05)
+    noise[2 * SAMPLE_RATE : 2 * SAMPLE_RATE + len(said)] += said // 2
+    after = (2 * SAMPLE_RATE + len(said) + SAMPLE_RATE // 2) // ms_to_samples(30)
+    alone, gated = (heard(voice_detector(kind, 3, 30), noise)[after:] for kind in ("webrtcvad", "silero"))
+    assert np.mean(alone) > 0.5
+    assert np.mean(gated) < 0.01
+
+
+@pytest.mark.parametrize("frame_ms", [10, 20, 30])
+@pytest.mark.parametrize("noise_rms", [0.0, 0.01])
+def test_speech_after_quiet_or_noise_is_heard_within_a_fifth_of_a_second_and_ends(frame_ms: int, noise_rms: float) -> None:
+    said = speech()
+    sound = np.concatenate([np.zeros(2 * SAMPLE_RATE, np.int16), said, np.zeros(2 * SAMPLE_RATE, np.int16)])
+    if noise_rms:
+        sound = sound + pink_noise(len(sound) / SAMPLE_RATE, noise_rms)[: len(sound)]
+    found = np.array(heard(GatedSilero(3, frame_ms), sound, frame_ms))
+    first, last = int(found.argmax()) * frame_ms / 1000, (len(found) - int(found[::-1].argmax())) * frame_ms / 1000
+    assert not found[: int(1900 / frame_ms)].any()
+    assert first < 2 + 0.3
+    assert 2 + len(said) / SAMPLE_RATE - 0.5 < last < 2 + len(said) / SAMPLE_RATE + 0.6
+
+
+def test_silero_sleeps_while_nothing_is_heard_and_wakes_for_each_voice() -> None:
+    detector, quiet = GatedSilero(3, 30), np.zeros(3 * SAMPLE_RATE, np.int16)
+    for _ in range(3):
+        assert not any(heard(detector, quiet)[20:]), "0.6 s after a voice there is none"
+        assert not detector._awake
+        assert np.mean(heard(detector, speech())) > 0.5
+        assert detector._awake
+
+
+def test_a_day_in_noise_makes_no_segments_and_speech_in_it_makes_its_own() -> None:
+    said, noise = speech(), pink_noise(12, rms=0.004)
+    sound = noise.copy()
+    sound[5 * SAMPLE_RATE : 5 * SAMPLE_RATE + len(said)] += said
+    assert _segments(noise) == []
+    ((start, end),) = _segments(sound)
+    assert start / SAMPLE_RATE == pytest.approx(5, abs=0.5)
+    assert end / SAMPLE_RATE == pytest.approx(5 + len(said) / SAMPLE_RATE, abs=0.8)
+
+
+def _segments(sound: Int16) -> list[tuple[int, int]]:
+    segmenter = Segmenter(SegmenterConfig())
+    return [(one.start, one.end) for one in [*segmenter.push(AudioChunk(0, sound)), *segmenter.flush()]]
