@@ -1,12 +1,10 @@
 """What each part of nano costs one core for one segment of four seconds, side by side; vLLM's own overhead is not in it."""
 
-import time
-from collections.abc import Callable
-
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.sounds import demo_segments
+from bench.timing import best_seconds
 from model.audio import SAMPLE_RATE, pcm16_to_float
 from model.bundle import load_llm, open_bundle
 from model.encoder import NanoEncoder
@@ -47,22 +45,11 @@ def _times() -> dict[str, float]:
     turns = Style.of(bundle).turns(Sound(audio.numpy()), emotion_prefix(), Task.SER)
     request = Request(turns, mapper(states, mask)[0])
     return {
-        "features": _best(lambda: normalise(analyse(audio))),
-        "encoder": _best(lambda: encoder.states(features, lengths)),
-        "mapper": _best(lambda: mapper(states, mask)),
-        "language model, whole request, with LoRA": _best(lambda: llm.letter_log_probs([request], bundle.manifest.letters)),
+        "features": best_seconds(lambda: normalise(analyse(audio)), _ROUNDS),
+        "encoder": best_seconds(lambda: encoder.states(features, lengths), _ROUNDS),
+        "mapper": best_seconds(lambda: mapper(states, mask), _ROUNDS),
+        "language model, whole request, with LoRA": best_seconds(lambda: llm.letter_log_probs([request], bundle.manifest.letters), _ROUNDS),
     }
-
-
-def _best(work: Callable[[], object]) -> float:
-    """Seconds of the quickest round: what the machine can do when nothing else disturbs it."""
-    work()
-    times = []
-    for _ in range(_ROUNDS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 if __name__ == "__main__":

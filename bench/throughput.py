@@ -1,9 +1,9 @@
 """Segments judged per second with batching against one at a time, on embedded vLLM, and the same with transformers."""
 
-import time
 from collections.abc import Callable
 
 from bench.sounds import demo_segments
+from bench.timing import best_seconds
 from model.audio import SAMPLE_RATE, pcm16_to_float
 from model.bundle import open_bundle
 from model.manifest import find_bundle
@@ -22,8 +22,8 @@ def run() -> list[str]:
     for name, engine in (("embedded vLLM", EmbeddedEngine(bundle, 64)), ("transformers", TransformersEngine(bundle))):
         predictor = Predictor(bundle, engine)
         predictor.predict(sounds[:8])  # warm: the first call allocates
-        rows.append((f"{name}, one at a time", _best(lambda p=predictor: [p.predict([sound]) for sound in sounds])))
-        rows += [(f"{name}, {size} at a time", _best(_batched(predictor, sounds, size))) for size in (8, _BACKLOG)]
+        rows.append((f"{name}, one at a time", best_seconds(lambda p=predictor: [p.predict([sound]) for sound in sounds], _ROUNDS)))
+        rows += [(f"{name}, {size} at a time", best_seconds(_batched(predictor, sounds, size), _ROUNDS)) for size in (8, _BACKLOG)]
         engine.close()
     first = rows[0][1]
     average_s = sum(len(sound.audio) for sound in sounds) / SAMPLE_RATE / _BACKLOG
@@ -34,16 +34,6 @@ def run() -> list[str]:
 
 def _batched(predictor: Predictor, sounds: list[Sound], size: int) -> Callable[[], object]:
     return lambda: [predictor.predict(sounds[i : i + size]) for i in range(0, len(sounds), size)]
-
-
-def _best(work: Callable[[], object]) -> float:
-    """Seconds of the quickest of a few rounds: what the machine can do when nothing else disturbs it."""
-    times = []
-    for _ in range(_ROUNDS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,8 @@ class PhaseRecipe(_Section):
 
     corpora: which ones this phase uses, none named meaning all. epochs or steps: one of the two. input: speech, or noise in its place,
     from which only the form of an answer can be learned. shots, features: what the instruction holds beside the task (B.5, B.6).
-    teacher_share: how much of a letter's target is what the encoder's own classifier hears. letter_weight: of the letter's token in the
+    teacher_share: how much of a letter's target is what the encoder's own classifier hears. mixup: see Hearing; with the teacher alone.
+    letter_weight: of the letter's token in the
     loss, against 1 for every other token of the answer. average_last: share of the steps, at the end, whose weights are averaged.
     """
 
@@ -160,6 +161,7 @@ class PhaseRecipe(_Section):
     shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
     features: bool = False
     teacher_share: Share = 0.0
+    mixup: Annotated[float, Field(ge=0)] = 0.0
     letter_weight: Annotated[float, Field(gt=0)] = 1.0
     average_last: Share = 0.0
 
@@ -167,6 +169,8 @@ class PhaseRecipe(_Section):
     def _one_length(self) -> "PhaseRecipe":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"phase {self.name} needs steps or epochs, one of the two")
+        if self.mixup and self.teacher_share < 1:
+            raise ValueError(f"phase {self.name} blends examples, which then have no label: it needs teacher_share = 1")
         return self
 
 
@@ -207,6 +211,8 @@ class Recipe(_Section):
         heard = isinstance(self.encoder, EncoderTraining)
         if not heard and any(phase.teacher_share for phase in self.phases):
             raise ValueError("teacher_share needs an encoder that is trained here; a pre-trained one has no classifier")
+        if any(phase.mixup for phase in self.phases) and not (isinstance(self.encoder, EncoderTraining) and self.encoder.kind == "nano"):
+            raise ValueError("mixup in a phase blends the views of nano's own encoder; another encoder has none")
         known = {corpus.name for corpus in self.corpora}
         counts = {len(corpus.folds) for corpus in self.corpora if corpus.folds}
         if len(counts) > 1 or (counts and any(corpus.validation for corpus in self.corpora)):

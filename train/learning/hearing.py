@@ -26,6 +26,8 @@ from train.learning.classifier import Committee
 from train.learning.examples import Example
 from train.learning.features import FeatureStore
 
+_MIXED_CHANCE = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -44,8 +46,12 @@ class Hearing(Protocol):
     def length(self, utterance: Utterance) -> float:
         """How long an utterance is, in any unit that is the same for all; examples of like length are put together."""
 
-    def hear(self, examples: Sequence[Example]) -> Heard:
-        """States of B examples, on the encoder's device. Raises FormatError for a file that cannot be read."""
+    def hear(self, examples: Sequence[Example], mixup: float = 0.0) -> Heard:
+        """States of B examples, on the encoder's device. Raises FormatError for a file that cannot be read.
+
+        mixup: where it is not 0, half of the time each example is blended with another, in a share drawn from Beta(mixup, mixup). What is
+        heard then has no label; only the encoder's classifier can say what it is.
+        """
 
 
 class NanoHearing:
@@ -60,10 +66,15 @@ class NanoHearing:
         return self._store.frames(utterance)
 
     @torch.no_grad()
-    def hear(self, examples: Sequence[Example]) -> Heard:
+    def hear(self, examples: Sequence[Example], mixup: float = 0.0) -> Heard:
         """See Hearing."""
         views = [self._store.view(e.utterance, np.random.default_rng((e.seed, 2))) for e in examples]
-        states, mask = self._nano.states(pad_sequence(views, batch_first=True), torch.tensor([len(view) for view in views]))
+        inputs, lengths = pad_sequence(views, batch_first=True), torch.tensor([len(view) for view in views])
+        rng = np.random.default_rng([e.seed for e in examples])
+        if mixup and rng.random() < _MIXED_CHANCE:
+            share, order = float(rng.beta(mixup, mixup)), torch.from_numpy(rng.permutation(len(examples)))
+            inputs, lengths = share * inputs + (1 - share) * inputs[order], torch.maximum(lengths, lengths[order])
+        states, mask = self._nano.states(inputs, lengths)
         return Heard(states, mask, self._teacher.posterior(states, mask))
 
 
@@ -82,8 +93,9 @@ class WholeHearing:
         return _seconds(utterance.path)
 
     @torch.no_grad()
-    def hear(self, examples: Sequence[Example]) -> Heard:
-        """See Hearing."""
+    def hear(self, examples: Sequence[Example], mixup: float = 0.0) -> Heard:
+        """See Hearing. Utterances are heard as they are, so there is nothing to blend."""
+        assert not mixup
         known = [self._stored(example.utterance) for example in examples]
         missing = [i for i, states in enumerate(known) if states is None]
         if missing:

@@ -176,7 +176,7 @@ class Trainer:
     def _hear(self, phase: PhaseRecipe, micro: list[Example]) -> Heard | None:
         if phase.input == "noise":
             return None
-        heard, device = self._materials.hearing.hear(micro), self._accelerator.device
+        heard, device = self._materials.hearing.hear(micro, phase.mixup), self._accelerator.device
         letters = heard.letters.to(device) if heard.letters is not None else None
         return Heard(heard.states.to(device), heard.mask.to(device), letters)
 
@@ -246,23 +246,21 @@ def learning_rate(phase: PhaseRecipe, step: int, steps: int) -> float:
 
 
 def _soft_targets(phase: PhaseRecipe, micro: Sequence[Example], letters: Sequence[Emotion], heard: Heard | None) -> Tensor:
-    """What the letter should be (B, L): its label, blended with what the encoder's classifier hears; an outlier's own distribution; with
+    """What the letter should be (B, L): its label or an outlier's distribution, blended with what the encoder's classifier hears; with
     noise in the place of speech, any letter alike."""
     if heard is None:
         return torch.full((len(micro), len(letters)), 1 / len(letters))
     device = heard.states.device
     labels = torch.zeros(len(micro), len(letters), device=device)
-    taught = torch.zeros(len(micro), 1, device=device)
     for row, example in enumerate(micro):
         emotion = example.utterance.emotion
         if example.outlier is not None:
             labels[row] = torch.tensor(example.outlier)
         elif emotion is not None and emotion in letters:
             labels[row, list(letters).index(emotion)] = 1.0
-            taught[row] = phase.teacher_share
-    if heard.letters is None:
+    if heard.letters is None or not phase.teacher_share:
         return labels
-    return (1 - taught) * labels + taught * heard.letters
+    return (1 - phase.teacher_share) * labels + phase.teacher_share * heard.letters
 
 
 def _raise_if_memory(error: RuntimeError, micro_batch: int) -> None:
