@@ -39,7 +39,10 @@ def test_nano_is_whole_small_and_says_what_it_is() -> None:
     assert any("contempt" in limit for limit in manifest.limits)
     (score,) = manifest.scores
     assert "ravdess_17" in score.split
-    assert score.unweighted_accuracy >= 0.55
+    assert score.unweighted_accuracy >= 0.65
+    assert score.conditions
+    assert score.outliers["ESC-10"] < 0.1
+    assert f"{score.unweighted_accuracy:.3f}" in (folder / "README.md").read_text()
     assert score.interval_95[0] < score.unweighted_accuracy < score.interval_95[1]
 
 
