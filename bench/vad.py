@@ -29,7 +29,7 @@ _NOISE_S = 3600
 
 
 class _SileroAlone(GatedSilero):
-    """Silero on every frame."""
+    """Silero on every frame, at its usual thresholds."""
 
     def __init__(self) -> None:
         super().__init__(_SETTINGS.aggressiveness, _SETTINGS.frame_ms)
@@ -38,6 +38,9 @@ class _SileroAlone(GatedSilero):
     def hears(self, frame: bytes) -> bool:
         self._listen(frame)
         return self._voice
+
+    def _wanted(self) -> float:
+        return 0.35 if self._voice else 0.5
 
 
 DETECTORS: dict[str, Callable[[], VoiceDetector]] = {
