@@ -15,7 +15,7 @@ import numpy as np
 from model.audio import ms_to_samples
 from monitor.config import SegmenterConfig
 from monitor.types import AudioChunk, Segment
-from monitor.voice import voice_detector
+from monitor.voice import mean_square, voice_detector
 
 _logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Segmenter:
 
     def _step(self, frame: bytes) -> list[Segment]:
         """Decide about one frame."""
-        self._energy = _mean_square(frame)
+        self._energy = mean_square(frame)
         self._keep(frame, self._energy)
         voiced = self._detector.hears(frame)
         self._count += 1
@@ -190,9 +190,3 @@ class Segmenter:
         self._drop(frames)
         _logger.debug("segment of %.2f s from sample %d", segment.duration_s, segment.start)
         return segment
-
-
-def _mean_square(frame: bytes) -> float:
-    """Mean square of int16 samples, 0 to 2**30; exact, as float64 holds whole numbers up to 2**53."""
-    samples = np.frombuffer(frame, np.int16).astype(np.float64)
-    return float(samples @ samples) / len(samples)

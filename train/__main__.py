@@ -2,11 +2,11 @@
 
 import argparse
 import errno
-import logging
 import sys
 from pathlib import Path
 
 from model.errors import EmosllmError
+from train.console import log_to_stderr
 from train.corpora import prepare
 
 _DESCRIPTION = "Make a bundle from recipes and corpora, or score one."
@@ -15,9 +15,7 @@ _DESCRIPTION = "Make a bundle from recipes and corpora, or score one."
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 1 with a message on stderr when it could not."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    for noisy in ("accelerate", "httpx", "transformers"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr()
     try:
         options.run(options)
     except EmosllmError as error:

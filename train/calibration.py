@@ -12,6 +12,7 @@ from model.errors import TrainingError
 from model.predictor import Style
 from model.request import LanguageModel
 from model.types import Emotion
+from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
 from train.scoring.judging import judge
 from train.scoring.metrics import calibrate, fit_temperature, threshold_for
@@ -71,6 +72,11 @@ class Calibration:
 
 def judged_by_corpus(bundle: Bundle, llm: LanguageModel, parts: Sequence[Part]) -> dict[str, list[Judged]]:
     """Answers to the labelled utterances of parts that the bundle, which must have temperature 1, was not trained on."""
-    letters, style = bundle.manifest.letters, Style.of(bundle)
-    labelled = {part.corpus: [u for u in part.utterances if u.emotion in letters] for part in parts}
-    return {corpus: judge(bundle, llm, clips, style, f"validation {corpus}") for corpus, clips in labelled.items() if clips}
+    clips = labelled(parts, bundle.manifest.letters)
+    return {corpus: judge(bundle, llm, of_it, Style.of(bundle), f"validation {corpus}") for corpus, of_it in clips.items()}
+
+
+def labelled(parts: Sequence[Part], letters: Sequence[Emotion]) -> dict[str, list[Utterance]]:
+    """What there is to calibrate on: utterances with one of the letters, by corpus."""
+    found = {part.corpus: [u for u in part.utterances if u.emotion in letters] for part in parts}
+    return {corpus: clips for corpus, clips in found.items() if clips}

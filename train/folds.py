@@ -6,24 +6,23 @@ Each fold is a whole training. On a CPU they run side by side, a core each, beca
 import json
 import logging
 import os
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from model.types import Emotion
-from train.calibration import judged_by_corpus
+from train.calibration import judged_by_corpus, labelled
+from train.console import log_to_stderr
 from train.corpora.manifest import Utterance
-from train.corpora.splits import Corpora, everyone
+from train.corpora.splits import Corpora
 from train.learning.trainer import make_accelerator
 from train.recipe import Recipe
 from train.release import draft
 from train.scoring.results import Judged
 from train.training import run_key, trained
+from train.workers import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -39,43 +38,42 @@ class Fold:
     seed: int
 
 
-def judged_by_strangers(recipe: Recipe, corpora: Corpora, manifests: Sequence[Path], work: Path, seed: int) -> dict[str, list[Judged]]:
+def cross_fitted(recipe: Recipe, corpora: Corpora, manifests: Sequence[Path], work: Path, seed: int) -> dict[str, list[Judged]]:
     """Answers, at temperature 1, to all labelled utterances of all folds, by corpus; what an earlier call left in `work` is used."""
     folds = [Fold(number, recipe, tuple(manifests), work, seed) for number in range(recipe.folds)]
-    kept = [work / f"fold-{run_key(recipe, corpora.without(fold.number), seed)}.jsonl" for fold in folds]
+    kept = [work / f"fold-{_key(fold, corpora)}.jsonl" for fold in folds]
     missing = [(fold, path) for fold, path in zip(folds, kept, strict=True) if not path.exists()]
     if missing:
         logger.info("%d trainings, each without some speakers, to calibrate on them", len(missing))
         _run(missing)
-    known = {str(u.path): u for part in corpora.folds for u in everyone(part)}
     judged: dict[str, list[Judged]] = {}
-    for path in kept:
-        for one in _read(path, known):
-            judged.setdefault(one.utterance.corpus, []).append(one)
+    for fold, path in zip(folds, kept, strict=True):
+        for corpus, clips in labelled(corpora.folds[fold.number], recipe.letters).items():
+            judged.setdefault(corpus, []).extend(_read(path, corpus, clips))
     return judged
+
+
+def _key(fold: Fold, corpora: Corpora) -> str:
+    """Changes with what is trained on and with what is judged."""
+    return run_key(fold.recipe, [*corpora.without(fold.number), *corpora.folds[fold.number]], fold.seed)
 
 
 def _run(missing: Sequence[tuple[Fold, Path]]) -> None:
     cores = os.cpu_count() or 1
     workers = 1 if torch.cuda.is_available() else min(cores, len(missing))
-    # Spawned, because a process that has used torch's threads must not be forked.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (max(1, cores // workers),)) as pool:
+    with worker_pool(workers, torch.set_num_threads, (max(1, cores // workers),)) as pool:
         list(pool.map(_judge, *zip(*missing, strict=True)))
-
-
-def _begin(threads: int) -> None:
-    torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s fold: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
 
 
 def _judge(fold: Fold, kept: Path) -> None:
     """Train without the fold's speakers, judge them, and keep the answers, whole or not at all."""
+    log_to_stderr(f"fold {fold.number + 1}: ")
     corpora = Corpora.load(fold.recipe, fold.manifests)
     materials = trained(fold.recipe, corpora, corpora.without(fold.number), fold.work, fold.seed, make_accelerator(fold.recipe))
     judged = judged_by_corpus(draft(fold.recipe, materials), materials.llm, corpora.folds[fold.number])
     rows = [
-        {"path": str(one.utterance.path), "posterior": one.posterior, "transcript": one.transcript}
-        for answers in judged.values()
+        {"corpus": corpus, "posterior": one.posterior, "transcript": one.transcript}
+        for corpus, answers in judged.items()
         for one in answers
     ]
     unfinished = kept.with_suffix(".unfinished")
@@ -83,9 +81,10 @@ def _judge(fold: Fold, kept: Path) -> None:
     unfinished.rename(kept)
 
 
-def _read(path: Path, known: dict[str, Utterance]) -> list[Judged]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Judged(known[row["path"]], _posterior(row["posterior"]), row["transcript"], unsure=False) for row in rows]
+def _read(path: Path, corpus: str, clips: Sequence[Utterance]) -> list[Judged]:
+    """The kept answers to a corpus's clips of a fold, in their order; the file's name tells which clips, not where they lie."""
+    rows = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if row["corpus"] == corpus]
+    return [Judged(clip, _posterior(row["posterior"]), row["transcript"], unsure=False) for clip, row in zip(clips, rows, strict=True)]
 
 
 def _posterior(found: dict[str, float] | None) -> dict[Emotion, float] | None:

@@ -1,4 +1,4 @@
-"""How far a long stage is: a bar on a terminal, a line now and then elsewhere. Both go to stderr."""
+"""How far a long stage is: a bar on a terminal, a line now and then elsewhere and in workers. Both go to stderr."""
 
 import logging
 import sys
@@ -9,6 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+from train.workers import is_worker
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ class Progress:
             TextColumn("{task.fields[detail]}"),
             TimeRemainingColumn(),
             console=Console(file=sys.stderr),
-            disable=not shown or not sys.stderr.isatty(),
+            # Bars of several processes on one terminal would overwrite each other.
+            disable=not shown or not sys.stderr.isatty() or is_worker(),
         )
         self._task = self._bar.add_task(name, total=total, completed=done, detail="")
 

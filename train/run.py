@@ -12,7 +12,7 @@ from model.errors import TrainingError
 from model.manifest import find_bundle, sha256
 from train.calibration import Calibration, judged_by_corpus
 from train.corpora.splits import Corpora
-from train.folds import judged_by_strangers
+from train.folds import cross_fitted
 from train.learning.encoders import feature_store
 from train.learning.trainer import make_accelerator
 from train.recipe import EncoderTraining, Recipe
@@ -78,7 +78,7 @@ def _judged_by_folds(
     with accelerator.main_process_first():
         if isinstance(recipe.encoder, EncoderTraining) and recipe.encoder.kind == "nano":
             feature_store(recipe.encoder, corpora, work)  # once for all folds, before they start side by side
-        return judged_by_strangers(recipe, corpora, manifests, work, seed)
+        return cross_fitted(recipe, corpora, manifests, work, seed)
 
 
 def _validation(recipe: Recipe, manifests: Sequence[Path], judged: Mapping[str, Sequence[Judged]]) -> list[Evaluation]:

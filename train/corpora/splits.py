@@ -90,9 +90,9 @@ def everyone(parts: Iterable[Part]) -> list[Utterance]:
 
 
 def content_hash(parts: Iterable[Part]) -> str:
-    """Sixteen digits that change with which utterances are in which part, their labels, transcripts and file sizes."""
+    """Sixteen digits that change with which utterances are in which part, their labels or answer, transcripts and file sizes."""
     rows = [
-        (part.corpus, part.share, u.path.name, u.path.stat().st_size, u.speaker, u.emotion, u.transcript)
+        (part.corpus, part.share, part.answer, u.path.name, u.path.stat().st_size, u.speaker, u.emotion, u.transcript)
         for part in parts
         for u in part.utterances
     ]

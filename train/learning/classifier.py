@@ -19,6 +19,7 @@ from model.errors import TrainingError
 from model.types import Emotion
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
+from train.learning.mixup import MIXED_CHANCE, Mixup
 from train.learning.precision import fast_precision
 from train.progress import Progress
 from train.recipe import EncoderTraining
@@ -53,7 +54,7 @@ class Classifier(nn.Module):
         return self.head(torch.cat([mean, spread], dim=1))  # type: ignore[no-any-return]
 
 
-class Committee(nn.Module):
+class Ensemble(nn.Module):
     """Classifiers of the branches of one encoder, which teach together: each hears its own branch's states."""
 
     def __init__(self, members: Sequence[Classifier]) -> None:
@@ -105,14 +106,9 @@ class Sampler:
         return Batch(inputs, lengths, torch.tensor(targets))
 
     def mixed(self, batch: Batch, alpha: float) -> Batch:
-        """Blend every utterance with another of the batch, share drawn from Beta(alpha, alpha) (Zhang et al., 2018)."""
-        share = float(self.rng.beta(alpha, alpha))
-        order = torch.from_numpy(self.rng.permutation(len(batch.lengths)))
-        return Batch(
-            share * batch.inputs + (1 - share) * batch.inputs[order],
-            torch.maximum(batch.lengths, batch.lengths[order]),
-            share * batch.targets + (1 - share) * batch.targets[order],
-        )
+        """Every utterance blended with another of the batch, see Mixup."""
+        mixup = Mixup.drawn(len(batch.lengths), alpha, self.rng)
+        return Batch(mixup.blend(batch.inputs), mixup.longer(batch.lengths), mixup.blend(batch.targets))
 
 
 class _Source:
@@ -141,7 +137,7 @@ def train_classifier(encoder: SpeechEncoder, views: Views, sampler: Sampler, let
     with Progress("encoder", recipe.steps) as progress:
         for step in range(recipe.steps):
             batch = sampler.draw(recipe.batch)
-            if sampler.rng.random() < 0.5:
+            if sampler.rng.random() < MIXED_CHANCE:
                 batch = sampler.mixed(batch, recipe.mixup)
             with fast_precision():
                 logits = model.classify(*views.states(batch.inputs, batch.lengths)).float()

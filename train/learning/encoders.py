@@ -20,8 +20,8 @@ from model.encoder import NanoEncoder, SpeechEncoder, TransformersEncoder
 from model.types import Emotion
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Corpora, Part, content_hash, everyone
-from train.learning.classifier import Classifier, Committee, Sampler, Views, train_classifier
-from train.learning.features import FeatureStore, Sights
+from train.learning.classifier import Classifier, Ensemble, Sampler, Views, train_classifier
+from train.learning.features import Augmentation, FeatureStore
 from train.learning.hearing import Hearing, NanoHearing, WholeHearing
 from train.recipe import EncoderTraining
 
@@ -53,14 +53,14 @@ def trained_hearing(
 
     corpora: of which `parts` is all that is trained on, or a fold's rest; features are computed once for both.
     """
-    heard = [noise.name for noise in corpora.noises]
+    heard = [(noise.name, noise.second_half, [path.name for path in noise.paths]) for noise in corpora.noises]
     key = hashlib.sha256(repr((recipe, list(letters), seed, heard, content_hash(parts))).encode()).hexdigest()[:16]
     store = feature_store(recipe, corpora, work) if recipe.kind == "nano" else None
     members = [
         _member(recipe, store, parts, letters, seed * recipe.branches + branch, work / f"encoder-{recipe.kind}-{key}-{branch}.safetensors")
         for branch in range(recipe.branches)
     ]
-    teacher = Committee(members).eval().requires_grad_(False)
+    teacher = Ensemble(members).eval().requires_grad_(False)
     if store is None:
         return WholeHearing(members[0].encoder, work / f"states-{key}", teacher)
     branches = [member.encoder for member in members]
@@ -89,8 +89,8 @@ def _member(
 
 def feature_store(recipe: EncoderTraining, corpora: Corpora, work: Path) -> FeatureStore:
     """All views of all clips that are trained on, computed now or found in `work`."""
-    sights = Sights.of(recipe.speeds, recipe.rooms, recipe.room_share, corpora.noises)
-    return FeatureStore(work, everyone(corpora.train), sights)
+    augmentation = Augmentation.of(recipe.speeds, recipe.rooms, recipe.room_share, corpora.noises)
+    return FeatureStore(work, everyone(corpora.train), augmentation)
 
 
 def fresh_encoder(recipe: EncoderTraining, seed: int, branches: int = 1) -> SpeechEncoder:

@@ -8,9 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from train.corpora.manifest import Utterance
 from train.corpora.splits import Noise
 from train.learning.rooms import Rooms
 from train.progress import Progress
+from train.workers import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ Raw = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True)
-class Sights:
+class Augmentation:
     """Which views of each clip there are: at each of `speeds`, and `rooms` times in a room drawn at random, heard in `room_share`."""
 
     speeds: tuple[float, ...]
@@ -49,10 +48,10 @@ class Sights:
     first_halves: tuple[Path, ...] = ()
 
     @classmethod
-    def of(cls, speeds: Sequence[float], rooms: int, room_share: float, noises: Sequence[Noise]) -> "Sights":
+    def of(cls, speeds: Sequence[float], rooms: int, room_share: float, noises: Sequence[Noise]) -> "Augmentation":
         """As a recipe says it; of noises in halves, the first is heard."""
-        whole = [path for noise in noises if noise.second_half is None for path in noise.paths]
-        halved = [path for noise in noises if noise.second_half is not None for path in noise.paths]
+        whole = [path.absolute() for noise in noises if noise.second_half is None for path in noise.paths]
+        halved = [path.absolute() for noise in noises if noise.second_half is not None for path in noise.paths]
         return cls(tuple(speeds), rooms, room_share, tuple(whole), tuple(halved))
 
     @property
@@ -64,10 +63,10 @@ class Sights:
 class FeatureStore:
     """Raw features of all views of utterances, in one memory-mapped file under `folder`, made where it is missing."""
 
-    def __init__(self, folder: Path, utterances: Sequence[Utterance], sights: Sights) -> None:
-        self._utterances, self._sights = list(utterances), sights
+    def __init__(self, folder: Path, utterances: Sequence[Utterance], augmentation: Augmentation) -> None:
+        self._utterances, self._augmentation = list(utterances), augmentation
         self._index = {utterance.path: i for i, utterance in enumerate(self._utterances)}
-        key = hashlib.sha256(repr(([str(u.path) for u in self._utterances], sights)).encode()).hexdigest()[:12]
+        key = hashlib.sha256(repr(([str(u.path.absolute()) for u in self._utterances], augmentation)).encode()).hexdigest()[:12]
         self._path = folder / f"features-{key}.npy"
         if not self._path.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -77,19 +76,21 @@ class FeatureStore:
 
     def raw(self, utterance: Utterance, view: int = 0) -> Tensor:
         """Raw features (F, N_RAW) of one of an utterance's views: first those at each speed, then those in rooms."""
-        slot = self._index[utterance.path] * self._sights.count + view
+        slot = self._index[utterance.path] * self._augmentation.count + view
         return torch.from_numpy(np.array(self._rows[self._bounds[slot] : self._bounds[slot + 1]], dtype=np.float32))
 
     def frames(self, utterance: Utterance) -> int:
         """F of an utterance as recorded."""
-        slot = self._index[utterance.path] * self._sights.count
+        slot = self._index[utterance.path] * self._augmentation.count
         return int(self._bounds[slot + 1] - self._bounds[slot])
 
     def view(self, utterance: Utterance, rng: np.random.Generator) -> Tensor:
         """One augmented view (F, N_FEATURES), at most 2.6 s: speed or room, crop, microphone, then a band and a time mask."""
-        sights = self._sights
-        in_room = rng.random() < sights.room_share
-        chosen = len(sights.speeds) + int(rng.integers(sights.rooms)) if in_room else int(rng.integers(len(sights.speeds)))
+        augmentation = self._augmentation
+        in_room = rng.random() < augmentation.room_share
+        chosen = (
+            len(augmentation.speeds) + int(rng.integers(augmentation.rooms)) if in_room else int(rng.integers(len(augmentation.speeds)))
+        )
         raw = self.raw(utterance, chosen)
         kept = len(raw)
         if rng.random() < _CROP_CHANCE:
@@ -103,14 +104,13 @@ class FeatureStore:
         pieces: list[Raw] = []
         parts = [self._utterances[i : i + _AT_ONCE] for i in range(0, len(self._utterances), _AT_ONCE)]
         paths = [[u.path for u in part] for part in parts]
-        # Spawned, because a process that has used torch's threads must not be forked.
         with (
-            ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _begin, (self._sights,)) as pool,
+            worker_pool(os.cpu_count() or 1, _begin, (self._augmentation,)) as pool,
             Progress("features", len(self._utterances)) as progress,
         ):
             for part in pool.map(_views_of, paths):
                 pieces += part
-                progress.advance(len(pieces) // self._sights.count - 1)
+                progress.advance(len(pieces) // self._augmentation.count - 1)
         bounds = np.cumsum([0] + [len(piece) for piece in pieces])
         np.save(self._path.with_suffix(".bounds.npy"), bounds)
         partial = self._path.with_suffix(".partial.npy")
@@ -119,26 +119,26 @@ class FeatureStore:
 
 
 # What a worker process makes views from; set once when it starts.
-_worker: dict[str, tuple[Sights, Rooms]] = {}
+_worker: dict[str, tuple[Augmentation, Rooms]] = {}
 
 
-def _begin(sights: Sights) -> None:
+def _begin(augmentation: Augmentation) -> None:
     torch.set_num_threads(1)
-    noises = [read_audio(path) for path in sights.noises]
-    halves = [read_audio(path) for path in sights.first_halves]
-    _worker["views"] = sights, Rooms([*noises, *(noise[: len(noise) // 2] for noise in halves)])
+    noises = [read_audio(path) for path in augmentation.noises]
+    halves = [read_audio(path) for path in augmentation.first_halves]
+    _worker["views"] = augmentation, Rooms([*noises, *(noise[: len(noise) // 2] for noise in halves)])
 
 
 def _views_of(paths: Sequence[Path]) -> list[Raw]:
-    sights, rooms = _worker["views"]
+    augmentation, rooms = _worker["views"]
     views: list[Raw] = []
     for path in paths:
         audio = read_audio(path)
         # The name, so that a clip gets the same rooms whatever else is computed with it.
         rng = np.random.default_rng(list(path.name.encode()))
-        views += [_raw(_played(audio, speed)) for speed in sights.speeds]
-        slowest, fastest = min(sights.speeds), max(sights.speeds)
-        views += [_raw(rooms.anywhere(_played(audio, float(rng.uniform(slowest, fastest))), rng)) for _ in range(sights.rooms)]
+        views += [_raw(_played(audio, speed)) for speed in augmentation.speeds]
+        slowest, fastest = min(augmentation.speeds), max(augmentation.speeds)
+        views += [_raw(rooms.anywhere(_played(audio, float(rng.uniform(slowest, fastest))), rng)) for _ in range(augmentation.rooms)]
     return views
 
 

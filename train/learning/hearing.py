@@ -22,11 +22,10 @@ from model.audio import audio_length_s, read_audio
 from model.encoder import NanoEncoder, SpeechEncoder
 from model.errors import TrainingError
 from train.corpora.manifest import Utterance
-from train.learning.classifier import Committee
+from train.learning.classifier import Ensemble
 from train.learning.examples import Example
 from train.learning.features import FeatureStore
-
-_MIXED_CHANCE = 0.5
+from train.learning.mixup import MIXED_CHANCE, Mixup
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +48,15 @@ class Hearing(Protocol):
     def hear(self, examples: Sequence[Example], mixup: float = 0.0) -> Heard:
         """States of B examples, on the encoder's device. Raises FormatError for a file that cannot be read.
 
-        mixup: where it is not 0, half of the time each example is blended with another, in a share drawn from Beta(mixup, mixup). What is
-        heard then has no label; only the encoder's classifier can say what it is.
+        mixup: where it is not 0, half of the time each example is blended with another (mixup.py), share from Beta(mixup, mixup). What is
+        heard then has no label; only the encoder's classifiers can say what it is.
         """
 
 
 class NanoHearing:
     """nano's encoder over augmented views of stored features; a view is a function of the example's seed."""
 
-    def __init__(self, store: FeatureStore, encoder: NanoEncoder, teacher: Committee) -> None:
+    def __init__(self, store: FeatureStore, encoder: NanoEncoder, teacher: Ensemble) -> None:
         self.encoder: SpeechEncoder = encoder
         self._nano, self._teacher, self._store = encoder, teacher, store
 
@@ -71,9 +70,9 @@ class NanoHearing:
         views = [self._store.view(e.utterance, np.random.default_rng((e.seed, 2))) for e in examples]
         inputs, lengths = pad_sequence(views, batch_first=True), torch.tensor([len(view) for view in views])
         rng = np.random.default_rng([e.seed for e in examples])
-        if mixup and rng.random() < _MIXED_CHANCE:
-            share, order = float(rng.beta(mixup, mixup)), torch.from_numpy(rng.permutation(len(examples)))
-            inputs, lengths = share * inputs + (1 - share) * inputs[order], torch.maximum(lengths, lengths[order])
+        if mixup and rng.random() < MIXED_CHANCE:
+            blend = Mixup.drawn(len(examples), mixup, rng)
+            inputs, lengths = blend.blend(inputs), blend.longer(lengths)
         states, mask = self._nano.states(inputs, lengths)
         return Heard(states, mask, self._teacher.posterior(states, mask))
 
@@ -84,7 +83,7 @@ class WholeHearing:
     Half precision halves the disk space; its rounding (1e-3 of a value) is far below what the encoder's layer norms pass on.
     """
 
-    def __init__(self, encoder: SpeechEncoder, kept: Path | None, teacher: Committee | None = None) -> None:
+    def __init__(self, encoder: SpeechEncoder, kept: Path | None, teacher: Ensemble | None = None) -> None:
         self.encoder = encoder
         self._kept, self._teacher = kept, teacher
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from model.audio import Float32, read_audio, s_to_samples
 from model.bundle import Bundle
+from model.errors import TrainingError
 from model.predictor import Sound, Style
 from model.request import LanguageModel
 from train.corpora.manifest import Utterance
@@ -52,7 +53,9 @@ def judge_in_conditions(
 
 def _noisy(noise: Noise) -> Change:
     recordings = [_half(read_audio(path), noise.second_half) for path in noise.paths]
-    audible = [recording for recording in recordings if float(np.square(recording).mean()) > 0]
+    audible = [recording for recording in recordings if len(recording) and float(np.square(recording).mean()) > 0]
+    if not audible:
+        raise TrainingError(f"the recordings of the noise {noise.name} hold nothing but silence; name others under its test")
 
     def change(audio: Float32, rng: np.random.Generator) -> Float32:
         return with_noise(audio, excerpt(audible[int(rng.integers(len(audible)))], len(audio), rng), SNR_DB)
