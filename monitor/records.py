@@ -14,11 +14,21 @@ LONGEST_SEGMENT_S = 60.0
 
 
 class Coverage(StrEnum):
-    """What became of a stretch of a monitored day. Absence of a row means that the monitor was not running."""
+    """What became of a stretch of a monitored day.
+
+    heard: listened to, and what was said is stored. paused: the person had closed the microphone. muted: it delivered digital
+    silence. device-lost: it was away. overflow: sound came faster than it was taken. engine-down: listened to, but the speech
+    there was given up, because it could not be judged for too long. not-running: no monitor, or a machine that slept; where
+    nothing is stored, that is it.
+    """
 
     HEARD = "heard"
-    OVERFLOW = "overflow"
+    PAUSED = "paused"
+    MUTED = "muted"
     DEVICE_LOST = "device-lost"
+    OVERFLOW = "overflow"
+    ENGINE_DOWN = "engine-down"
+    NOT_RUNNING = "not-running"
 
 
 class SegmentState(StrEnum):
