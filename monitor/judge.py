@@ -1,6 +1,7 @@
 """Keeps the judging process alive and its questions answered: what is asked is answered once, across crashes and restarts.
 
-Segments wait here while the process loads. Knows nothing of the timeline: answers go to the callbacks of a Listener, from one thread.
+It holds the numbers of the segments that wait, not their sound, which comes from a function when it is needed. Knows nothing of the
+timeline: answers go to the callbacks of a Listener, from one thread.
 """
 
 import json
@@ -12,8 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing.connection import Connection
@@ -22,13 +22,15 @@ from pathlib import Path
 from model.audio import Int16
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
 from model.types import Prediction
+from monitor.blame import Blame
+from monitor.bundle_choice import BundleChoice
 from monitor.config import EngineConfig
 from monitor.messages import Ask, Failed, Failure, Ready, Told
 
 logger = logging.getLogger(__name__)
 
 _BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
-_STARTS_BEFORE_GIVING_UP = 3
+_BATCHES_AHEAD = 2
 _LOG_LINES = 12
 _END_S = 5.0
 _POLL_S = 0.2
@@ -45,26 +47,34 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True)
 class Listener:
-    """Where answers go. All are called from the judge's own thread.
+    """Where sound comes from and answers go. All are called from the judge's own thread.
 
-    judged: predictions by entry. dropped: an entry that will not be judged, and why. changed: a new state, in words.
+    sound: mono int16 (N,) of an entry; None when it is not to be judged any more. judged: predictions by entry. dropped: an entry
+    that will not be judged, and why. changed: a new state, in words.
     """
 
+    sound: Callable[[int], Int16 | None]
     judged: Callable[[Mapping[int, Prediction]], None]
     dropped: Callable[[int, str], None]
     changed: Callable[[EngineState, str], None]
 
 
 class Judge:
-    """The daemon's side of one judging process after another."""
+    """The daemon's side of one judging process after another.
 
-    def __init__(self, config: EngineConfig, log: Path, listener: Listener) -> None:
+    tireless: whether to go on for ever where no process lives for long, as a live microphone needs it; otherwise judging ends with
+    an error after the third in a row.
+    """
+
+    def __init__(self, config: EngineConfig, choice: BundleChoice, log: Path, listener: Listener, tireless: bool) -> None:
         self._config = config
+        self._choice = choice
         self._log = log
         self._listener = listener
+        self._tireless = tireless
+        self._blame = Blame()
         # In the order of arrival; an entry leaves when its answer is there, so a restarted process is asked again.
-        self._waiting: OrderedDict[int, Int16] = OrderedDict()
-        self._overdue: deque[int] = deque()
+        self._waiting: dict[int, None] = {}
         self._asked: set[int] = set()
         self._change = threading.Condition()
         self._stopping = threading.Event()
@@ -85,77 +95,88 @@ class Judge:
         """Why judging ended for good, if it did."""
         return self._error
 
-    def submit(self, entry: int, pcm: Int16) -> None:
-        """Ask for an entry; never blocks. Beyond `max_waiting` the oldest is given up and reported as dropped."""
+    def submit(self, entry: int) -> None:
+        """Ask for an entry; never blocks."""
         with self._change:
-            self._waiting[entry] = pcm
-            if len(self._waiting) > self._config.max_waiting:
-                oldest, _ = self._waiting.popitem(last=False)
-                self._asked.discard(oldest)
-                self._overdue.append(oldest)
+            self._waiting[entry] = None
             self._change.notify_all()
 
-    def wait_for_room(self, most: int, give_up: Callable[[], bool]) -> None:
-        """Block until fewer than `most` segments wait, `give_up` says so or judging has ended: for sources that can wait."""
+    def withdraw(self, entries: Collection[int]) -> None:
+        """These are not to be judged any more; an answer that is on its way is not told."""
         with self._change:
-            while len(self._waiting) >= most and not give_up() and self._error is None:
+            for entry in entries:
+                self._waiting.pop(entry, None)
+            self._change.notify_all()
+
+    def wait_for_room(self, give_up: Callable[[], bool]) -> None:
+        """Block while there is enough to do for a while, unless `give_up` or the end of judging says so: for sources that can wait."""
+        with self._change:
+            while len(self._waiting) >= 2 * _BATCHES_AHEAD * self._config.max_batch and not give_up() and self._error is None:
                 self._change.wait(_POLL_S)
 
     def finish(self, give_up: Callable[[], bool]) -> None:
-        """Wait until nothing waits any more or `give_up` says so; then end the process and give up the rest."""
+        """Wait until nothing waits any more or `give_up` says so; then end the process. What is left has no answer."""
         with self._change:
             while self._waiting and self._error is None and not give_up():
                 self._change.wait(_POLL_S)
         self._stopping.set()
-        with self._change:
-            self._change.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        reason = "the engine failed" if self._error else "the monitor was stopped before the engine got to it"
-        self._give_up(reason)
 
     def _work(self) -> None:
         try:
             self._supervise()
         except EmosllmError as error:
-            # A callback could not do its part, such as a full disk under the timeline.
+            # A callback could not do its part.
             self._end_with(error)
 
     def _supervise(self) -> None:
-        starts_in_vain = 0
         while not self._stopping.is_set():
             self._listener.changed(EngineState.LOADING, "segments wait until it answers")
-            child = _Child(self._config, self._log)
+            child = _Child(self._config.model_copy(update={"bundle": self._choice.current}), self._log)
             try:
-                failed, was_ready = self._serve(child)
+                failed = self._serve(child)
             finally:
                 child.end()
             if failed is None:
                 return
-            starts_in_vain = 0 if was_ready else starts_in_vain + 1
             logger.error("the judging process ended: %s", failed.reason)
-            if failed.failure is Failure.LASTING or starts_in_vain >= _STARTS_BEFORE_GIVING_UP:
+            if not self._go_on(failed):
                 self._fail(failed)
                 return
-            pause = _BACKOFF_S[min(starts_in_vain, len(_BACKOFF_S) - 1)]
-            self._listener.changed(EngineState.RESTARTING, f"{failed.reason}; starting it again in {pause:.0f} s")
-            self._stopping.wait(pause)
 
-    def _serve(self, child: "_Child") -> tuple[Failed | None, bool]:
-        """Talk to one process until it ends or we stop. Returns why it ended (None: we stopped) and whether it ever was ready."""
+    def _go_on(self, failed: Failed) -> bool:
+        """Draw the consequences of a process's end; False when there is nothing left to try."""
+        guilty = self._blame.died(self._asked)
+        self._asked.clear()
+        if guilty is not None:
+            self.withdraw([guilty])
+            self._listener.dropped(guilty, "the engine died on it several times")
+        hopeless = failed.failure is Failure.LASTING or self._blame.bundle_failed
+        if hopeless and self._choice.set_aside(failed.reason):
+            self._blame.another_bundle()
+            self._listener.changed(EngineState.RESTARTING, f"the bundle is set aside ({failed.reason}); the one before it is loaded")
+            return True
+        if hopeless and not self._tireless:
+            return False
+        pause = _BACKOFF_S[min(self._blame.deaths, len(_BACKOFF_S) - 1)]
+        self._listener.changed(EngineState.RESTARTING, f"{failed.reason}; starting it again in {pause:.0f} s")
+        self._stopping.wait(pause)
+        return True
+
+    def _serve(self, child: "_Child") -> Failed | None:
+        """Talk to one process until it ends or we stop. Returns why it ended (None: we stopped)."""
         deadline = time.monotonic() + self._config.start_timeout_s
         ready = False
-        self._asked.clear()
         while not self._stopping.is_set():
-            self._report_overdue()
             if not ready and time.monotonic() > deadline:
-                return Failed(f"the engine was not ready after {self._config.start_timeout_s} s", Failure.PASSING), ready
+                return Failed(f"the engine was not ready after {self._config.start_timeout_s} s", Failure.PASSING)
             try:
                 if ready:
                     self._ask(child)
                 message = child.receive(_POLL_S)
             except (EOFError, OSError):
-                return Failed(f"the judging process died ({child.epitaph()})", Failure.PASSING), ready
+                return Failed(f"the judging process died ({child.epitaph()})", Failure.PASSING)
             match message:
                 case Ready():
                     ready = True
@@ -163,32 +184,34 @@ class Judge:
                 case Told():
                     self._settle(message.predictions)
                 case Failed():
-                    return message, ready
-        return None, ready
+                    return message
+        return None
 
     def _ask(self, child: "_Child") -> None:
         """Hand over what has not been asked yet, at most two batches ahead: more would only fill the socket."""
         with self._change:
-            room = 2 * self._config.max_batch - len(self._asked)
-            fresh = [(entry, pcm) for entry, pcm in self._waiting.items() if entry not in self._asked][: max(0, room)]
-            self._asked.update(entry for entry, _ in fresh)
-        for entry, pcm in fresh:
+            room = _BATCHES_AHEAD * self._config.max_batch - len(self._asked)
+            fresh = self._blame.may_ask(self._waiting, self._asked, max(0, room))
+        for entry in fresh:
+            pcm = self._listener.sound(entry)
+            if pcm is None:
+                self.withdraw([entry])
+                continue
+            self._asked.add(entry)
             child.send(Ask(entry, pcm))
 
     def _settle(self, predictions: Mapping[int, Prediction]) -> None:
         with self._change:
             due = {entry: prediction for entry, prediction in predictions.items() if entry in self._waiting}
+        self._choice.answered()
+        self._blame.answered(predictions)
         if due:
             self._listener.judged(due)
         with self._change:
+            self._asked.difference_update(predictions)
             for entry in due:
                 self._waiting.pop(entry, None)
-                self._asked.discard(entry)
             self._change.notify_all()
-
-    def _report_overdue(self) -> None:
-        while self._overdue:
-            self._listener.dropped(self._overdue.popleft(), f"more than {self._config.max_waiting} segments were waiting for the engine")
 
     def _fail(self, failed: Failed) -> None:
         tail = last_lines(self._log, _LOG_LINES)
@@ -201,14 +224,6 @@ class Judge:
         with self._change:
             self._error = error
             self._change.notify_all()
-
-    def _give_up(self, reason: str) -> None:
-        self._report_overdue()
-        with self._change:
-            left = list(self._waiting)
-            self._waiting.clear()
-        for entry in left:
-            self._listener.dropped(entry, reason)
 
 
 class _Child:

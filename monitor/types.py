@@ -42,9 +42,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class StreamClock:
-    """Wall time of a stream: the aware UTC moment of sample 0. Every other moment is derived from it."""
+    """Wall time of a stream: `sample` was heard at `anchor`, an aware UTC moment; others follow from that at SAMPLE_RATE.
+
+    A stream is anchored anew where time and samples have parted: after a hole of unknown length, or when a clock was set.
+    """
 
     anchor: datetime
+    sample: int = 0
 
     def __post_init__(self) -> None:
         if self.anchor.tzinfo is not UTC:
@@ -52,4 +56,8 @@ class StreamClock:
 
     def at(self, sample: int) -> datetime:
         """The aware UTC moment of a stream position."""
-        return self.anchor + timedelta(seconds=samples_to_s(sample))
+        return self.anchor + timedelta(seconds=samples_to_s(sample - self.sample))
+
+    def moved(self, seconds: float, sample: int) -> "StreamClock":
+        """The clock from `sample` on, `seconds` later than this one."""
+        return StreamClock(self.at(sample) + timedelta(seconds=seconds), sample)

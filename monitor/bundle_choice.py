@@ -1,0 +1,96 @@
+"""Which bundle the judging process loads: the configured one, unless that was set aside because it kills processes.
+
+Remembers in a small file which bundles have answered, so that there is one to go back to. Knows nothing of processes.
+"""
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.errors import BundleError
+from model.manifest import find_bundle, read_manifest
+from monitor.config import PACKAGED_BUNDLE
+from monitor.lock import make_private
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Memory:
+    """proven: names of bundles that have answered, newest last. aside: why a version is not used, by version."""
+
+    proven: list[str] = field(default_factory=list)
+    aside: dict[str, str] = field(default_factory=dict)
+
+
+class BundleChoice:
+    """configured: as in [engine] bundle. path: of the file that remembers."""
+
+    def __init__(self, configured: str, path: Path) -> None:
+        self._configured = configured
+        self._path = path
+        self._memory = _read(path)
+
+    @property
+    def current(self) -> str:
+        """The bundle to load: a name or a folder."""
+        return self._candidates()[0]
+
+    @property
+    def aside(self) -> str:
+        """Why the configured bundle is not used; empty when it is."""
+        return self._memory.aside.get(_version(self._configured), "")
+
+    def answered(self) -> None:
+        """The current bundle is loaded and answers: one to go back to."""
+        current = self.current
+        if self._memory.proven[-1:] != [current]:
+            self._memory.proven = [name for name in self._memory.proven if name != current][-4:] + [current]
+            self._write()
+
+    def set_aside(self, reason: str) -> bool:
+        """The current bundle cannot be used. True when there is another to load.
+
+        When none is left, the fault is not theirs: all are taken back, and the configured one is tried again.
+        """
+        self._memory.aside[_version(self.current)] = reason
+        others = bool(self._candidates(but_aside=True))
+        if not others:
+            self._memory.aside.clear()
+        self._write()
+        return others
+
+    def _candidates(self, but_aside: bool = False) -> list[str]:
+        """Bundles in the order of preference, without those that are set aside or gone."""
+        names = [self._configured, *reversed(self._memory.proven), PACKAGED_BUNDLE]
+        usable = [name for name in names if _version(name) and _version(name) not in self._memory.aside]
+        return usable if but_aside else usable or [self._configured]
+
+    def _write(self) -> None:
+        try:
+            make_private(self._path)
+            fresh = self._path.with_suffix(".new")
+            make_private(fresh)
+            fresh.write_text(json.dumps({"proven": self._memory.proven, "aside": self._memory.aside}, indent=1), encoding="utf-8")
+            os.replace(fresh, self._path)
+        except OSError as error:
+            _logger.warning("cannot remember which bundles answer: %s", error.strerror)
+
+
+def _read(path: Path) -> _Memory:
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return _Memory(list(stored["proven"]), dict(stored["aside"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return _Memory()
+
+
+def _version(name: str) -> str:
+    """Empty for a bundle that cannot be read."""
+    try:
+        return read_manifest(find_bundle(name)).version
+    except BundleError:
+        return ""

@@ -1,0 +1,126 @@
+"""The way into a running monitor from another terminal: a Unix socket that only its owner may use, one question a connection.
+
+One line of JSON in, one out. It knows no daemon: what a command does is a function that is handed in. The client side is here
+too, so that both speak the same words.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from model.errors import EmosllmError, NotRunning
+
+_logger = logging.getLogger(__name__)
+
+Answer = dict[str, Any]
+Command = Callable[[Mapping[str, Any]], Answer]
+
+_LONGEST_BYTES = 65_536
+_TIMEOUT_S = 5.0
+_LONGEST_PATH = 100
+
+
+def socket_path(database: Path) -> Path:
+    """Where the monitor that writes `database` listens: beside it, as its lock is."""
+    return database.resolve().with_name(database.name + ".sock")
+
+
+class ControlServer:
+    """Answers commands by name while the block runs, each connection in turn in a thread of its own.
+
+    A command that raises EmosllmError is answered with its message; any other error is logged without what was asked.
+    """
+
+    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+        self._path = path
+        self._commands = commands
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        """Listen. Raises EmosllmError when the path cannot be used. Whoever enters holds the database's lock."""
+        if len(os.fsencode(self._path)) > _LONGEST_PATH:
+            raise EmosllmError(f"the path {self._path} is too long for a socket; use a shorter one in [timeline] database")
+        # What a killed monitor left behind; the lock says that nobody answers there.
+        self._path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            self._socket.bind(str(self._path))
+        except OSError as error:
+            raise EmosllmError(f"cannot listen for commands at {self._path}: {error.strerror}; check the permissions there") from error
+        finally:
+            os.umask(before)
+        self._socket.listen(8)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _serve(self) -> None:
+        while not self._closed:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(_TIMEOUT_S)
+                connection.sendall(json.dumps(self._answer(_line(connection))).encode() + b"\n")
+
+    def _answer(self, line: bytes) -> Answer:
+        try:
+            asked = json.loads(line)
+            command = self._commands[asked.pop("command")]
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return {"error": f"commands are {', '.join(self._commands)}, as one line of JSON: {{\"command\": NAME}}"}
+        try:
+            return command(asked)
+        except EmosllmError as error:
+            return {"error": str(error)}
+        except Exception:
+            _logger.exception("a command failed")
+            return {"error": "the monitor failed to do this; its log says why"}
+
+
+def ask(database: Path, command: str, **arguments: object) -> Answer:
+    """Send one command to the monitor that writes `database`; returns its answer.
+
+    Raises NotRunning when there is none, EmosllmError with its words when it refuses or does not answer within 5 s.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_TIMEOUT_S)
+        try:
+            connection.connect(str(socket_path(database)))
+        except OSError as error:
+            raise NotRunning("the monitor is not running; start it with `emosllm-monitor start`") from error
+        try:
+            connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            line = _line(connection)
+            answer: Answer = json.loads(line)
+        except (OSError, ValueError) as error:
+            raise EmosllmError(f"the monitor did not answer ({error}); look at it with `emosllm-monitor doctor`") from error
+    if "error" in answer:
+        raise EmosllmError(str(answer["error"]))
+    return answer
+
+
+def _line(connection: socket.socket) -> bytes:
+    """Everything up to a line's end, or what came before the other side ended or the limit was reached."""
+    received = b""
+    while not received.endswith(b"\n") and len(received) < _LONGEST_BYTES:
+        part = connection.recv(4096)
+        if not part:
+            break
+        received += part
+    return received

@@ -1,0 +1,171 @@
+"""What was heard on its way to the timeline, through the engine: segments are stored with their sound, judged, and their sound is erased.
+
+Two threads meet here: the one that listens hands segments and coverage in, the judge's fetches sound and brings answers. Neither is
+stopped by a timeline that cannot be written for a while. It knows no microphone and no clock of a stream.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from model.audio import Int16
+from model.errors import TimelineError
+from monitor.bundle_choice import BundleChoice
+from monitor.config import Config
+from monitor.judge import EngineState, Judge, Judgement, Listener
+from monitor.patience import PatientWriter, Write
+from monitor.records import Coverage
+from monitor.status import Judged, Status
+from monitor.timeline import Timeline
+from monitor.view import View
+
+_logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_UNWRITTEN_BYTES = 64 * 2**20
+_RETRY_S = 2.0
+_UNWRITABLE = "the timeline could not be written for too long"
+_SPOOL_FULL = "too much speech was waiting for the engine"
+_SPOOL_OLD = "it had waited too long for the engine"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Where a stored segment lies, for the view."""
+
+    start_at: datetime
+    duration_s: float
+
+
+class Recorder:
+    """Everything that one run of the monitor writes."""
+
+    def __init__(self, config: Config, timeline: Timeline, choice: BundleChoice, engine_log: Path, status: Status, view: View) -> None:
+        self._spool, self._privacy = config.spool, config.privacy
+        self._timeline = timeline
+        self._choice = choice
+        self._status = status
+        self._view = view
+        self._writer = PatientWriter(_UNWRITTEN_BYTES)
+        self._stretches: dict[int, _Stretch] = {}
+        self._closing = threading.Event()
+        listener = Listener(self._sound, self._on_judged, self._on_dropped, self._on_engine)
+        self.judge = Judge(config.engine, choice, engine_log, listener, tireless=status.live)
+
+    def resume(self) -> None:
+        """Take up what earlier runs left waiting, oldest first, before anything new."""
+        self.trim()
+        for entry, start_at, duration_s in self._timeline.recover():
+            self._submit(entry, _Stretch(start_at, duration_s))
+
+    def segment(self, start_sample: int, pcm: Int16, start_at: datetime, end_at: datetime) -> None:
+        """Store a closed segment with its sound, and have it judged."""
+        self._status.segments += 1
+
+        def store() -> None:
+            entry = self._timeline.add_segment(
+                start_sample=start_sample, end_sample=start_sample + len(pcm), start_at=start_at, end_at=end_at, sound=pcm.tobytes()
+            )
+            self._submit(entry, _Stretch(start_at, (end_at - start_at).total_seconds()))
+
+        def lose() -> None:
+            self._status.unjudged += 1
+            self._timeline.cover(Coverage.ENGINE_DOWN, start_at, end_at, _UNWRITABLE)
+
+        self._writer.add(Write(store, lose, pcm.nbytes))
+        self.trim()
+
+    def cover(self, kind: Coverage, start_at: datetime, end_at: datetime, reason: str) -> None:
+        """Store what became of a stretch of time."""
+        self._writer.add(Write(lambda: self._timeline.cover(kind, start_at, end_at, reason)))
+
+    def flush(self) -> None:
+        """To be called now and then: write what waits, and say whether something does."""
+        self._writer.flush()
+        self._status.unwritten = self._writer.waiting
+        self._status.store_problem = self._writer.problem
+
+    def trim(self) -> None:
+        """Give up what the spool has no room or no time for, oldest first."""
+        too_old = datetime.now(UTC) - timedelta(hours=self._spool.max_hours)
+        self._writer.add(Write(lambda: self._give_up(self._timeline.waiting_since_before(too_old), _SPOOL_OLD)))
+        self._writer.add(Write(lambda: self._give_up(self._timeline.beyond(self._spool.max_mib * 2**20), _SPOOL_FULL)))
+
+    def finish(self, out_of_patience: Callable[[], bool]) -> None:
+        """Wait for answers as long as somebody has patience, end the engine, and write what waits. What is unjudged stays in the spool.
+
+        Raises TimelineError when something could not be written.
+        """
+        self.judge.finish(out_of_patience)
+        self._closing.set()
+        if not self._writer.flush(now=True):
+            raise TimelineError(self._writer.problem)
+
+    def stop_waiting(self) -> None:
+        """Let the judge's thread not insist on a write any longer."""
+        self._closing.set()
+
+    def _submit(self, entry: int, stretch: _Stretch) -> None:
+        self._stretches[entry] = stretch
+        self.judge.submit(entry)
+        self._status.waiting = self.judge.waiting
+
+    def _give_up(self, entries: list[int], reason: str) -> None:
+        if entries:
+            self._timeline.give_up(entries, reason)
+            self.judge.withdraw(entries)
+            _logger.warning("%d segments were given up: %s", len(entries), reason)
+            for entry in entries:
+                self._show(entry, None, reason)
+
+    def _sound(self, entry: int) -> Int16 | None:
+        sound = self._insist(lambda: self._timeline.sound(entry))
+        return None if sound is None else np.frombuffer(sound, np.int16)
+
+    def _on_judged(self, judgements: Mapping[int, Judgement]) -> None:
+        kept = judgements
+        if not self._privacy.keep_transcripts:
+            kept = {entry: Judgement(judgement.prediction) for entry, judgement in judgements.items()}
+        for entry in self._insist(lambda: self._timeline.judge(kept, self._privacy.keep_audio)):
+            self._show(entry, judgements[entry], "")
+
+    def _on_dropped(self, entry: int, reason: str) -> None:
+        self._insist(lambda: self._timeline.give_up([entry], reason))
+        self._show(entry, None, reason)
+
+    def _show(self, entry: int, judgement: Judgement | None, reason: str) -> None:
+        self._status.waiting = self.judge.waiting
+        if judgement is None:
+            self._status.unjudged += 1
+        else:
+            self._status.judged += 1
+        stretch = self._stretches.pop(entry, None)
+        if stretch is not None:
+            item = Judged(stretch.start_at, stretch.duration_s, judgement and judgement.prediction, reason)
+            self._status.recent.append(item)
+            self._view.judged(item)
+
+    def _on_engine(self, state: EngineState, detail: str) -> None:
+        if state is EngineState.READY and self._choice.aside:
+            detail += f"; the configured bundle is set aside: {self._choice.aside}"
+        if (state, detail) != (self._status.engine, self._status.engine_detail):
+            self._view.tell(f"engine {state}: {detail}")
+        self._status.engine, self._status.engine_detail = state, detail
+        _logger.info("engine %s", state)
+
+    def _insist(self, do: Callable[[], _T]) -> _T:
+        """In the judge's thread, which may wait: try until it works or the end has come."""
+        while True:
+            try:
+                return do()
+            except TimelineError as error:
+                self._status.store_problem = str(error)
+                if self._closing.wait(_RETRY_S):
+                    raise

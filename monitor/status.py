@@ -1,0 +1,84 @@
+"""What the monitor is doing right now, for the live view and for `status`. Written by the daemon's threads, read by anyone.
+
+Each field has one writer. What is told to other processes holds times and counts, never an emotion.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from model.types import Prediction
+from monitor.judge import EngineState
+
+RECENT = 8
+QUIETEST_DBFS = -60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A segment that was judged, or why it was not."""
+
+    start_at: datetime
+    duration_s: float
+    prediction: Prediction | None
+    reason: str = ""
+
+
+@dataclass
+class Status:
+    """listening: the microphone is open, or a recording plays. Problems are empty while there are none.
+
+    unwritten: what waits because the timeline cannot be written. position: the moment that is being heard.
+    """
+
+    source: str
+    live: bool
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    level_dbfs: float = QUIETEST_DBFS
+    speaking: bool = False
+    listening: bool = False
+    muted: bool = False
+    paused: bool = False
+    paused_until: datetime | None = None
+    device_problem: str = ""
+    store_problem: str = ""
+    position: datetime | None = None
+    segments: int = 0
+    judged: int = 0
+    unjudged: int = 0
+    waiting: int = 0
+    unwritten: int = 0
+    engine: EngineState = EngineState.LOADING
+    engine_detail: str = ""
+    ending: str = ""
+    recent: deque[Judged] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    @property
+    def state(self) -> str:
+        """In a word or two: listening, muted, paused, no microphone, or ending."""
+        if self.ending:
+            return "ending"
+        if self.paused:
+            return "paused"
+        if not self.listening:
+            return "no microphone" if self.live else "ending"
+        return "muted" if self.muted else "listening"
+
+    def as_json(self) -> dict[str, Any]:
+        """What `status` tells, in JSON's types; moments in ISO 8601 UTC."""
+        return {
+            "state": self.state,
+            "since": self.since.isoformat(timespec="seconds"),
+            "source": self.source,
+            "speaking": self.speaking,
+            "level_dbfs": round(self.level_dbfs, 1),
+            "paused_until": self.paused_until and self.paused_until.isoformat(timespec="seconds"),
+            "segments": self.segments,
+            "judged": self.judged,
+            "unjudged": self.unjudged,
+            "waiting": self.waiting,
+            "engine": self.engine.value,
+            "engine_detail": self.engine_detail,
+            "problems": [problem for problem in (self.device_problem, self.store_problem) if problem],
+        }
