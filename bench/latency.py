@@ -15,6 +15,7 @@ from bench.sounds import DEMO
 from model.types import Prediction
 from monitor.config import EngineConfig, SegmenterConfig
 from monitor.judge import EngineState, Judge, Listener
+from monitor.keys import Keys
 from monitor.segmenter import Segmenter
 from monitor.sources import FileSource
 from monitor.timeline import Timeline
@@ -46,7 +47,7 @@ def _play(folder: Path) -> tuple[list[float], list[float]]:
     delays: list[float] = []
     lengths: list[float] = []
     ready = threading.Event()
-    with Timeline.open(folder / "timeline.db", ZoneInfo("UTC")) as timeline:
+    with Timeline.open(folder / "timeline.db", ZoneInfo("UTC"), Keys("file", folder)) as timeline:
 
         def judged(predictions: Mapping[int, Prediction]) -> None:
             timeline.judge(predictions)

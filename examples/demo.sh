@@ -8,6 +8,8 @@ command=.venv/bin/emosllm-monitor
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
 export XDG_STATE_HOME="$home/state" XDG_CONFIG_HOME="$home/config"
+EMOSLLM_STORE_KEY=$(od -An -vtx1 -N32 /dev/urandom | tr -d ' \n')
+export EMOSLLM_STORE_KEY
 
 "$command" start --source examples/demo.opus --speed max --at 2026-01-05T09:00
 "$command" report --day 2026-01-05

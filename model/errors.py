@@ -10,6 +10,7 @@ EmosllmError
 │   └── EngineRejected     the engine cannot be used like this; trying again will not help
 ├── BundleError            a bundle is missing, damaged, foreign or does not fit together
 ├── TimelineError          the database cannot be used, or holds something that forbids the request
+│   └── StoreKeyError      the key that opens the database is missing, wrong or cannot be had
 ├── DayError               a day was asked for that is no date
 ├── NotRunning             a command is for a running monitor, and there is none
 └── TrainingError          a recipe, corpus or manifest cannot be trained from
@@ -57,6 +58,10 @@ class BundleError(EmosllmError):
 
 class TimelineError(EmosllmError):
     """The timeline database cannot be used, or holds something that forbids the request."""
+
+
+class StoreKeyError(TimelineError):
+    """The key that opens the database is missing, wrong or cannot be had."""
 
 
 class DayError(EmosllmError):

@@ -100,7 +100,7 @@ def report(
 
     settings, now = _config(context).timeline, datetime.now(UTC)
     asked = parse_day(day, settings.zone_info(), now)
-    with TimelineReader.open(settings.database_path()) as timeline:
+    with TimelineReader.open(settings.database_path(), settings.keys()) as timeline:
         entries = timeline.segments_between(asked.start, asked.end)
         summary = summarize(asked, entries, timeline.coverage_between(asked.start, asked.end), now)
     if form is Format.JSON:

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import ConfigError
+from monitor.keys import Keys, PlaceName
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -84,11 +85,16 @@ class TimelineConfig(_Section):
     """[timeline]: where results are kept and in which zone a day is a day."""
 
     database: str = ""
+    key: PlaceName = "auto"
     zone: Annotated[str, AfterValidator(_known_zone)] = ""
 
     def database_path(self) -> Path:
         """The database file; by default `timeline.db` in the state directory."""
         return Path(self.database).expanduser() if self.database else state_dir() / "timeline.db"
+
+    def keys(self) -> Keys:
+        """Where the key that opens the database is looked for."""
+        return Keys(self.key, state_dir())
 
     def zone_info(self) -> ZoneInfo:
         """The zone that decides which day a moment belongs to."""

@@ -82,7 +82,7 @@ def _engine(config: Config) -> Finding:
 
 def _timeline(config: Config) -> Finding:
     path = config.timeline.database_path()
-    with TimelineReader.open(path):
+    with TimelineReader.open(path, config.timeline.keys()):
         state = "opens" if path.exists() else "will be created at the first start"
     return Finding(Verdict.OK, "timeline", f"{path} {state}, zone {config.timeline.zone_info()}")
 

@@ -12,18 +12,29 @@ from typing import Self
 
 from model.errors import TimelineError
 
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database while it is open, and after a crash: part of it."""
+
+
+def make_folder_private(folder: Path) -> None:
+    """Create a folder of our own with mode 0700, or take it from group and others. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
 
 def make_private(path: Path) -> None:
     """Create `path` empty with mode 0600 in a folder of mode 0700, or take an existing file from group and others.
 
     A folder that is there already keeps its mode: it may be somebody's home.
-    Raises TimelineError when that cannot be done.
+    What SQLite keeps beside a database is treated alike. Raises TimelineError when that cannot be done.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        if path.is_file():
-            path.chmod(0o600)
+        for file in (path, *(path.with_name(path.name + ending) for ending in BESIDE)):
+            if file.is_file() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
     except OSError as error:
         raise TimelineError(
             f"cannot use the timeline file {path}: {error.strerror}; check the permissions there, or name another file "

@@ -1,12 +1,11 @@
 """Reads a timeline, also while a daemon writes to it; never creates one, and never changes what is in it.
 
-Speaks SQL through the standard library, because importing SQLModel takes most of a second and a report must not wait
+Speaks SQL through the driver, because importing SQLModel takes most of a second and a report must not wait
 for that. `monitor/timeline.py` owns the tables; a test holds both to the same columns. What SQLite says is turned
 into TimelineError here, for the writing side too.
 """
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,8 @@ from typing import Any, Self
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
+from monitor.cipher import DRIVER, Connection, Error, Row, StoreKey, connect, salt_of
+from monitor.keys import Keys
 from monitor.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, TimelineEntry
 
 SCHEMA_VERSION = "0001"
@@ -32,12 +33,14 @@ _COVERAGE = """
 _KNOWN = f"""
     SELECT min(start_at) AS start_at, max(end_at) AS end_at
     FROM (SELECT start_at, end_at FROM ({_SEGMENTS}) UNION ALL SELECT start_at, end_at FROM ({_COVERAGE}))"""
+_DAMAGED = "it is damaged; `emosllm-monitor restore` puts a backup back and keeps the damaged file"
 _ADVICE = {
     "SQLITE_FULL": "the disk is full; free some space",
     "SQLITE_BUSY": "another program holds it; close that program, or try again",
     "SQLITE_LOCKED": "another program holds it; close that program, or try again",
-    "SQLITE_CORRUPT": "it is damaged; restore it from a copy, or move it away to begin a new one",
-    "SQLITE_NOTADB": "it is no timeline database; name another file in [timeline] database",
+    "SQLITE_CORRUPT": _DAMAGED,
+    # The key is known to be right by then.
+    "SQLITE_NOTADB": _DAMAGED,
     "SQLITE_READONLY": "it may not be written to; check its permissions and those of its folder",
     "SQLITE_CANTOPEN": "it cannot be opened; check its permissions and those of its folder",
     "SQLITE_PERM": "it cannot be opened; check its permissions and those of its folder",
@@ -48,17 +51,21 @@ _ADVICE = {
 class TimelineReader:
     """What is stored, read through one connection. Use it in the thread that opened it, and close it."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection | None) -> None:
+    def __init__(self, path: Path, connection: Connection | None) -> None:
         self._path = path
         self._connection = connection
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, keys: Keys) -> Self:
         """Open the timeline in `path`. Where there is none yet it reads as empty, until it is opened again.
 
-        Raises TimelineError when the file is no timeline, is damaged or unreadable, or has other tables.
+        Raises TimelineError when the file is no timeline, is damaged or unreadable, or has other tables, and StoreKeyError when
+        the key is not there.
         """
-        version = schema_of(path)
+        if salt_of(path) is None:
+            return cls(path, None)
+        key = keys.find(path)
+        version = schema_of(path, key)
         if version is None:
             return cls(path, None)
         if version != SCHEMA_VERSION:
@@ -66,7 +73,7 @@ class TimelineReader:
                 f"the timeline {path} still has the tables of an older version; "
                 "run `emosllm-monitor start` once, which brings them up to date"
             )
-        return cls(path, _connect(path))
+        return cls(path, _connect(path, key))
 
     def segments_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
         """The segments that overlap [start, end), by start. Both moments in UTC."""
@@ -97,7 +104,7 @@ class TimelineReader:
     def __exit__(self, *_raised: object) -> None:
         self.close()
 
-    def _rows(self, query: str, start: datetime, end: datetime) -> list[sqlite3.Row]:
+    def _rows(self, query: str, start: datetime, end: datetime) -> list[Row]:
         # `earliest` lets SQLite find overlapping segments by the index of their starts, however long the timeline.
         bounds = {"start": start, "end": end, "earliest": start - timedelta(seconds=LONGEST_SEGMENT_S)}
         values = {name: _stored(moment) for name, moment in bounds.items()}
@@ -105,26 +112,20 @@ class TimelineReader:
             return []
         try:
             return self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except Error as error:
             raise explain(error, self._path) from error
 
 
-def schema_of(path: Path) -> str | None:
-    """The version of the tables in `path`; None when the file does not exist or is an empty database.
+def schema_of(path: Path, key: StoreKey) -> str | None:
+    """The version of the tables in `path`, a file that `key` belongs to; None for an empty database.
 
-    Raises TimelineError when it is a folder, no database, damaged, unreadable, another program's, or newer than this.
+    Raises TimelineError when it is damaged, unreadable, another program's, or newer than this.
     """
     try:
-        if path.is_dir():
-            raise TimelineError(f"the timeline {path} is a folder; name a file in [timeline] database")
-        if not path.exists():
-            return None
-        with closing(_connect(path)) as connection:
+        with closing(_connect(path, key)) as connection:
             version = _version(connection, path)
-    except sqlite3.Error as error:
+    except Error as error:
         raise explain(error, path) from error
-    except OSError as error:
-        raise TimelineError(f"cannot use the timeline {path}: {error.strerror}; check the permissions there") from error
     if version is not None and version > SCHEMA_VERSION:
         raise TimelineError(
             f"the timeline {path} was written by a newer program (tables {version}, this one knows {SCHEMA_VERSION}); "
@@ -140,7 +141,7 @@ def explain(error: BaseException | None, path: Path) -> TimelineError:
     return TimelineError(f"cannot use the timeline {path}: {advice} (SQLite says: {error})")
 
 
-def _version(connection: sqlite3.Connection, path: Path) -> str | None:
+def _version(connection: Connection, path: Path) -> str | None:
     tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
         return None
@@ -150,9 +151,9 @@ def _version(connection: sqlite3.Connection, path: Path) -> str | None:
     return None if row is None else str(row["version_num"])
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S)
-    connection.row_factory = sqlite3.Row
+def _connect(path: Path, key: StoreKey) -> Connection:
+    connection = connect(path, key, read_only=True, timeout_s=_BUSY_TIMEOUT_S)
+    connection.row_factory = DRIVER.Row
     return connection
 
 
@@ -176,7 +177,7 @@ def _moment(stored: str) -> datetime:
     return datetime.fromisoformat(stored).replace(tzinfo=UTC)
 
 
-def _entry(row: sqlite3.Row) -> TimelineEntry:
+def _entry(row: Row) -> TimelineEntry:
     values: dict[str, Any] = dict(row)
     posterior, unsure, bundle = values.pop("posterior"), values.pop("unsure"), values.pop("bundle_version")
     values["state"] = SegmentState(values["state"])
@@ -188,6 +189,6 @@ def _entry(row: sqlite3.Row) -> TimelineEntry:
     return TimelineEntry(**values)
 
 
-def _interval(row: sqlite3.Row) -> CoverageInterval:
+def _interval(row: Row) -> CoverageInterval:
     start_at, end_at = _moment(row["start_at"]), _moment(row["end_at"])
     return CoverageInterval(row["stream"], Coverage(row["kind"]), start_at, end_at, row["zone"], row["reason"])

@@ -18,6 +18,7 @@ from model.manifest import find_bundle, read_manifest
 from monitor.capture import MicrophoneSource
 from monitor.config import Config, state_dir
 from monitor.daemon import Daemon
+from monitor.keys import Keys
 from monitor.lock import DatabaseLock, make_private
 from monitor.reader import TimelineReader
 from monitor.sources import FileSource, Source, StdinSource
@@ -33,14 +34,15 @@ _NEVER_JUDGED = "the monitor ended before this was judged"
 def start(config: Config, source: str, speed: float | None, at: str | None) -> None:
     """Run the daemon until its source ends or a signal comes. Raises EmosllmError."""
     zone, database = config.timeline.zone_info(), config.timeline.database_path()
+    keys = config.timeline.keys()
     open_source = source_opener(config, source, speed)
     anchor = anchor_for(source, speed, at, zone)
     read_manifest(find_bundle(config.engine.bundle))  # a wrong bundle is said before anything is opened
     _log_to_file(config.log.level)
-    with DatabaseLock(database, source), Timeline.open(database, zone) as timeline:
+    with DatabaseLock(database, source), Timeline.open(database, zone, keys) as timeline:
         timeline.recover(_NEVER_JUDGED)
         if anchor is not None:
-            _refuse_overlap(database, anchor, source, zone)
+            _refuse_overlap(database, keys, anchor, source, zone)
         first = open_source()
         status, view = Status(first.description, first.live), _view(zone)
         daemon = Daemon(config, open_source, anchor, timeline, state_dir() / "engine.log", status, view)
@@ -87,10 +89,10 @@ def parse_time(text: str, zone: ZoneInfo, now: datetime) -> datetime:
     return moment
 
 
-def _refuse_overlap(database: Path, anchor: datetime, source: str, zone: ZoneInfo) -> None:
+def _refuse_overlap(database: Path, keys: Keys, anchor: datetime, source: str, zone: ZoneInfo) -> None:
     """A moment is heard once. How long standard input will go on is not known: nothing may be stored since it began."""
     end = datetime.now(UTC) if source == "-" else anchor + timedelta(seconds=audio_length_s(Path(source).expanduser()))
-    with TimelineReader.open(database) as reader:
+    with TimelineReader.open(database, keys) as reader:
         known = reader.overlapping(anchor, end)
     if known:
         first, last = (moment.astimezone(zone) for moment in known)

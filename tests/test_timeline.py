@@ -1,6 +1,5 @@
 """What goes into the timeline comes out, once, and nothing else; on real SQLite files."""
 
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +14,11 @@ from hypothesis import strategies as st
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
+from monitor.cipher import DRIVER
 from monitor.reader import TimelineReader
 from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry, merge
 from monitor.timeline import Timeline
+from tests.stores import keys, raw
 
 ROOT = Path(__file__).parents[1]
 PARIS = ZoneInfo("Europe/Paris")
@@ -36,7 +37,7 @@ def add(timeline: Timeline, start_s: float, length_s: float = 2.0) -> int:
 
 def read(path: Path) -> tuple[list[TimelineEntry], list[CoverageInterval]]:
     year = timedelta(days=365)
-    with closing(TimelineReader.open(path)) as reader:
+    with closing(TimelineReader.open(path, keys())) as reader:
         return reader.segments_between(NOON - year, NOON + year), reader.coverage_between(NOON - year, NOON + year)
 
 
@@ -47,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def timeline(path: Path) -> Iterator[Timeline]:
-    with closing(Timeline.open(path, PARIS, busy_timeout_s=0.2)) as opened:
+    with closing(Timeline.open(path, PARIS, keys(), busy_timeout_s=0.2)) as opened:
         yield opened
 
 
@@ -89,7 +90,7 @@ def test_moments_that_are_not_utc_are_refused(timeline: Timeline, path: Path, zo
         timeline.add_segment(start_sample=0, end_sample=16_000, start_at=start, end_at=end)
     with pytest.raises(ValueError, match="UTC"):
         timeline.cover(Coverage.HEARD, start, end)
-    with closing(TimelineReader.open(path)) as reader, pytest.raises(ValueError, match="UTC"):
+    with closing(TimelineReader.open(path, keys())) as reader, pytest.raises(ValueError, match="UTC"):
         reader.segments_between(start, end)
     assert read(path) == ([], [])
 
@@ -125,13 +126,13 @@ BROKEN_ROWS = {
 def test_the_table_itself_refuses_nonsense(timeline: Timeline, path: Path, broken: dict[str, object]) -> None:
     good = {"stream": "s", "start_sample": 0, "end_sample": 9, "zone": "UTC", "state": "waiting"}
     good |= {"start_at": "2026-07-14 12:00:00.000000", "end_at": "2026-07-14 12:00:02.000000"}
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(raw(path)) as connection:
         for row in (good | broken, good):
             insert = f"INSERT INTO segment({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"
             if row is good:
                 connection.execute(insert, row)
             else:
-                with pytest.raises(sqlite3.IntegrityError):
+                with pytest.raises(DRIVER.IntegrityError):
                     connection.execute(insert, row)
 
 
@@ -159,7 +160,7 @@ def test_a_batch_is_judged_as_a_whole_or_not_at_all(timeline: Timeline, path: Pa
 def test_recover_settles_what_earlier_starts_left(timeline: Timeline, path: Path) -> None:
     timeline.judge({add(timeline, 0): SAD})
     add(timeline, 5)
-    with closing(Timeline.open(path, PARIS)) as restarted:
+    with closing(Timeline.open(path, PARIS, keys())) as restarted:
         add(restarted, 100)
         assert restarted.recover("the monitor was stopped") == 1
         assert restarted.recover("again") == 0
@@ -216,7 +217,7 @@ def test_coverage_grows_while_it_touches(timeline: Timeline, path: Path) -> None
     timeline.cover(Coverage.OVERFLOW, after(5), after(6))
     timeline.cover(Coverage.HEARD, after(6), after(7))
     timeline.cover(Coverage.HEARD, after(7.0005), after(8))
-    with closing(Timeline.open(path, PARIS)) as restarted:
+    with closing(Timeline.open(path, PARIS, keys())) as restarted:
         restarted.cover(Coverage.HEARD, after(8), after(9))
         timeline.cover(Coverage.HEARD, after(20), after(21))
         restarted.cover(Coverage.HEARD, after(9), after(10))
@@ -236,7 +237,7 @@ def test_coverage_grows_while_it_touches(timeline: Timeline, path: Path) -> None
 def test_ranges_are_half_open(timeline: Timeline, path: Path) -> None:
     first, second = add(timeline, 0, 5), add(timeline, 5, 5)
     timeline.cover(Coverage.HEARD, after(0), after(10))
-    with closing(TimelineReader.open(path)) as reader:
+    with closing(TimelineReader.open(path, keys())) as reader:
 
         def ids(start_s: float, end_s: float) -> list[int]:
             return [entry.id for entry in reader.segments_between(after(start_s), after(end_s))]
@@ -251,7 +252,7 @@ def test_ranges_are_half_open(timeline: Timeline, path: Path) -> None:
 def test_overlapping_says_from_when_until_when(timeline: Timeline, path: Path) -> None:
     add(timeline, 8, 5)
     timeline.cover(Coverage.HEARD, after(0), after(10))
-    with closing(TimelineReader.open(path)) as reader:
+    with closing(TimelineReader.open(path, keys())) as reader:
         assert reader.overlapping(after(9), after(60)) == (after(0), after(13))
         assert reader.overlapping(after(11), after(60)) == (after(8), after(13))
         assert reader.overlapping(after(13), after(60)) is None
@@ -260,23 +261,23 @@ def test_overlapping_says_from_when_until_when(timeline: Timeline, path: Path) -
 
 def test_a_missing_timeline_reads_as_empty_and_stays_missing(path: Path) -> None:
     assert read(path) == ([], [])
-    with closing(TimelineReader.open(path)) as reader:
+    with closing(TimelineReader.open(path, keys())) as reader:
         assert reader.overlapping(NOON, after(1)) is None
     assert not path.parent.exists()
 
 
 def test_a_reader_sees_what_is_written_after_it_opened_and_cannot_write(timeline: Timeline, path: Path) -> None:
-    with closing(TimelineReader.open(path)) as reader:
+    with closing(TimelineReader.open(path, keys())) as reader:
         add(timeline, 0)
         assert len(reader.segments_between(after(0), after(1))) == 1
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        with pytest.raises(DRIVER.OperationalError, match="readonly"):
             reader._connection.execute("DELETE FROM segment")  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("damage", ["posterior = '[]'", "posterior = '{\"S\": 0.2}'", "posterior = '{\"X\": 1}'", "end_at = 'noon'"])
 def test_a_row_that_makes_no_sense_is_not_taken_for_an_answer(timeline: Timeline, path: Path, damage: str) -> None:
     timeline.judge({add(timeline, 0): SAD})
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(raw(path)) as connection, connection:
         connection.execute(f"UPDATE segment SET {damage}")
     with pytest.raises(TimelineError, match="makes no sense"):
         read(path)

@@ -4,7 +4,6 @@ import logging
 import os
 import queue
 import resource
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,9 +22,11 @@ from sqlmodel import SQLModel, create_engine, inspect
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
+from monitor.cipher import DRIVER
 from monitor.reader import SCHEMA_VERSION, TimelineReader
 from monitor.records import Coverage, SegmentState
 from monitor.timeline import Timeline
+from tests.stores import keys, raw
 
 ROOT = Path(__file__).parents[1]
 PARIS = ZoneInfo("Europe/Paris")
@@ -39,7 +40,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 from monitor.records import Coverage
 from monitor.timeline import Timeline
-timeline = Timeline.open(Path(sys.argv[1]), ZoneInfo("UTC"))
+from tests.stores import keys
+timeline = Timeline.open(Path(sys.argv[1]), ZoneInfo("UTC"), keys())
 for second in range(20_000):
     start, end = (datetime(2026, 7, 14, 12, tzinfo=UTC) + timedelta(seconds=second + more) for more in (0, 1))
     timeline.cover(Coverage.HEARD, start, end)
@@ -53,7 +55,7 @@ def add(timeline: Timeline, second: int) -> int:
 
 
 def states(path: Path) -> list[SegmentState]:
-    with closing(TimelineReader.open(path)) as reader:
+    with closing(TimelineReader.open(path, keys())) as reader:
         return [entry.state for entry in reader.segments_between(NOON, EVENING)]
 
 
@@ -66,7 +68,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_only_the_owner_can_read_any_of_the_files(path: Path) -> None:
-    with closing(Timeline.open(path, PARIS)) as timeline:
+    with closing(Timeline.open(path, PARIS, keys())) as timeline:
         add(timeline, 0)
         modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
     assert modes == dict.fromkeys(("timeline.db", "timeline.db-wal", "timeline.db-shm"), 0o600)
@@ -75,18 +77,18 @@ def test_only_the_owner_can_read_any_of_the_files(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a day?.db", "50% #1.db", "données.db", "a&b=c:d.db"])
 def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
-    with closing(Timeline.open(tmp_path / name, PARIS)) as timeline:
+    with closing(Timeline.open(tmp_path / name, PARIS, keys())) as timeline:
         add(timeline, 0)
     assert states(tmp_path / name) == [SegmentState.WAITING]
     assert {file.name.removeprefix(name) for file in tmp_path.iterdir()} <= {"", "-wal", "-shm"}
 
 
 def open_writing(path: Path) -> None:
-    Timeline.open(path, PARIS, busy_timeout_s=0.1).close()
+    Timeline.open(path, PARIS, keys(), busy_timeout_s=0.1).close()
 
 
 def open_reading(path: Path) -> None:
-    TimelineReader.open(path).close()
+    TimelineReader.open(path, keys()).close()
 
 
 both_ways = pytest.mark.parametrize("opening", [open_writing, open_reading])
@@ -111,7 +113,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, op
 @both_ways
 def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path, opening: Callable[[Path], None]) -> None:
     path = tmp_path / "other.db"
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(raw(path)) as connection, connection:
         connection.execute("CREATE TABLE alembic_version(version_num TEXT)")
         connection.execute("CREATE TABLE photos(name)")
     before = path.read_bytes()
@@ -135,7 +137,7 @@ def test_an_older_database_is_not_read_but_the_way_out_is_named(path: Path) -> N
 
 def set_version(path: Path, version: str) -> None:
     open_writing(path)
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(raw(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
 
 
@@ -161,18 +163,18 @@ def without_root() -> Iterator[None]:
 
 
 def test_a_damaged_database_is_an_error_not_an_empty_day(path: Path) -> None:
-    with closing(Timeline.open(path, PARIS)) as timeline:
+    with closing(Timeline.open(path, PARIS, keys())) as timeline:
         for second in range(300):
             add(timeline, second)
     content = bytearray(path.read_bytes())
     content[4096 * 2 :] = b"\x55" * (len(content) - 4096 * 2)
     path.write_bytes(content)
-    with pytest.raises(TimelineError, match=r"timeline\.db: it is damaged; restore"):
+    with pytest.raises(TimelineError, match=r"timeline\.db: it is damaged; .*emosllm-monitor restore"):
         states(path)
 
 
 def test_a_locked_database_is_waited_for_then_named(path: Path) -> None:
-    with closing(Timeline.open(path, PARIS, busy_timeout_s=0.1)) as timeline, closing(sqlite3.connect(path)) as other:
+    with closing(Timeline.open(path, PARIS, keys(), busy_timeout_s=0.1)) as timeline, closing(raw(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(TimelineError, match="another program holds it"):
             add(timeline, 0)
@@ -182,7 +184,7 @@ def test_a_locked_database_is_waited_for_then_named(path: Path) -> None:
 
 
 def test_when_writing_fails_what_is_there_stays_and_writing_goes_on_later(path: Path) -> None:
-    with closing(Timeline.open(path, PARIS)) as timeline:
+    with closing(Timeline.open(path, PARIS, keys())) as timeline:
         add(timeline, 0)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
@@ -201,7 +203,8 @@ def test_when_writing_fails_what_is_there_stays_and_writing_goes_on_later(path: 
 
 def test_models_and_migrations_agree(path: Path) -> None:
     open_writing(path)
-    migrated, modelled = create_engine(f"sqlite:///{path}"), create_engine("sqlite://")
+    migrated = create_engine("sqlite://", module=DRIVER, creator=lambda: raw(path))
+    modelled = create_engine("sqlite://")
     SQLModel.metadata.create_all(modelled)
     with migrated.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
@@ -224,11 +227,11 @@ def test_the_reader_knows_the_last_migration() -> None:
 
 def test_a_failing_migration_leaves_nothing_behind(path: Path) -> None:
     path.parent.mkdir()
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(raw(path)) as connection, connection:
         connection.execute("CREATE VIEW coverage AS SELECT 1")  # makes the second CREATE TABLE fail
     with pytest.raises(TimelineError, match="coverage already exists"):
         open_writing(path)
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(raw(path)) as connection, connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("coverage",)]
         connection.execute("DROP VIEW coverage")
     open_writing(path)
@@ -239,7 +242,7 @@ def test_an_up_to_date_database_opens_without_alembic(path: Path) -> None:
     open_writing(path)
     script = (
         "import sys; from pathlib import Path; from zoneinfo import ZoneInfo; from monitor.timeline import Timeline; "
-        "Timeline.open(Path(sys.argv[1]), ZoneInfo('UTC')).close(); print('alembic' in sys.modules)"
+        "from tests.stores import keys; Timeline.open(Path(sys.argv[1]), ZoneInfo('UTC'), keys()).close(); print('alembic' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", script, str(path)], cwd=ROOT, text=True) == "False\n"
 
@@ -262,7 +265,7 @@ def test_one_thread_stores_while_another_judges(path: Path) -> None:
 
         return threading.Thread(target=run)
 
-    with closing(Timeline.open(path, PARIS)) as timeline:
+    with closing(Timeline.open(path, PARIS, keys())) as timeline:
 
         def capture(_: Path) -> None:
             for second in range(100):
@@ -297,7 +300,7 @@ def test_a_report_reads_while_the_daemon_writes(path: Path) -> None:
         assert process.stdout is not None
         for _ in range(10):
             written = [int(process.stdout.readline()) for _ in range(5)][-1]
-            with closing(TimelineReader.open(path)) as reader:
+            with closing(TimelineReader.open(path, keys())) as reader:
                 entries = reader.segments_between(NOON, EVENING)
                 [heard] = reader.coverage_between(NOON, EVENING)
             assert [entry.id for entry in entries] == list(range(1, len(entries) + 1))
@@ -314,19 +317,19 @@ def test_a_killed_daemon_loses_nothing_it_stored(path: Path, lines: int) -> None
         process.wait(10)
     found = states(path)
     assert len(found) >= stored[-1]
-    with closing(Timeline.open(path, PARIS)) as timeline:
+    with closing(Timeline.open(path, PARIS, keys())) as timeline:
         assert timeline.recover("the monitor was killed") == len(found)
     assert set(states(path)) == {SegmentState.UNJUDGED}
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(raw(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_logs_hold_no_labels(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with closing(Timeline.open(path, PARIS)) as timeline:
+    with closing(Timeline.open(path, PARIS, keys())) as timeline:
         timeline.judge({add(timeline, 0): SAD})
         add(timeline, 1)
-        with closing(Timeline.open(path, PARIS)) as restarted:
+        with closing(Timeline.open(path, PARIS, keys())) as restarted:
             assert restarted.recover("a reason to search for") == 1
     assert "never judged" in caplog.text
     for secret in ("sad", "'S'", '"S"', "0.7", "a reason to search for"):
