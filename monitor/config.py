@@ -75,7 +75,6 @@ class EngineConfig(_Section):
     url: str = "http://127.0.0.1:8000"
     key_file: str = ""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
-    max_waiting: Annotated[int, Field(ge=1, le=100_000)] = 500
     start_timeout_s: Annotated[int, Field(ge=5, le=3600)] = 300
     stop_timeout_s: Annotated[int, Field(ge=0, le=600)] = 60
     kv_cache_mib: Annotated[int, Field(ge=16, le=1_000_000)] = 64
@@ -105,6 +104,21 @@ class TimelineConfig(_Section):
         return ZoneInfo(tzlocal.get_localzone_name())
 
 
+class SpoolConfig(_Section):
+    """[spool]: how much speech may wait, encrypted, for an engine that is slow or down."""
+
+    max_mib: Annotated[int, Field(ge=1, le=100_000)] = 512
+    max_hours: Annotated[int, Field(ge=1, le=24 * 31)] = 48
+
+
+class PrivacyConfig(_Section):
+    """[privacy]: what is kept beyond times and estimates; nothing unless the person says so."""
+
+    keep_transcripts: bool = False
+    keep_audio: bool = False
+    keep_audio_days: Annotated[int, Field(ge=1, le=3650)] = 30
+
+
 class LogConfig(_Section):
     """[log]: what the daemon writes about itself; never words, labels or audio."""
 
@@ -117,6 +131,8 @@ class Config(_Section):
     audio: AudioConfig = AudioConfig()
     segmenter: SegmenterConfig = SegmenterConfig()
     engine: EngineConfig = EngineConfig()
+    spool: SpoolConfig = SpoolConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     timeline: TimelineConfig = TimelineConfig()
     log: LogConfig = LogConfig()
 

@@ -1,221 +1,258 @@
-"""The daemon: sound from a source through the segmenter into the timeline, and the engine's answers beside it.
+"""One run of the monitor: opens its source, and again for ever when a microphone goes away; pauses, resumes and ends.
 
-The thread that runs it listens and segments; the judge's thread stores answers. A segment is in the database when it closes, before
-anyone judges it, so that whatever happens later its time is known.
+What is heard goes through a Hearing, one for each opening. Commands come from other threads and only leave notes here: the thread
+that runs it acts on them. It knows no database, no engine and no terminal but through the objects it is given.
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
-from model.audio import s_to_samples
-from model.errors import DeviceError
-from model.types import Prediction
+from model.errors import DeviceError, DeviceFault, EmosllmError
+from monitor.backoff import Backoff
+from monitor.clocks import ClockSet, ClockWatch, Slept
 from monitor.config import Config
-from monitor.judge import EngineState, Judge, Listener
+from monitor.hearing import Hearing
+from monitor.ledger import Ledger
+from monitor.notify import Notifier
+from monitor.pausing import Pause
+from monitor.recorder import Recorder
 from monitor.records import Coverage
 from monitor.segmenter import Segmenter
 from monitor.sources import Source
-from monitor.timeline import Timeline
-from monitor.types import AudioChunk, Segment, StreamClock
-from monitor.view import Judged, Status, View
+from monitor.status import Status
+from monitor.types import StreamClock
+from monitor.view import View
 
 logger = logging.getLogger(__name__)
 
-_COVERAGE_EVERY_S = 5.0
+_TICK_S = 1.0
 _POLL_S = 0.1
-_REOPEN_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Where a stored segment lies, for the view."""
-
-    start_at: datetime
-    duration_s: float
+_SLEPT = "the machine slept"
 
 
 class Daemon:
-    """One run of the monitor. `open_source` gives a fresh source each time: a microphone that went away is opened again."""
+    """open_source: gives a fresh source each time. anchor: when a recording began, else None. unattended: nobody is there to mend
+    a microphone that is missing at the start, so it is waited for.
+    """
 
     def __init__(
         self,
         config: Config,
         open_source: Callable[[], Source],
         anchor: datetime | None,
-        timeline: Timeline,
-        engine_log: Path,
+        recorder: Recorder,
+        pause: Pause,
         status: Status,
         view: View,
+        notifier: Notifier,
+        unattended: bool,
+        clocks: ClockWatch,
     ) -> None:
         self._config = config
         self._open_source = open_source
         self._anchor = anchor
-        self._timeline = timeline
+        self._recorder = recorder
+        self._pause = pause
         self._status = status
         self._view = view
+        self._notifier = notifier
+        self._unattended = unattended
+        self._clocks = clocks
         self._segmenter = Segmenter(config.segmenter)
-        self._judge = Judge(config.engine, engine_log, Listener(self._on_judged, self._on_dropped, self._on_engine))
-        self._stretches: dict[int, _Stretch] = {}
+        self._ledger = Ledger(recorder.cover)
+        self._backoff = Backoff()
         # Plain flags: a signal handler may set them at any moment, where a lock could be held already.
         self._stopping = False
         self._stopped_at = math.inf
         self._abandoned = False
         self._source: Source | None = None
-        self._heard_from: int | None = None
-        self._heard_until = 0
+        self._position = 0
+        self._ticked_at = 0.0
+        self._judging = False
+        self._told_muted = False
 
     def run(self) -> None:
         """Listen until the source ends or `stop` is called; then judge what waits. Raises EmosllmError when it cannot go on."""
+        judge = self._recorder.judge
         try:
             self._listen()
         finally:
             self._status.listening = False
-            if self._judge.waiting:
-                self._status.ending = "finishing what waits for the engine; Ctrl-C again leaves it unjudged"
+            self._notifier.stopping()
+            if judge.waiting and self._judging:
+                self._status.ending = "finishing what waits for the engine; Ctrl-C again leaves it for the next start"
                 self._view.tell(self._status.ending)
-            self._judge.finish(self._out_of_patience)
+            self._recorder.finish(self._out_of_patience)
+            if judge.waiting:
+                self._view.tell(f"{judge.waiting} segments wait, encrypted, to be judged at the next start")
             self._status.ending = ""
-        if self._judge.error is not None:
-            raise self._judge.error
+        if judge.error is not None:
+            raise judge.error
 
     def stop(self) -> None:
         """End in good order; called again, leave what waits unjudged. Safe in a signal handler."""
         if self._stopping:
             self._abandoned = True
+            self._recorder.stop_waiting()
         else:
             self._stopped_at = time.monotonic()
         self._stopping = True
-        if self._source is not None:
-            self._source.close()
+        self._leave_source()
+
+    def pause(self, until: datetime | None) -> None:
+        """Close the microphone from any thread, until then or until `resume`. Raises EmosllmError for a recording."""
+        if not self._status.live:
+            raise EmosllmError("a recording cannot be paused; `emosllm-monitor stop` ends it")
+        self._pause.begin(until)
+        self._status.paused_until = until
+        self._leave_source()
+
+    def resume(self) -> None:
+        """End a pause, from any thread."""
+        self._pause.end()
+
+    def _leave_source(self) -> None:
+        if (source := self._source) is not None:
+            source.close()
 
     def _out_of_patience(self) -> bool:
         """A recording that ended is judged to its end; after `stop`, only for as long as the settings say."""
+        self._notifier.alive()
         return self._abandoned or time.monotonic() > self._stopped_at + self._config.engine.stop_timeout_s
 
     def _listen(self) -> None:
-        attempt = 0
-        clock: StreamClock | None = None
         while not self._stopping:
+            if self._is_paused():
+                self._stay_paused()
+                continue
             try:
-                with self._open_source() as source:
-                    clock = self._begin(source, clock)
-                    attempt = 0
-                    self._consume(source, clock)
-                return
+                self._hear()
             except DeviceError as error:
-                if clock is None:
+                if self._ledger.kind is None and not self._unattended:
                     raise  # it never worked: that is for the person to mend
-                self._device_lost(error, clock)
-                self._pause(_REOPEN_S[min(attempt, len(_REOPEN_S) - 1)])
-                attempt += 1
-            finally:
-                self._source = None
+                self._device_lost(error)
+            if not self._status.live or self._recorder.judge.error is not None:
+                return
 
-    def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while not self._stopping and time.monotonic() < until:
-            time.sleep(_POLL_S)
-
-    def _begin(self, source: Source, clock: StreamClock | None) -> StreamClock:
-        """Fix the stream's clock at the first opening; after a loss, continue its positions at the time that has passed."""
-        self._source = source
-        if self._stopping:
-            source.close()
-        self._status.source, self._status.listening, self._status.device_problem = source.description, True, ""
-        if clock is None:
-            self._view.tell(f"listening to {source.description}; what follows are estimates, not a diagnosis")
-            self._judge.start()  # after the source, which comes at once or not at all
-            return StreamClock(self._anchor or datetime.now(UTC))
-        until = max(self._heard_until, s_to_samples((datetime.now(UTC) - clock.anchor).total_seconds()))
-        self._cover(Coverage.DEVICE_LOST, self._heard_until, until, clock)
-        self._heard_until = until
-        self._view.tell("the microphone is back")
-        return clock
-
-    def _consume(self, source: Source, clock: StreamClock) -> None:
-        base, covered_at = self._heard_until, time.monotonic()
+    def _hear(self) -> None:
+        """One opening of the source, until it ends or is closed."""
         try:
-            for chunk in source:
-                placed = AudioChunk(base + chunk.start, chunk.pcm)
-                if placed.start > self._heard_until:
-                    self._lost(placed.start, clock)
-                self._hear(placed, clock)
-                if time.monotonic() - covered_at > _COVERAGE_EVERY_S:
-                    covered_at = time.monotonic()
-                    self._store_heard(clock)
-                if not source.live:
-                    self._judge.wait_for_room(max(1, self._config.engine.max_waiting // 2), lambda: self._stopping)
-                if self._judge.error is not None:
-                    return
+            with self._open_source() as source:
+                hearing = self._begin(source)
+                try:
+                    self._consume(source, hearing)
+                finally:
+                    hearing.close()
+                    self._position = hearing.end
+                    self._ledger.reach(hearing.clock.at(hearing.end))
         finally:
-            self._store(self._segmenter.flush(), clock)
-            self._store_heard(clock)
+            self._source = None
+            self._status.listening = False
 
-    def _hear(self, chunk: AudioChunk, clock: StreamClock) -> None:
-        if self._heard_from is None:
-            self._heard_from = chunk.start
-        self._heard_until = chunk.end
-        self._store(self._segmenter.push(chunk), clock)
-        self._status.level_dbfs = self._segmenter.level_dbfs
-        self._status.speaking = self._segmenter.speaking
-        self._status.position = clock.at(chunk.end)
+    def _begin(self, source: Source) -> Hearing:
+        self._source = source
+        if self._stopping or self._is_paused():
+            source.close()
+        back = "the microphone is back: " if self._status.device_problem else ""
+        self._view.tell(f"{back}listening to {source.description}; what follows are estimates, not a diagnosis")
+        self._status.source, self._status.listening, self._status.device_problem = source.description, True, ""
+        clock = StreamClock(self._anchor if self._anchor and not self._judging else datetime.now(UTC), self._position)
+        self._ledger.become(Coverage.HEARD, clock.anchor)
+        self._start_judging()
+        self._notifier.ready()
+        self._notifier.status(f"listening to {source.description}")
+        return Hearing(self._position, clock, self._segmenter, self._ledger, self._recorder, self._status)
 
-    def _store(self, segments: list[Segment], clock: StreamClock) -> None:
-        for segment in segments:
-            start_at = clock.at(segment.start)
-            entry = self._timeline.add_segment(
-                start_sample=segment.start, end_sample=segment.end, start_at=start_at, end_at=clock.at(segment.end)
-            )
-            self._stretches[entry] = _Stretch(start_at, segment.duration_s)
-            self._status.segments += 1
-            self._judge.submit(entry, segment.pcm)
+    def _start_judging(self) -> None:
+        """After the source was opened, which works at once or not at all."""
+        if not self._judging:
+            self._judging = True
+            self._recorder.resume()
+            self._recorder.judge.start()
 
-    def _lost(self, until: int, clock: StreamClock) -> None:
-        self._store_heard(clock)
-        self._cover(Coverage.OVERFLOW, self._heard_until, until, clock)
-        self._heard_until = until
-        logger.warning("sound was lost because it was not taken in time")
+    def _consume(self, source: Source, hearing: Hearing) -> None:
+        judge = self._recorder.judge
+        for chunk in source:
+            self._backoff.reset()
+            hearing.take(chunk)
+            if (events := self._tick()) is not None and source.live:
+                hearing.progress(source.delivered, [event for event in events if isinstance(event, ClockSet)])
+                self._tell_of_mute()
+            if not source.live:
+                judge.wait_for_room(lambda: self._stopping)
+            if judge.error is not None:
+                return
 
-    def _device_lost(self, error: DeviceError, clock: StreamClock) -> None:
-        self._status.listening = False
-        self._status.speaking = False
+    def _tell_of_mute(self) -> None:
+        if self._status.muted != self._told_muted:
+            self._told_muted = self._status.muted
+            self._view.tell("the microphone is muted: it delivers nothing but zeros" if self._told_muted else "the microphone is not muted any more")
+
+    def _device_lost(self, error: DeviceError) -> None:
+        slept = error.fault is DeviceFault.SLEPT
+        self._become(*((Coverage.NOT_RUNNING, _SLEPT) if slept else (Coverage.DEVICE_LOST, error.fault.value)))
         self._status.device_problem = f"{error}; trying to open it again"
         self._view.tell(self._status.device_problem)
-        logger.warning("the device was lost")
+        self._notify(f"no sound: {error.fault}")
+        logger.warning("the microphone is not heard: %s", error.fault)
+        self._start_judging()
+        self._wait(self._backoff.next_s(), self._is_paused)
 
-    def _store_heard(self, clock: StreamClock) -> None:
-        if self._heard_from is not None:
-            self._cover(Coverage.HEARD, self._heard_from, self._heard_until, clock)
-            self._heard_from = None
+    def _stay_paused(self) -> None:
+        self._status.paused, self._status.paused_until = True, self._pause.until
+        self._become(Coverage.PAUSED, "")
+        until = self._pause.until
+        self._view.tell("paused" + (f" until {until.astimezone():%Y-%m-%d %H:%M}" if until else "") + "; the microphone is closed")
+        self._notify("paused")
+        logger.info("paused")
+        self._start_judging()
+        self._wait(math.inf, lambda: not self._is_paused())
+        self._status.paused, self._status.paused_until = False, None
+        if not self._stopping:
+            self._view.tell("listening again")
+            logger.info("resumed")
 
-    def _cover(self, kind: Coverage, start: int, end: int, clock: StreamClock) -> None:
-        if end > start:
-            self._timeline.cover(kind, clock.at(start), clock.at(end))
+    def _is_paused(self) -> bool:
+        return self._status.live and self._pause.holds(datetime.now(UTC))
 
-    def _on_judged(self, predictions: Mapping[int, Prediction]) -> None:
-        self._timeline.judge(predictions)
-        for entry, prediction in predictions.items():
-            stretch = self._stretches.pop(entry)
-            self._show(Judged(stretch.start_at, stretch.duration_s, prediction))
-        self._status.judged += len(predictions)
+    def _become(self, kind: Coverage, reason: str) -> None:
+        """Nothing is heard, for this reason, since sound ended; before any was, since now."""
+        self._ledger.become(kind, self._ledger.reached or datetime.now(UTC), reason)
 
-    def _on_dropped(self, entry: int, reason: str) -> None:
-        self._timeline.set_aside(entry, reason)
-        stretch = self._stretches.pop(entry)
-        self._status.unjudged += 1
-        self._show(Judged(stretch.start_at, stretch.duration_s, None, reason))
+    def _notify(self, text: str) -> None:
+        # Ready too: whoever started it shall not wait for a microphone that is closed or away.
+        self._notifier.ready()
+        self._notifier.status(text)
 
-    def _show(self, item: Judged) -> None:
-        self._status.recent.append(item)
-        self._view.judged(item)
+    def _wait(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Let time pass without sound, accounted for."""
+        until = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < until and not over():
+            for event in self._tick() or ():
+                self._account_for(event)
+            self._ledger.progress(datetime.now(UTC))
+            time.sleep(_POLL_S)
+        self._ledger.reach(datetime.now(UTC))
 
-    def _on_engine(self, state: EngineState, detail: str) -> None:
-        if (state, detail) != (self._status.engine, self._status.engine_detail):
-            self._view.tell(f"engine {state}: {detail}")
-        self._status.engine, self._status.engine_detail = state, detail
-        logger.info("engine %s", state)
+    def _account_for(self, event: Slept | ClockSet) -> None:
+        """While nothing is heard: a machine that sleeps is no monitor, and a clock that was set leaves a hole or an overlap."""
+        match event:
+            case ClockSet():
+                self._ledger.reach(event.expected)
+                self._ledger.clock_moved(event.shows)
+            case Slept():
+                kind, reason = self._ledger.present
+                self._ledger.become(Coverage.NOT_RUNNING, event.from_at, _SLEPT)
+                self._ledger.become(kind, event.until_at, reason)
+
+    def _tick(self) -> Sequence[Slept | ClockSet] | None:
+        """About once a second, None in between: what the clocks say; and what has to be done now and then is done."""
+        if time.monotonic() - self._ticked_at < _TICK_S:
+            return None
+        self._ticked_at = time.monotonic()
+        self._notifier.alive()
+        self._recorder.flush()
+        return self._clocks.look()

@@ -21,11 +21,10 @@ from pathlib import Path
 
 from model.audio import Int16
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
-from model.types import Prediction
 from monitor.blame import Blame
 from monitor.bundle_choice import BundleChoice
 from monitor.config import EngineConfig
-from monitor.messages import Ask, Failed, Failure, Ready, Told
+from monitor.messages import Ask, Failed, Failure, Judgement, Ready, Told
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +48,12 @@ class EngineState(StrEnum):
 class Listener:
     """Where sound comes from and answers go. All are called from the judge's own thread.
 
-    sound: mono int16 (N,) of an entry; None when it is not to be judged any more. judged: predictions by entry. dropped: an entry
+    sound: mono int16 (N,) of an entry; None when it is not to be judged any more. judged: what was said, by entry. dropped: an entry
     that will not be judged, and why. changed: a new state, in words.
     """
 
     sound: Callable[[int], Int16 | None]
-    judged: Callable[[Mapping[int, Prediction]], None]
+    judged: Callable[[Mapping[int, Judgement]], None]
     dropped: Callable[[int, str], None]
     changed: Callable[[EngineState, str], None]
 
@@ -182,7 +181,7 @@ class Judge:
                     ready = True
                     self._listener.changed(EngineState.READY, f"{message.engine}, {message.bundle_version}")
                 case Told():
-                    self._settle(message.predictions)
+                    self._settle(message.judgements)
                 case Failed():
                     return message
         return None
@@ -200,15 +199,15 @@ class Judge:
             self._asked.add(entry)
             child.send(Ask(entry, pcm))
 
-    def _settle(self, predictions: Mapping[int, Prediction]) -> None:
+    def _settle(self, judgements: Mapping[int, Judgement]) -> None:
         with self._change:
-            due = {entry: prediction for entry, prediction in predictions.items() if entry in self._waiting}
+            due = {entry: judgement for entry, judgement in judgements.items() if entry in self._waiting}
         self._choice.answered()
-        self._blame.answered(predictions)
+        self._blame.answered(judgements)
         if due:
             self._listener.judged(due)
         with self._change:
-            self._asked.difference_update(predictions)
+            self._asked.difference_update(judgements)
             for entry in due:
                 self._waiting.pop(entry, None)
             self._change.notify_all()

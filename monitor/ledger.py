@@ -28,6 +28,17 @@ class Ledger:
         """What the present counts as; None before the first `become`."""
         return self._kind
 
+    @property
+    def reached(self) -> datetime | None:
+        """Up to where everything is stored; None before the first `become`."""
+        return self._stored_to
+
+    @property
+    def present(self) -> tuple[Coverage, str]:
+        """What holds now, and why. Not before the first `become`."""
+        assert self._kind is not None
+        return self._kind, self._reason
+
     def become(self, kind: Coverage, at: datetime, reason: str = "") -> None:
         """From `at` on it is `kind`; what was before is stored up to there. Calling it again with the same changes nothing."""
         if (kind, reason) == (self._kind, self._reason):

@@ -25,10 +25,18 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the model said about one segment, and the words it wrote where it transcribes."""
+
+    prediction: Prediction
+    transcript: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """Process: what became of some segments, by entry."""
 
-    predictions: Mapping[int, Prediction]
+    judgements: Mapping[int, Judgement]
 
 
 class Failure(enum.Enum):

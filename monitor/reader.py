@@ -18,7 +18,7 @@ from monitor.cipher import DRIVER, Connection, Error, Row, StoreKey, connect, sa
 from monitor.keys import Keys
 from monitor.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, TimelineEntry
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The last migration this program knows."""
 
 _BUSY_TIMEOUT_S = 5.0

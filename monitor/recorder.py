@@ -18,7 +18,8 @@ from model.audio import Int16
 from model.errors import TimelineError
 from monitor.bundle_choice import BundleChoice
 from monitor.config import Config
-from monitor.judge import EngineState, Judge, Judgement, Listener
+from monitor.judge import EngineState, Judge, Listener
+from monitor.messages import Judgement
 from monitor.patience import PatientWriter, Write
 from monitor.records import Coverage
 from monitor.status import Judged, Status
@@ -148,7 +149,7 @@ class Recorder:
             self._status.judged += 1
         stretch = self._stretches.pop(entry, None)
         if stretch is not None:
-            item = Judged(stretch.start_at, stretch.duration_s, judgement and judgement.prediction, reason)
+            item = Judged(stretch.start_at, stretch.duration_s, judgement.prediction if judgement else None, reason)
             self._status.recent.append(item)
             self._view.judged(item)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from model.audio import SAMPLE_RATE, Float32, float_to_pcm16, samples_to_s, stream_audio
 from model.errors import FormatError
+from monitor.clocks import Reading
 from monitor.types import AudioChunk
 
 _logger = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ _RAW_FORMAT: Final = f"raw 16-bit little-endian mono sound at {SAMPLE_RATE} Hz"
 _RAW_EXAMPLE: Final = f"ffmpeg -i FILE -f s16le -ac 1 -ar {SAMPLE_RATE} - | emosllm-monitor start --source -"
 # How files begin that are piped in by mistake: WAV, FLAC, Ogg, MP3.
 _FILE_MAGIC: Final = (b"RIFF", b"fLaC", b"OggS", b"ID3")
+
+
+Delivery = tuple[int, Reading]
 
 
 class Source(Protocol):
@@ -44,6 +48,10 @@ class Source(Protocol):
     @property
     def live(self) -> bool:
         """See above."""
+
+    @property
+    def delivered(self) -> "Delivery | None":
+        """Of a microphone: the position up to which sound has come, taken or not, and when the last of it came."""
 
     def __enter__(self) -> Self: ...
 
@@ -64,6 +72,7 @@ class FileSource:
     """
 
     live = False
+    delivered = None
 
     def __init__(self, path: Path, speed: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.description = f"the file {path.name}"
@@ -112,6 +121,7 @@ class StdinSource:
     """
 
     live = False
+    delivered = None
     description = "standard input"
 
     def __init__(self, stream: IO[bytes] | None) -> None:

@@ -1,17 +1,19 @@
 """Writes the timeline: what was heard and what the model said about it. The only file that knows SQLModel.
 
-Two tables in one encrypted SQLite file: `segment` (a stretch of speech: waiting, then judged or unjudged for good) and `coverage`
-(what became of every stretch of time the monitor ran). `monitor/reader.py` reads them. Every write is one transaction
-and on disk when the call returns. Knows nothing of audio, engines or days.
+Three tables in one encrypted SQLite file: `segment` (a stretch of speech: waiting, then judged or unjudged for good), `sound` (of
+those that wait: the spool; and of others, where the person wants it kept) and `coverage` (what became of every stretch of time the
+monitor ran). `monitor/reader.py` reads them. Every write is one transaction and on disk when the call returns; so a segment never
+waits without its sound, and none is judged twice. Knows nothing of audio formats, engines or days.
 """
 
 import logging
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 from zoneinfo import ZoneInfo
@@ -19,13 +21,12 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import JSON, CheckConstraint, Column, Connection, Engine, Index, UniqueConstraint, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
-from sqlmodel import Field, Session, SQLModel, col, create_engine, select, update
+from sqlmodel import Field, Session, SQLModel, col, create_engine, delete, func, select
 
-from model.errors import TimelineError
-from model.types import Prediction
 from monitor.cipher import DRIVER, Error, StoreKey, connect
 from monitor.keys import Keys
 from monitor.lock import make_private
+from monitor.messages import Judgement
 from monitor.reader import SCHEMA_VERSION, explain, schema_of
 from monitor.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, check_stretch, merge
 
@@ -71,6 +72,16 @@ class SegmentRow(SQLModel, table=True):
     posterior: dict[str, float] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     bundle_version: str | None = None
     judged_at: datetime | None = None
+    transcript: str | None = None
+
+
+class SoundRow(SQLModel, table=True):
+    """A row of `sound`: mono int16 at SAMPLE_RATE, little endian."""
+
+    __tablename__ = "sound"
+
+    segment_id: int = Field(primary_key=True, foreign_key="segment.id", ondelete="CASCADE")
+    pcm: bytes
 
 
 class CoverageRow(SQLModel, table=True):
@@ -124,8 +135,8 @@ class Timeline:
             _logger.info("timeline tables brought from version %s to %s", version, SCHEMA_VERSION)
         return cls(path, engine, zone)
 
-    def add_segment(self, *, start_sample: int, end_sample: int, start_at: datetime, end_at: datetime) -> int:
-        """Store a segment that waits to be judged; returns its id. Half open, in samples of the stream and in UTC.
+    def add_segment(self, *, start_sample: int, end_sample: int, start_at: datetime, end_at: datetime, sound: bytes) -> int:
+        """Store a segment that waits to be judged, with its sound; returns its id. Half open, in samples of the stream and in UTC.
 
         Raises ValueError for moments not in UTC, and for segments that are empty or longer than LONGEST_SEGMENT_S.
         """
@@ -145,17 +156,19 @@ class Timeline:
             session.add(row)
             session.flush()
             assert row.id is not None
+            session.add(SoundRow(segment_id=row.id, pcm=sound))
             return row.id
 
-    def judge(self, predictions: Mapping[int, Prediction]) -> None:
-        """Store what the model said about waiting segments, by their ids: about all of them, or about none.
+    def judge(self, judgements: Mapping[int, Judgement], keep_sound: bool = False) -> list[int]:
+        """Store what the model said about segments, by their ids, and erase their sound unless it is to be kept.
 
-        Raises TimelineError when one of them is not waiting.
+        Returns those that were waiting for it; what was settled before stays as it is.
         """
         judged_at = datetime.now(UTC)
         with self._writing() as session:
-            for segment_id, prediction in predictions.items():
-                row = self._waiting(session, segment_id)
+            rows = _waiting_rows(session, judgements)
+            for segment_id, row in rows.items():
+                prediction = judgements[segment_id].prediction
                 row.state = SegmentState.JUDGED
                 row.emotion = prediction.emotion.value
                 row.confidence = prediction.confidence
@@ -163,21 +176,68 @@ class Timeline:
                 row.posterior = {emotion.value: probability for emotion, probability in prediction.posterior.items()}
                 row.bundle_version = prediction.bundle_version
                 row.judged_at = judged_at
+                row.transcript = judgements[segment_id].transcript
+            if not keep_sound:
+                session.exec(delete(SoundRow).where(col(SoundRow.segment_id).in_(rows)))
+            return list(rows)
 
-    def set_aside(self, segment_id: int, reason: str) -> None:
-        """Store why a waiting segment will never be judged. Raises TimelineError when it is not waiting."""
+    def give_up(self, segment_ids: Collection[int], reason: str) -> None:
+        """Store why waiting segments will never be judged, erase their sound, and store their time as engine-down."""
         with self._writing() as session:
-            row = self._waiting(session, segment_id)
-            row.state, row.reason = SegmentState.UNJUDGED, reason
+            rows = _waiting_rows(session, segment_ids)
+            for row in rows.values():
+                row.state, row.reason = SegmentState.UNJUDGED, reason
+                lost = CoverageInterval(row.stream, Coverage.ENGINE_DOWN, row.start_at, row.end_at, row.zone, reason)
+                session.add(CoverageRow(**asdict(lost)))
+            session.exec(delete(SoundRow).where(col(SoundRow.segment_id).in_(rows)))
 
-    def recover(self, reason: str) -> int:
-        """Set aside what earlier starts of the monitor left waiting, as its sound is gone; returns how many it was."""
-        left = update(SegmentRow).where(col(SegmentRow.state) == SegmentState.WAITING, col(SegmentRow.stream) != self.stream)
+    def sound(self, segment_id: int) -> bytes | None:
+        """The sound of a segment that waits; None when it does not."""
         with self._writing() as session:
-            count = session.exec(left.values(state=SegmentState.UNJUDGED, reason=reason)).rowcount
-        if count:
-            _logger.warning("%d segments of an earlier start were never judged", count)
-        return count
+            return session.exec(
+                select(SoundRow.pcm)
+                .join(SegmentRow, col(SegmentRow.id) == SoundRow.segment_id)
+                .where(SoundRow.segment_id == segment_id, SegmentRow.state == SegmentState.WAITING)
+            ).first()
+
+    def recover(self) -> list[tuple[int, datetime, float]]:
+        """What earlier starts of the monitor left waiting: id, start and length in seconds, oldest first."""
+        with self._writing() as session:
+            rows = session.exec(_WAITING.where(col(SegmentRow.stream) != self.stream)).all()
+            left = [(row.id, row.start_at, (row.end_at - row.start_at).total_seconds()) for row in rows if row.id is not None]
+        if left:
+            _logger.info("%d segments of earlier starts are still to be judged", len(left))
+        return left
+
+    def waiting_since_before(self, moment: datetime) -> list[int]:
+        """Segments that wait and were spoken before `moment`."""
+        with self._writing() as session:
+            rows = session.exec(_WAITING.where(SegmentRow.start_at < moment)).all()
+            return [row.id for row in rows if row.id is not None]
+
+    def beyond(self, limit_bytes: int) -> list[int]:
+        """Of the segments that wait, the oldest that have to go so that the sound of the others is at most `limit_bytes` long."""
+        sizes = (
+            select(SoundRow.segment_id, func.length(SoundRow.pcm))
+            .join(SegmentRow, col(SegmentRow.id) == SoundRow.segment_id)
+            .where(SegmentRow.state == SegmentState.WAITING)
+            .order_by(col(SegmentRow.start_at).desc(), col(SegmentRow.id).desc())
+        )
+        with self._writing() as session:
+            newest_first = session.exec(sizes).all()
+        totals = accumulate(size for _, size in newest_first)
+        return [segment_id for (segment_id, _), total in zip(newest_first, totals, strict=True) if total > limit_bytes]
+
+    def erase_sound(self, before: datetime) -> int:
+        """Erase kept sound of segments that were spoken before `before` and do not wait; returns how many it was."""
+        old = select(SegmentRow.id).where(SegmentRow.start_at < before, SegmentRow.state != SegmentState.WAITING)
+        with self._writing() as session:
+            return int(session.exec(delete(SoundRow).where(col(SoundRow.segment_id).in_(old))).rowcount)
+
+    def give_back_space(self) -> None:
+        """Return the file's free pages to the disk: what a large spool leaves behind."""
+        with self._turn, _explained(self._path), self._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA incremental_vacuum").fetchall()
 
     def cover(self, kind: Coverage, start_at: datetime, end_at: datetime, reason: str = "") -> None:
         """Store what became of [start_at, end_at); extends this stream's last interval of the kind where they touch.
@@ -213,12 +273,18 @@ class Timeline:
         with self._turn, _explained(self._path), Session(self._engine) as session, session.begin():
             yield session
 
-    def _waiting(self, session: Session, segment_id: int) -> SegmentRow:
-        row = session.get(SegmentRow, segment_id)
-        if row is None or row.state != SegmentState.WAITING:
-            found = "not stored" if row is None else f"already {row.state}"
-            raise TimelineError(f"segment {segment_id} in {self._path} is {found}: only a waiting one can be settled")
-        return row
+
+_WAITING = (
+    select(SegmentRow)
+    .where(SegmentRow.state == SegmentState.WAITING)
+    .order_by(col(SegmentRow.start_at), col(SegmentRow.id))
+)
+
+
+def _waiting_rows(session: Session, segment_ids: Iterable[int]) -> dict[int, SegmentRow]:
+    """Those of the segments that wait, by id."""
+    rows = ((segment_id, session.get(SegmentRow, segment_id)) for segment_id in segment_ids)
+    return {segment_id: row for segment_id, row in rows if row is not None and row.state == SegmentState.WAITING}
 
 
 def _interval(row: CoverageRow) -> CoverageInterval:

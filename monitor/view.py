@@ -4,11 +4,8 @@ Everything shown goes to standard error or the terminal only; emotions are never
 """
 
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from rich.console import Console, Group, RenderableType
@@ -17,51 +14,23 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from model.types import Prediction
 from monitor.judge import EngineState
+from monitor.status import QUIETEST_DBFS, RECENT, Judged, Status
 
-_RECENT = 8
 _REFRESH_HZ = 8
 _METER_CELLS = 24
-_QUIETEST_DBFS = -60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One line of the view: a segment that was judged, or why it was not."""
-
-    start_at: datetime
-    duration_s: float
-    prediction: Prediction | None
-    reason: str = ""
-
-
-@dataclass
-class Status:
-    """What the daemon is doing right now. The listening and the judging thread each write their own fields."""
-
-    source: str
-    live: bool
-    level_dbfs: float = _QUIETEST_DBFS
-    speaking: bool = False
-    listening: bool = False
-    device_problem: str = ""
-    position: datetime | None = None
-    segments: int = 0
-    judged: int = 0
-    unjudged: int = 0
-    engine: EngineState = EngineState.LOADING
-    engine_detail: str = ""
-    ending: str = ""
-    recent: deque[Judged] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
 
 class PlainView:
-    """One line an event, for pipes, logs and screen readers."""
+    """One line an event, for pipes and screen readers.
 
-    def __init__(self, console: Console, zone: ZoneInfo) -> None:
+    answers: whether emotions are shown too; not where the output is kept, as in the journal of a service.
+    """
+
+    def __init__(self, console: Console, zone: ZoneInfo, answers: bool = True) -> None:
         self._console = console
         self._zone = zone
+        self._answers = answers
         self._lock = threading.Lock()
 
     @contextmanager
@@ -76,7 +45,8 @@ class PlainView:
 
     def judged(self, item: Judged) -> None:
         """One segment."""
-        self.tell(f"{item.start_at.astimezone(self._zone):%H:%M:%S}  {item.duration_s:4.1f} s  {answer_text(item)}")
+        if self._answers:
+            self.tell(f"{item.start_at.astimezone(self._zone):%H:%M:%S}  {item.duration_s:4.1f} s  {answer_text(item)}")
 
 
 class LiveView:
@@ -107,8 +77,12 @@ class LiveView:
     def render(self, status: Status) -> RenderableType:
         """The whole panel."""
         parts: list[RenderableType] = [self._head(status), self._segments(status), self._foot(status)]
-        open_as = "● microphone open" if status.live else "● hearing a recording"
-        title = open_as if status.listening else "○ not listening"
+        titles = {
+            "listening": "● microphone open" if status.live else "● hearing a recording",
+            "muted": "● microphone open, but muted: it delivers nothing but zeros",
+            "paused": "○ paused" + (f" until {status.paused_until.astimezone(self._zone):%H:%M}" if status.paused_until else ""),
+        }
+        title = titles.get(status.state, f"○ {status.state}")
         return Panel(
             Group(*parts),
             title=Text(title, style="bold red" if status.listening else "dim"),
@@ -129,19 +103,18 @@ class LiveView:
             table.add_column(heading, justify=justify)  # type: ignore[arg-type]
         for item in list(status.recent):
             table.add_row(f"{item.start_at.astimezone(self._zone):%H:%M:%S}", f"{item.duration_s:.1f} s", *_answer_cells(item))
-        for _ in range(_RECENT - len(status.recent)):
+        for _ in range(RECENT - len(status.recent)):
             table.add_row("", "", "", "")
         return table
 
     def _foot(self, status: Status) -> RenderableType:
-        waiting = status.segments - status.judged - status.unjudged
-        counts = f"{status.segments} segments, {status.judged} judged, {waiting} waiting"
+        counts = f"{status.segments} segments, {status.judged} judged, {status.waiting} waiting"
         if status.unjudged:
             counts += f", {status.unjudged} not judged"
         style = {EngineState.READY: "green", EngineState.FAILED: "red"}.get(status.engine, "yellow")
         engine = Text.assemble("engine: ", (status.engine.value, style), f", {status.engine_detail}" if status.engine_detail else "")
         lines = [Text(counts), engine]
-        lines += [Text(text, style="bold yellow") for text in (status.device_problem, status.ending) if text]
+        lines += [Text(text, style="bold yellow") for text in (status.device_problem, status.store_problem, status.ending) if text]
         return Group(*lines)
 
 
@@ -150,9 +123,9 @@ View = PlainView | LiveView
 
 def meter(level_dbfs: float) -> Text:
     """A level from -60 to 0 dB full scale as a bar with its number."""
-    share = min(1.0, max(0.0, 1 - level_dbfs / _QUIETEST_DBFS))
+    share = min(1.0, max(0.0, 1 - level_dbfs / QUIETEST_DBFS))
     cells = round(share * _METER_CELLS)
-    return Text.assemble(("█" * cells, "green"), ("░" * (_METER_CELLS - cells), "dim"), f" {max(level_dbfs, _QUIETEST_DBFS):4.0f} dB")
+    return Text.assemble(("█" * cells, "green"), ("░" * (_METER_CELLS - cells), "dim"), f" {max(level_dbfs, QUIETEST_DBFS):4.0f} dB")
 
 
 def answer_text(item: Judged) -> str:

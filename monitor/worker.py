@@ -17,9 +17,8 @@ import numpy as np
 
 from model.audio import Int16, pcm16_to_float, s_to_samples
 from model.errors import EmosllmError, EngineUnavailable
-from model.types import Prediction
 from monitor.config import EngineConfig
-from monitor.messages import Ask, Failed, Failure, Ready, Told
+from monitor.messages import Ask, Failed, Failure, Judgement, Ready, Told
 
 if TYPE_CHECKING:
     from model.predictor import Predictor
@@ -59,16 +58,16 @@ def serve(connection: Connection, asked: "queue.SimpleQueue[Ask]", config: Engin
     connection.send(Ready(bundle.manifest.version, config.kind))
     while True:
         batch = _waiting(asked, config.max_batch)
-        predictions = _judge(predictor, [ask.pcm for ask in batch])
-        connection.send(Told(dict(zip((ask.entry for ask in batch), predictions, strict=True))))
+        judgements = _judge(predictor, [ask.pcm for ask in batch])
+        connection.send(Told(dict(zip((ask.entry for ask in batch), judgements, strict=True))))
 
 
-def _judge(predictor: "Predictor", pcms: Sequence[Int16]) -> list[Prediction]:
-    """Segments of int16 (N,) to predictions; where the model answered outside the grammar, nothing is known and so it is unsure."""
+def _judge(predictor: "Predictor", pcms: Sequence[Int16]) -> list[Judgement]:
+    """Segments of int16 (N,) to what is said about them; where the model answered outside the grammar, nothing is known and so it is unsure."""
     from model.predictor import Sound
 
     answers = predictor.predict([Sound(pcm16_to_float(pcm)) for pcm in pcms])
-    return [answer.prediction or predictor.unknown() for answer in answers]
+    return [Judgement(answer.prediction or predictor.unknown(), answer.transcript) for answer in answers]
 
 
 def _receive(connection: Connection, asked: "queue.SimpleQueue[Ask]") -> None:
