@@ -11,6 +11,7 @@ EmosllmError
 ├── BundleError            a bundle is missing, damaged, foreign or does not fit together
 ├── TimelineError          the database cannot be used, or holds something that forbids the request
 ├── DayError               a day was asked for that is no date
+├── ServiceError           systemd does not do what was asked of it
 └── TrainingError          a recipe, corpus or manifest cannot be trained from
 
 A message says what happened, with which value, and what to do about it. Exceptions of other libraries are turned into these
@@ -60,6 +61,10 @@ class TimelineError(EmosllmError):
 
 class DayError(EmosllmError):
     """A day was asked for that is no date."""
+
+
+class ServiceError(EmosllmError):
+    """Systemd does not do what was asked of it, or is not there."""
 
 
 class TrainingError(EmosllmError):
