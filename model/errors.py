@@ -13,6 +13,7 @@ EmosllmError
 │   └── StoreKeyError      the key that opens the database is missing, wrong or cannot be had
 ├── DayError               a day was asked for that is no date
 ├── NotRunning             a command is for a running monitor, and there is none
+├── ServiceError           systemd does not do what was asked of it
 └── TrainingError          a recipe, corpus or manifest cannot be trained from
 
 A message says what happened, with which value, and what to do about it. Exceptions of other libraries are turned into these
@@ -70,6 +71,10 @@ class DayError(EmosllmError):
 
 class NotRunning(EmosllmError):
     """A command is for a running monitor, and there is none."""
+
+
+class ServiceError(EmosllmError):
+    """Systemd does not do what was asked of it, or is not there."""
 
 
 class TrainingError(EmosllmError):
