@@ -20,6 +20,8 @@ A message says what happened, with which value, and what to do about it. Excepti
 where the library is used; whatever else escapes is a bug.
 """
 
+from enum import StrEnum
+
 
 class EmosllmError(Exception):
     """Base of all errors a person can act on; the command line prints its message and exits with status 1."""
@@ -33,8 +35,26 @@ class AudioError(EmosllmError):
     """Sound cannot be had from where it was expected."""
 
 
+class DeviceFault(StrEnum):
+    """What is wrong with a microphone, as it is stored.
+
+    unavailable: it cannot be opened; lost: it ended; stalled: it is there and delivers nothing; default-changed: another one is
+    the system's default now; slept: the machine slept, so it has to be opened again.
+    """
+
+    UNAVAILABLE = "unavailable"
+    LOST = "lost"
+    STALLED = "stalled"
+    DEFAULT_CHANGED = "default-changed"
+    SLEPT = "slept"
+
+
 class DeviceError(AudioError):
-    """A microphone is missing, busy or went away."""
+    """A microphone is missing, busy or went away; `fault` says which for the record."""
+
+    def __init__(self, message: str, fault: DeviceFault = DeviceFault.UNAVAILABLE) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class FormatError(AudioError):

@@ -1,49 +1,38 @@
-"""The microphone: which there are, and the sound of one of them as a Source.
+"""The microphone: which ones there are, and the sound of one of them as a Source.
 
 The only file that imports PyAudio, and only once a microphone is asked for. It turns whatever rate and channel count a
-device insists on into mono int16 at SAMPLE_RATE, notices when a device goes silent for good, and never blocks for long
-on a sound system that hangs. It knows nothing of speech, nor of wall time.
+device insists on into mono int16 at SAMPLE_RATE, notices within 5 s when it is not heard any more and says why, and never
+blocks for long on a sound system that hangs. It knows nothing of speech, nor of what a day is.
 """
 
 import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Self
 
 from model.audio import SAMPLE_RATE, ms_to_samples, s_to_samples
-from model.errors import DeviceError
+from model.errors import DeviceError, DeviceFault
+from monitor.clocks import Reading, read_clocks
+from monitor.default_source import DefaultSource
+from monitor.devices import InputDevice, choose_device
 from monitor.resampler import Resampler
 from monitor.sound_system import as_device_error, ask, portaudio_turn, quiet_stderr
 from monitor.types import AudioChunk
+from monitor.watchdog import STALL_S, Watchdog
 
 _logger = logging.getLogger(__name__)
 
-# A microphone that delivers nothing for this long has gone, whatever the sound system says about it.
-_STALL_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 _POLL_S: Final = 0.1
 
 # PortAudio's errors for a channel count, a rate or a sample format that a device does not have.
 _FORMAT_REFUSED: Final = (-9998, -9997, -9994)
-
-
-@dataclass(frozen=True, slots=True)
-class InputDevice:
-    """A microphone as PortAudio lists it; rate_hz and channels are what it offers, not what will be asked of it."""
-
-    index: int
-    name: str
-    host_api: str
-    channels: int
-    rate_hz: int
-    is_default: bool
-
-    def __str__(self) -> str:
-        return f"{self.index}: {self.name} ({self.host_api}){', the default' if self.is_default else ''}"
+# ALSA's names for whatever the sound server has for its default source.
+_SERVER_DEFAULT: Final = ("default", "pulse", "pipewire")
+_ONLY_A_MONITOR: Final = "the system's default source is no microphone, it records what this machine plays"
 
 
 def list_devices() -> list[InputDevice]:
@@ -64,36 +53,6 @@ def list_devices() -> list[InputDevice]:
     return ask(threading.Thread(target=work, name="devices", daemon=True), answer)
 
 
-def choose_device(wanted: str, devices: Sequence[InputDevice]) -> InputDevice:
-    """The device meant by its number, its name or a part of that in any case; the empty string means the default.
-
-    Raises DeviceError, listing what there is, when none fits or more than one.
-    """
-    if not devices:
-        raise DeviceError(
-            "no microphone was found; plug one in, and check that the sound server (PipeWire or PulseAudio) runs for "
-            "this user. Recordings can be heard without one: --source FILE"
-        )
-    name = wanted.strip().casefold()
-    if name.isdecimal():
-        fitting = [device for device in devices if device.index == int(name)]
-    elif name:
-        fitting = [device for device in devices if name == device.name.casefold()]
-        fitting = fitting or [device for device in devices if name in device.name.casefold()]
-    else:
-        fitting = [device for device in devices if device.is_default]
-    if len(fitting) == 1:
-        return fitting[0]
-    asked = f"microphone {wanted!r}" if name else "default microphone"
-    fits = f"fits {len(fitting)} devices" if fitting else "is not there"
-    raise DeviceError(f"{asked} {fits}; choose one of these:\n" + "\n".join(f"  {device}" for device in devices))
-
-
-def _clock_through_sleep() -> float:
-    """Seconds that never go back and go on while the machine sleeps, where the system has such a clock."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
 class MicrophoneSource:
     """What a microphone hears, from the moment of entering.
 
@@ -101,6 +60,9 @@ class MicrophoneSource:
     it the oldest is dropped and the next chunk starts later by what is missing. When the sound card reports an overflow
     of its own, nobody knows how much it lost: the stream then jumps by one buffer, the least it can have been.
     A device that cannot deliver mono at SAMPLE_RATE is opened as it can, averaged over its channels and resampled.
+
+    It ends with a DeviceError, whose `fault` says why, at once when the device ends, within 0.2 s after the machine slept, and
+    within 5 s when nothing is delivered or another source became the default that it follows.
 
     Every call of PortAudio is made in a thread of its own, because all of them may hang when a sound server does. The
     callback only puts bytes into the queue. A SimpleQueue, because a signal handler may put into it at any moment.
@@ -113,16 +75,17 @@ class MicrophoneSource:
         device: str = "",
         buffer_ms: int = 30,
         queue_s: int = 30,
-        clock: Callable[[], float] = _clock_through_sleep,
+        clocks: Callable[[], Reading] = read_clocks,
     ) -> None:
         self.description = f"microphone {device!r}" if device else "the default microphone"
         self._device = device
         self._buffer_ms = buffer_ms
         self._capacity = max(2, s_to_samples(queue_s) // ms_to_samples(buffer_ms))
-        self._clock = clock
+        self._watchdog = Watchdog(clocks)
+        self._default = DefaultSource()
         self._closed = False
-        self._heard_at = 0.0
         self._position = 0
+        self._delivered: tuple[int, Reading] | None = None
         self._resampler = Resampler(SAMPLE_RATE, channels=1)
         self._opened: SimpleQueue[Resampler | Exception] = SimpleQueue()
         self._heard: SimpleQueue[tuple[int, bytes] | Exception | None] = SimpleQueue()
@@ -154,6 +117,14 @@ class MicrophoneSource:
         """Samples left out of the stream so far, as its jumps show them."""
         return self._resampler.lost_samples
 
+    @property
+    def delivered(self) -> tuple[int, Reading] | None:
+        """The stream position up to which the device has delivered, taken or not, and when it did: for a DriftTracker."""
+        if self._delivered is None:
+            return None
+        frames, at = self._delivered
+        return frames * SAMPLE_RATE // self._resampler.rate_hz, at
+
     def __iter__(self) -> Iterator[AudioChunk]:
         """Yield what is heard. Raises DeviceError once the device has gone and all it had delivered is taken."""
         while isinstance(item := self._heard.get(), tuple):
@@ -184,18 +155,27 @@ class MicrophoneSource:
             try:
                 device = choose_device(self._device, _input_devices(portaudio))
                 self.description = f"microphone {device.name!r}"
+                if device.name in _SERVER_DEFAULT:
+                    self._follow_default()
                 stream, resampler = self._open(portaudio, device)
-                self._heard_at = self._clock()
+                self._watchdog.start()
                 stream.start_stream()
             except BaseException:
+                self._default.close()
                 portaudio.terminate()
                 raise
         try:
             yield stream, resampler
         finally:
+            self._default.close()
             with portaudio_turn(timeout_s=-1):
                 stream.close()
                 portaudio.terminate()
+
+    def _follow_default(self) -> None:
+        self._default.start()
+        if self._default.is_monitor:
+            raise DeviceError(f"{_ONLY_A_MONITOR}; plug a microphone in, or choose one with `pactl set-default-source`")
 
     def _open(self, portaudio: Any, device: InputDevice) -> "tuple[Any, Resampler]":
         """The stream, not running yet, in the first format that the device accepts."""
@@ -220,11 +200,8 @@ class MicrophoneSource:
 
     def _hear(self, sound: bytes, frames: int, overflow: bool) -> bool:
         """Queue one buffer, in PortAudio's thread; False stops the stream."""
-        now = self._clock()
-        if self._closed or now - self._heard_at > _STALL_S:
-            # After such a hole, as left by a machine's sleep, sample positions tell nothing about time any more.
+        if self._closed or (at := self._watchdog.delivered()) is None:
             return False
-        self._heard_at = now
         if overflow:
             self._position += frames
         if self._heard.qsize() >= self._capacity:
@@ -232,20 +209,31 @@ class MicrophoneSource:
                 self._heard.get_nowait()
         self._heard.put((self._position, sound))
         self._position += frames
+        self._delivered = self._position, at
         return True
 
     def _watch(self, stream: Any) -> None:
-        """Return when it is closed or the device has gone, which is reported here: closing the stream may hang."""
+        """Return when it is closed or something is wrong, which is reported here: closing the stream may hang."""
         while not self._closed:
             time.sleep(_POLL_S)
-            silent_s = self._clock() - self._heard_at
-            if silent_s > _STALL_S or not (self._closed or stream.is_active()):
-                problem = (
-                    f"{self.description} stopped delivering sound {silent_s:.1f} s ago; check that it is plugged in and "
-                    "that the sound server runs"
-                )
-                self._heard.put(DeviceError(problem))
+            if (error := self._problem(stream)) is not None:
+                self._heard.put(error)
                 return
+
+    def _problem(self, stream: Any) -> DeviceError | None:
+        """What is wrong now, the surest cause first: after a sleep everything else follows from that."""
+        check = "check that it is plugged in and that the sound server runs"
+        if slept_s := self._watchdog.slept_s:
+            return DeviceError(f"{self.description} ended because the machine slept for {slept_s:.1f} s", DeviceFault.SLEPT)
+        if (silent_s := self._watchdog.silent_s) > STALL_S:
+            return DeviceError(f"{self.description} stopped delivering sound {silent_s:.1f} s ago; {check}", DeviceFault.STALLED)
+        if not (self._closed or stream.is_active()):
+            return DeviceError(f"{self.description} went away; {check}", DeviceFault.LOST)
+        if self._default.is_monitor:
+            return DeviceError(f"{self.description} went away: {_ONLY_A_MONITOR}", DeviceFault.LOST)
+        if other := self._default.changed_to:
+            return DeviceError(f"the default microphone is {other!r} now, no longer {self._default.name!r}", DeviceFault.DEFAULT_CHANGED)
+        return None
 
 
 def _pyaudio() -> Any:

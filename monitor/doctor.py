@@ -10,8 +10,9 @@ from pathlib import Path
 
 from model.errors import EmosllmError
 from model.manifest import find_bundle, read_manifest, verify
-from monitor.capture import choose_device, list_devices
+from monitor.capture import list_devices
 from monitor.config import Config, config_path, load_config
+from monitor.devices import choose_device
 from monitor.reader import TimelineReader
 
 _ENOUGH_DISK_MIB = 500

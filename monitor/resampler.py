@@ -17,7 +17,7 @@ class Resampler:
 
     def __init__(self, rate_hz: int, channels: int) -> None:
         self.lost_samples = 0
-        self._rate_hz = rate_hz
+        self.rate_hz = rate_hz
         self._channels = channels
         self._end = 0
         self._resume(0)
@@ -29,7 +29,7 @@ class Resampler:
             self._resume(position)
         frames = np.frombuffer(sound, np.int16).reshape(-1, self._channels)
         self._heard += len(frames)
-        if (self._rate_hz, self._channels) == (SAMPLE_RATE, 1):
+        if (self.rate_hz, self._channels) == (SAMPLE_RATE, 1):
             yield from self._chunk(frames[:, 0])
         else:
             yield from self._resample(frames, last=False)
@@ -39,10 +39,10 @@ class Resampler:
         yield from self._resample(np.empty((0, self._channels), np.int16), last=True)
 
     def _resume(self, position: int) -> None:
-        start = max(self._end, position * SAMPLE_RATE // self._rate_hz)
+        start = max(self._end, position * SAMPLE_RATE // self.rate_hz)
         self.lost_samples += start - self._end
         self._heard, self._end = position, start
-        self._soxr = soxr.ResampleStream(self._rate_hz, SAMPLE_RATE, 1, dtype="float32")
+        self._soxr = soxr.ResampleStream(self.rate_hz, SAMPLE_RATE, 1, dtype="float32")
 
     def _resample(self, frames: Int16, last: bool) -> Iterator[AudioChunk]:
         mono = pcm16_to_float(frames).mean(axis=1)

@@ -1,6 +1,7 @@
 """The microphone through the real PyAudio: what is played is what is captured, and every way it can go away is noticed."""
 
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from model.audio import SAMPLE_RATE, Int16, pcm16_to_float, s_to_samples
-from model.errors import DeviceError
-from monitor.capture import InputDevice, MicrophoneSource, choose_device, list_devices
+from model.audio import SAMPLE_RATE, Int16, pcm16_to_float, s_to_samples, samples_to_s
+from model.errors import DeviceError, DeviceFault
+from monitor.capture import MicrophoneSource, list_devices
+from monitor.clocks import Reading
+from monitor.devices import InputDevice, choose_device
+from monitor.mute import MuteWatch, Stretch
 from monitor.resampler import Resampler
 from monitor.types import AudioChunk
 from tests.virtual_microphone import VirtualMicrophone, synthetic_voice
@@ -39,6 +43,15 @@ def plugged_in(microphone: VirtualMicrophone, monkeypatch: pytest.MonkeyPatch) -
 def own_microphone(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualMicrophone]:
     """One of the test's own, to be broken."""
     with VirtualMicrophone() as microphone:
+        for name, value in microphone.env.items():
+            monkeypatch.setenv(name, value)
+        yield microphone
+
+
+@pytest.fixture
+def humming(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualMicrophone]:
+    """One that is never silent unless it is muted."""
+    with VirtualMicrophone(hum=True) as microphone:
         for name, value in microphone.env.items():
             monkeypatch.setenv(name, value)
         yield microphone
@@ -238,51 +251,116 @@ def test_close_ends_the_iteration_with_what_was_heard_until_then(
     assert s_to_samples(0.1) < len(sound) < s_to_samples(1)
 
 
+def choose_another(microphone: VirtualMicrophone) -> None:
+    microphone.plug_in("headset")
+    microphone.make_default("headset")
+
+
+# How a microphone goes away, what it is said to be, and how it comes back.
+FAULTS: list[tuple[Callable[[VirtualMicrophone], None], DeviceFault, str, Callable[[VirtualMicrophone], None]]] = [
+    (lambda there: there.suspend(True), DeviceFault.STALLED, r"stopped delivering sound \d", lambda there: there.suspend(False)),
+    (VirtualMicrophone.freeze, DeviceFault.STALLED, r"stopped delivering sound \d", VirtualMicrophone.thaw),
+    (VirtualMicrophone.kill_server, DeviceFault.LOST, "went away; check", VirtualMicrophone.start_server),
+    (VirtualMicrophone.unplug, DeviceFault.LOST, "went away", VirtualMicrophone.plug_in),
+    (VirtualMicrophone.unplug_only_microphone, DeviceFault.LOST, "went away: .* records what", VirtualMicrophone.plug_in),
+    (choose_another, DeviceFault.DEFAULT_CHANGED, "is 'headset' now, no longer 'mic'", lambda there: None),
+]
+
+
 @needs_pulseaudio
-def test_an_unplugged_microphone_is_noticed_and_can_be_opened_again(own_microphone: VirtualMicrophone) -> None:
+@pytest.mark.parametrize(("break_it", "fault", "reason", "mend"), FAULTS)
+def test_every_fault_is_seen_soon_and_named_and_the_microphone_can_be_opened_again(
+    own_microphone: VirtualMicrophone,
+    break_it: Callable[[VirtualMicrophone], None],
+    fault: DeviceFault,
+    reason: str,
+    mend: Callable[[VirtualMicrophone], None],
+) -> None:
     delivered: list[AudioChunk] = []
     with MicrophoneSource() as source:
         chunks = iter(source)
         delivered.append(next(chunks))
         time.sleep(0.5)
-        own_microphone.unplug()
-        unplugged_at = time.monotonic()
-        with pytest.raises(DeviceError, match="stopped delivering sound"):
+        broken_at = time.monotonic()
+        break_it(own_microphone)
+        with pytest.raises(DeviceError, match=reason) as caught:
             delivered.extend(chunks)
-    assert time.monotonic() - unplugged_at < 3
+        assert time.monotonic() - broken_at < 10
+        assert caught.value.fault is fault
+    assert time.monotonic() - broken_at < 20
     assert len(joined(delivered)) > s_to_samples(0.4)
-    with pytest.raises(DeviceError, match="cannot be used"), MicrophoneSource():
-        pass
-    own_microphone.plug_in()
+    mend(own_microphone)
     with MicrophoneSource() as source:
         assert len(next(iter(source)).pcm) == 480
 
 
 @needs_pulseaudio
-def test_a_sound_server_that_hangs_is_noticed_and_does_not_hang_the_process(own_microphone: VirtualMicrophone) -> None:
-    with MicrophoneSource() as source:
-        chunks = iter(source)
-        next(chunks)
-        own_microphone.freeze()
-        frozen_at = time.monotonic()
-        with pytest.raises(DeviceError, match="stopped delivering sound 5"):
-            list(chunks)
-        assert 5 <= time.monotonic() - frozen_at < 8
-    assert time.monotonic() - frozen_at < 12
-    own_microphone.thaw()
-    with MicrophoneSource() as source:
-        next(iter(source))
+@pytest.mark.parametrize(
+    ("unplug", "reason"), [(VirtualMicrophone.unplug, "cannot be used"), (VirtualMicrophone.unplug_only_microphone, "is no microphone")]
+)
+def test_nothing_is_opened_in_the_place_of_a_microphone_that_is_away(
+    own_microphone: VirtualMicrophone, unplug: Callable[[VirtualMicrophone], None], reason: str
+) -> None:
+    unplug(own_microphone)
+    with pytest.raises(DeviceError, match=reason) as caught, MicrophoneSource():
+        pass
+    assert caught.value.fault is DeviceFault.UNAVAILABLE
 
 
 @needs_pulseaudio
-def test_a_machine_that_slept_does_not_go_on_as_if_nothing_had_been(plugged_in: VirtualMicrophone) -> None:
-    slept_s = 0.0
-    with MicrophoneSource(clock=lambda: time.monotonic() + slept_s) as source:
+@pytest.mark.parametrize("awake_s", [0.0, 3.5])
+def test_a_machine_that_slept_is_not_taken_for_a_stall_and_does_not_go_on_as_if_nothing_had_been(
+    plugged_in: VirtualMicrophone, awake_s: float
+) -> None:
+    """However long the sound system takes to wake up."""
+    slept_s = late_s = 0.0
+
+    def clocks() -> Reading:
+        return Reading(real_s=0.0, boot_s=time.monotonic() + slept_s + late_s, mono_s=time.monotonic() + late_s)
+
+    with MicrophoneSource(clocks=clocks) as source:
         chunks = iter(source)
         next(chunks)
-        slept_s = 3_600.0
-        with pytest.raises(DeviceError, match="stopped delivering sound 3600"):
+        slept_s, late_s = 3_600.0, awake_s
+        with pytest.raises(DeviceError, match=r"the machine slept for 3600\.. s") as caught:
             list(chunks)
+    assert caught.value.fault is DeviceFault.SLEPT
+
+
+@needs_pulseaudio
+def test_a_muted_microphone_delivers_zeros_which_count_as_muted_from_the_first(humming: VirtualMicrophone) -> None:
+    watch, stretches, muted_for = MuteWatch(), list[Stretch](), 3.0
+    steps = iter([(0.5, True), (0.5 + muted_for, False)])
+    at_s, muted = next(steps)
+    with MicrophoneSource() as source:
+        for chunk in source:
+            stretches += watch.push(chunk)
+            if samples_to_s(chunk.end) >= at_s:
+                humming.mute(muted)
+                at_s, muted = next(steps, (math.inf, muted))
+            if chunk.end > s_to_samples(5):
+                break
+    stretches += watch.flush()
+    assert [stretch.muted for stretch in stretches] == [False, True, False]
+    assert [stretch.start for stretch in stretches] == [0, stretches[0].end, stretches[1].end]
+    assert samples_to_s(stretches[1].start) == pytest.approx(0.5, abs=0.4)
+    assert samples_to_s(stretches[1].end - stretches[1].start) == pytest.approx(muted_for, abs=0.4)
+
+
+@needs_pulseaudio
+def test_the_source_tells_up_to_where_and_when_the_device_delivered(plugged_in: VirtualMicrophone) -> None:
+    with MicrophoneSource() as source:
+        chunks = iter(source)
+        next(chunks)
+        time.sleep(1)
+        first = source.delivered
+        time.sleep(1)
+        second = source.delivered
+    assert first is not None
+    assert second is not None
+    passed_s = second[1].real_s - first[1].real_s
+    assert samples_to_s(second[0] - first[0]) == pytest.approx(passed_s, abs=0.5)
+    assert first[0] > s_to_samples(0.5), "what nobody took counts as well"
 
 
 @needs_pulseaudio

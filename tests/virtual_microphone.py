@@ -59,6 +59,7 @@ class VirtualMicrophone:
     """A context manager: a PulseAudio server with one microphone, 16 kHz mono, bit-exact, in real time.
 
     env: what a process needs in its environment to hear it as its default microphone.
+    hum: a faint hum as every real microphone has; without it, what is heard while nothing is played is zeros, as if it were muted.
     """
 
     @staticmethod
@@ -67,9 +68,10 @@ class VirtualMicrophone:
         absent = [program for program in _PROGRAMS if shutil.which(program) is None]
         return f"{', '.join(absent)} not installed: apt-get install {_PACKAGES}" if absent else ""
 
-    def __init__(self) -> None:
+    def __init__(self, hum: bool = False) -> None:
         # A short path: a socket's may not be longer than 108 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="vmic"))
+        self._hum = hum
         socket = self._folder / "native"
         asoundrc = self._folder / "asoundrc"
         asoundrc.write_text(_ASOUNDRC)
@@ -82,11 +84,9 @@ class VirtualMicrophone:
         }
         script = self._folder / "server.pa"
         script.write_text(f"load-module module-native-protocol-unix auth-anonymous=1 socket={socket}\n")
-        command = ["pulseaudio", "-n", "-F", str(script), "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"]
+        self._command = ["pulseaudio", "-n", "-F", str(script), "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"]
         self._log = (self._folder / "server.log").open("wb")
-        self._server = subprocess.Popen(command, env=os.environ | self.env, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
-        self._wait_for_server()
-        self.plug_in()
+        self.start_server()
 
     def __enter__(self) -> Self:
         return self
@@ -94,17 +94,54 @@ class VirtualMicrophone:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def plug_in(self) -> None:
-        """Make the microphone appear; it already has at the start."""
-        self._pactl("load-module", "module-null-sink", "sink_name=virt", "rate=16000", "channels=1", "format=s16le", "norewinds=1")
-        self._pactl("load-module", "module-remap-source", "source_name=mic", "master=virt.monitor")
-        self._pactl("set-default-sink", "virt")
-        self._pactl("set-default-source", "mic")
+    def start_server(self) -> None:
+        """Start the sound server with its microphone; it already runs at the start."""
+        self._server = subprocess.Popen(
+            self._command, env=os.environ | self.env, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+        self._wait_for_server()
+        self.plug_in()
+        self.make_default()
+
+    def kill_server(self) -> None:
+        """End the sound server as a crash does."""
+        self._server.kill()
+        self._server.wait()
+
+    def plug_in(self, name: str = "mic") -> None:
+        """Make a microphone appear; the one called mic already has at the start, and is the default again when it comes back."""
+        sink = f"played_to_{name}"
+        if sink not in self._pactl("list", "short", "sinks"):
+            self._pactl("load-module", "module-null-sink", f"sink_name={sink}", "rate=16000", "channels=1", "format=s16le", "norewinds=1")
+            if self._hum:
+                self._pactl("load-module", "module-sine", f"sink={sink}", "frequency=50")
+                hums = self._pactl("list", "short", "sink-inputs").splitlines()
+                # 5 % is -78 dB, an amplitude of four steps.
+                self._pactl("set-sink-input-volume", hums[-1].split("\t")[0], "5%")
+        # The microphone comes last, so that nobody hears the hum before it is faint.
+        self._pactl("load-module", "module-remap-source", f"source_name={name}", f"master={sink}.monitor")
+
+    def make_default(self, name: str = "mic") -> None:
+        """Choose the system's default microphone, as a person does in the sound settings."""
+        self._pactl("set-default-sink", f"played_to_{name}")
+        self._pactl("set-default-source", name)
 
     def unplug(self) -> None:
-        """Make the microphone vanish while the sound server goes on."""
-        self._pactl("unload-module", "module-remap-source")
+        """Make the whole sound card vanish while the sound server goes on."""
+        self.unplug_only_microphone()
         self._pactl("unload-module", "module-null-sink")
+
+    def unplug_only_microphone(self) -> None:
+        """The loudspeaker stays: the server falls back to recording what is played to it."""
+        self._pactl("unload-module", "module-remap-source")
+
+    def mute(self, muted: bool) -> None:
+        """Press the mute key."""
+        self._pactl("set-source-mute", "mic", "1" if muted else "0")
+
+    def suspend(self, suspended: bool) -> None:
+        """Stop the microphone or let it go on: nothing is delivered meanwhile, and nothing fails."""
+        self._pactl("suspend-source", "mic", "1" if suspended else "0")
 
     def freeze(self) -> None:
         """Stop the sound server without ending it, as a hung driver does: nothing is delivered and nothing fails."""
@@ -116,18 +153,20 @@ class VirtualMicrophone:
 
     def play(self, path: Path) -> None:
         """Speak a sound file into the microphone; returns when it is over."""
-        subprocess.run(["paplay", "--device=virt", str(path)], env=os.environ | self.env, check=True)
+        subprocess.run(["paplay", "--device=played_to_mic", str(path)], env=os.environ | self.env, check=True)
 
     def close(self) -> None:
         """Stop the server and remove its folder; more than once is fine."""
         self.thaw()
-        self._server.kill()
-        self._server.wait()
+        self.kill_server()
         self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _pactl(self, *arguments: str) -> None:
-        subprocess.run(["pactl", *arguments], env=os.environ | self.env, check=True, capture_output=True, timeout=_START_TIMEOUT_S)
+    def _pactl(self, *arguments: str) -> str:
+        command = ["pactl", *arguments]
+        return subprocess.run(
+            command, env=os.environ | self.env, check=True, capture_output=True, timeout=_START_TIMEOUT_S, text=True
+        ).stdout
 
     def _wait_for_server(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
