@@ -12,10 +12,12 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from bench.sounds import DEMO
-from model.types import Prediction
+from model.audio import Int16
+from monitor.bundle_choice import BundleChoice
 from monitor.config import EngineConfig, SegmenterConfig
 from monitor.judge import EngineState, Judge, Listener
 from monitor.keys import Keys
+from monitor.messages import Judgement
 from monitor.segmenter import Segmenter
 from monitor.sources import FileSource
 from monitor.timeline import Timeline
@@ -46,15 +48,17 @@ def _play(folder: Path) -> tuple[list[float], list[float]]:
     closed: dict[int, float] = {}
     delays: list[float] = []
     lengths: list[float] = []
+    sounds: dict[int, Int16] = {}
     ready = threading.Event()
     with Timeline.open(folder / "timeline.db", ZoneInfo("UTC"), Keys("file", folder)) as timeline:
 
-        def judged(predictions: Mapping[int, Prediction]) -> None:
-            timeline.judge(predictions)
-            delays.extend(time.perf_counter() - closed[entry] for entry in predictions)
+        def judged(judgements: Mapping[int, Judgement]) -> None:
+            timeline.judge(judgements)
+            delays.extend(time.perf_counter() - closed[entry] for entry in judgements)
 
         changed = lambda state, _detail: ready.set() if state is EngineState.READY else None  # noqa: E731
-        judge = Judge(EngineConfig(), folder / "engine.log", Listener(judged, lambda *_: None, changed))
+        listener = Listener(lambda entry: sounds.pop(entry), judged, lambda *_: None, changed)
+        judge = Judge(EngineConfig(), BundleChoice("nano", folder / "bundles.json"), folder / "engine.log", listener, tireless=False)
         judge.start()
         if not ready.wait(_START_TIMEOUT_S):
             raise RuntimeError(f"the engine was not ready after {_START_TIMEOUT_S} s")
@@ -68,10 +72,12 @@ def _play(folder: Path) -> tuple[list[float], list[float]]:
                         end_sample=segment.end,
                         start_at=clock.at(segment.start),
                         end_at=clock.at(segment.end),
+                        sound=segment.pcm.tobytes(),
                     )
+                    sounds[entry] = segment.pcm
                     closed[entry] = now
                     lengths.append(segment.duration_s)
-                    judge.submit(entry, segment.pcm)
+                    judge.submit(entry)
         judge.finish(lambda: False)
     return delays, lengths
 

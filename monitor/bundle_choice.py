@@ -5,7 +5,6 @@ Remembers in a small file which bundles have answered, so that there is one to g
 
 import json
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ class BundleChoice:
         """The current bundle is loaded and answers: one to go back to."""
         current = self.current
         if self._memory.proven[-1:] != [current]:
-            self._memory.proven = [name for name in self._memory.proven if name != current][-4:] + [current]
+            self._memory.proven = [*[name for name in self._memory.proven if name != current][-4:], current]
             self._write()
 
     def set_aside(self, reason: str) -> bool:
@@ -75,7 +74,7 @@ class BundleChoice:
             fresh = self._path.with_suffix(".new")
             make_private(fresh)
             fresh.write_text(json.dumps({"proven": self._memory.proven, "aside": self._memory.aside}, indent=1), encoding="utf-8")
-            os.replace(fresh, self._path)
+            fresh.replace(self._path)
         except OSError as error:
             _logger.warning("cannot remember which bundles answer: %s", error.strerror)
 

@@ -83,7 +83,7 @@ class ControlServer:
             asked = json.loads(line)
             command = self._commands[asked.pop("command")]
         except (ValueError, KeyError, AttributeError, TypeError):
-            return {"error": f"commands are {', '.join(self._commands)}, as one line of JSON: {{\"command\": NAME}}"}
+            return {"error": f'commands are {", ".join(self._commands)}, as one line of JSON: {{"command": NAME}}'}
         try:
             return command(asked)
         except EmosllmError as error:

@@ -49,7 +49,7 @@ class Daemon:
         view: View,
         notifier: Notifier,
         unattended: bool,
-        clocks: ClockWatch,
+        clocks: ClockWatch | None = None,
     ) -> None:
         self._config = config
         self._open_source = open_source
@@ -60,7 +60,7 @@ class Daemon:
         self._view = view
         self._notifier = notifier
         self._unattended = unattended
-        self._clocks = clocks
+        self._clocks = clocks or ClockWatch()
         self._segmenter = Segmenter(config.segmenter)
         self._ledger = Ledger(recorder.cover)
         self._backoff = Backoff()
@@ -189,7 +189,9 @@ class Daemon:
     def _tell_of_mute(self) -> None:
         if self._status.muted != self._told_muted:
             self._told_muted = self._status.muted
-            self._view.tell("the microphone is muted: it delivers nothing but zeros" if self._told_muted else "the microphone is not muted any more")
+            self._view.tell(
+                "the microphone is muted: it delivers nothing but zeros" if self._told_muted else "the microphone is not muted any more"
+            )
 
     def _device_lost(self, error: DeviceError) -> None:
         slept = error.fault is DeviceFault.SLEPT

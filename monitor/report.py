@@ -28,9 +28,13 @@ NOTICE = (
 ENOUGH_FOR_SHARES_S = 60.0
 """With less sure speech than this, segments are counted instead of given as per cent."""
 
-_LOST_WORDS = {
-    Coverage.OVERFLOW: "sound came faster than it could be taken",
-    Coverage.DEVICE_LOST: "the microphone was away",
+# What else became of the day: a name and what it means. Speech that was heard and not judged has rows of its own.
+_COVERAGE_WORDS = {
+    Coverage.PAUSED: ("Paused", "you had closed the microphone"),
+    Coverage.MUTED: ("Muted", "the microphone was open but switched to silence"),
+    Coverage.DEVICE_LOST: ("Lost", "the microphone was away"),
+    Coverage.OVERFLOW: ("Lost", "sound came faster than it could be taken"),
+    Coverage.NOT_RUNNING: ("Off", "the monitor was not running, or the machine slept"),
 }
 _LONGEST_BAR = 30
 _LEFT = 2
@@ -87,8 +91,11 @@ def to_json(summary: DaySummary) -> str:
         "gaps": [gap.value for gap in summary.gaps],
         "passed_s": round(summary.passed_s, 3),
         "heard_s": round(summary.heard_s, 3),
-        "off_s": round(summary.off_s, 3),
-        "lost_s": {kind.value: round(lost_s, 3) for kind, lost_s in summary.lost_s.items()},
+        "coverage_s": {kind.value: round(seconds, 3) for kind, seconds in summary.coverage_s.items()},
+        "coverage": [
+            {"kind": part.kind.value, "start": part.start_at.isoformat(), "end": part.end_at.isoformat(), "reason": part.reason}
+            for part in summary.coverage
+        ],
         "speech": _speech_json(summary.speech),
         "bundles": dict(summary.bundles),
         "hours": [
@@ -155,10 +162,9 @@ def _coverage(summary: DaySummary) -> RenderableType:
         grid.add_row(name, _span(seconds), Text(remark))
 
     add("Heard", summary.heard_s, f"of {_span(summary.passed_s)}")
-    if summary.off_s:
-        add("Off", summary.off_s, "the monitor was not running")
-    for kind, lost_s in summary.lost_s.items():
-        add("Lost", lost_s, _LOST_WORDS.get(kind, kind.value))
+    for kind, (name, meaning) in _COVERAGE_WORDS.items():
+        if kind in summary.coverage_s:
+            add(name, summary.coverage_s[kind], meaning)
     if summary.state is not DayState.NO_DATA:
         add("Speech", speech.total.seconds, _pieces(speech.total.segments))
     if speech.unsure_share is not None:

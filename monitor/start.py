@@ -1,13 +1,15 @@
-"""What `start` puts together: source, lock, timeline, view and daemon, and the signals that end it."""
+"""What `start` puts together: source, lock, timeline, view and daemon, and the signals and commands that reach it."""
 
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, time, timedelta
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from rich.console import Console
@@ -15,39 +17,75 @@ from rich.console import Console
 from model.audio import audio_length_s
 from model.errors import ConfigError, TimelineError
 from model.manifest import find_bundle, read_manifest
+from monitor.bundle_choice import BundleChoice
 from monitor.capture import MicrophoneSource
 from monitor.config import Config, state_dir
+from monitor.control import Answer, Command, ControlServer, socket_path
 from monitor.daemon import Daemon
 from monitor.keys import Keys
 from monitor.lock import DatabaseLock, make_private
+from monitor.notify import Notifier
+from monitor.pausing import Pause, parse_span
 from monitor.reader import TimelineReader
+from monitor.recorder import Recorder
 from monitor.sources import FileSource, Source, StdinSource
+from monitor.status import Status
 from monitor.timeline import Timeline
-from monitor.view import LiveView, PlainView, Status
+from monitor.view import LiveView, PlainView
 
 logger = logging.getLogger(__name__)
 
 _LOG_BYTES, _LOG_COUNT = 1_000_000, 3
-_NEVER_JUDGED = "the monitor ended before this was judged"
+# Listening waits for the timeline no longer than this; what cannot be written then waits in memory.
+_BUSY_TIMEOUT_S = 1.0
 
 
-def start(config: Config, source: str, speed: float | None, at: str | None) -> None:
-    """Run the daemon until its source ends or a signal comes. Raises EmosllmError."""
-    zone, database = config.timeline.zone_info(), config.timeline.database_path()
-    keys = config.timeline.keys()
+def start(config: Config, source: str, speed: float | None, at: str | None, unattended: bool = False) -> None:
+    """Run the daemon until its source ends or a signal or command ends it. Raises EmosllmError.
+
+    unattended: nobody sees what it prints, so no emotion is printed, and a missing microphone is waited for.
+    """
+    zone, database, keys = config.timeline.zone_info(), config.timeline.database_path(), config.timeline.keys()
     open_source = source_opener(config, source, speed)
     anchor = anchor_for(source, speed, at, zone)
     read_manifest(find_bundle(config.engine.bundle))  # a wrong bundle is said before anything is opened
     _log_to_file(config.log.level)
-    with DatabaseLock(database, source), Timeline.open(database, zone, keys) as timeline:
-        timeline.recover(_NEVER_JUDGED)
+    with DatabaseLock(database, source), Timeline.open(database, zone, keys, _BUSY_TIMEOUT_S) as timeline:
         if anchor is not None:
             _refuse_overlap(database, keys, anchor, source, zone)
         first = open_source()
-        status, view = Status(first.description, first.live), _view(zone)
-        daemon = Daemon(config, open_source, anchor, timeline, state_dir() / "engine.log", status, view)
-        with _signals(daemon.stop), view.showing(status):
+        status, view = Status(first.description, first.live), _view(zone, unattended)
+        choice = BundleChoice(config.engine.bundle, state_dir() / "bundles.json")
+        recorder = Recorder(config, timeline, choice, state_dir() / "engine.log", status, view)
+        pause = Pause(database.with_name(database.name + ".paused"))
+        daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, Notifier(), unattended)
+        with _signals(daemon.stop), ControlServer(socket_path(database), commands_of(daemon, status)), view.showing(status):
             daemon.run()
+
+
+def commands_of(daemon: Daemon, status: Status) -> dict[str, Command]:
+    """What can be asked of a running monitor from another terminal."""
+
+    def pause(arguments: Mapping[str, Any]) -> Answer:
+        span = arguments.get("for")
+        until = None if span is None else datetime.now(UTC) + parse_span(str(span))
+        daemon.pause(until)
+        return {"until": until and until.isoformat(timespec="seconds")}
+
+    def resume(_arguments: Mapping[str, Any]) -> Answer:
+        daemon.resume()
+        return {}
+
+    def stop(_arguments: Mapping[str, Any]) -> Answer:
+        daemon.stop()
+        return {}
+
+    return {
+        "status": lambda _arguments: {"pid": os.getpid(), **status.as_json()},
+        "pause": pause,
+        "resume": resume,
+        "stop": stop,
+    }
 
 
 def source_opener(config: Config, source: str, speed: float | None) -> Callable[[], Source]:
@@ -102,9 +140,9 @@ def _refuse_overlap(database: Path, keys: Keys, anchor: datetime, source: str, z
         )
 
 
-def _view(zone: ZoneInfo) -> LiveView | PlainView:
+def _view(zone: ZoneInfo, unattended: bool) -> LiveView | PlainView:
     console = Console()
-    return LiveView(console, zone) if console.is_terminal else PlainView(console, zone)
+    return LiveView(console, zone) if console.is_terminal and not unattended else PlainView(console, zone, answers=not unattended)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ waits, or will never be judged keeps its own place, so that nothing is silently 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,12 +14,15 @@ from enum import StrEnum
 from model.types import Emotion
 from monitor.days import Day
 from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
+from monitor.tiling import Tile, tile
 
 ENOUGH_HEARD_S = 4 * 3600.0
 """A day with less sound than this is PARTIAL: a quarter of the 16 hours most people are awake."""
 
 MUCH_UNJUDGED = 0.1
 """A day of which more than this part of the speech will never be judged is PARTIAL."""
+
+_LISTENED = (Coverage.HEARD, Coverage.ENGINE_DOWN)
 
 Stretch = tuple[datetime, datetime]
 
@@ -123,8 +126,7 @@ class HourSummary:
 class DaySummary:
     """A day as it stood at `now`.
 
-    heard_s: time the microphone was listened to. lost_s: seconds of every other kind of coverage that occurred.
-    off_s: what is left of the time that has passed, in which the monitor was not running.
+    coverage: tiles of what has passed of the day, so that every moment of it is of one kind.
     bundles: segments judged by each bundle version. gaps: empty unless the state is PARTIAL.
     """
 
@@ -132,9 +134,7 @@ class DaySummary:
     now: datetime
     state: DayState
     gaps: tuple[Gap, ...]
-    heard_s: float
-    lost_s: Mapping[Coverage, float]
-    off_s: float
+    coverage: tuple[Tile, ...]
     speech: Speech
     bundles: Mapping[str, int]
     hours: tuple[HourSummary, ...]
@@ -149,30 +149,37 @@ class DaySummary:
         """Seconds of the day that had passed at `now`."""
         return _overlap_s((self.day.start, self.now), (self.day.start, self.day.end))
 
+    @property
+    def heard_s(self) -> float:
+        """Seconds that were listened to, whether or not what was said could be judged."""
+        return sum(self.coverage_s.get(kind, 0.0) for kind in _LISTENED)
+
+    @property
+    def coverage_s(self) -> dict[Coverage, float]:
+        """Seconds of each kind that occurred; they sum to `passed_s` unless a clock was set back."""
+        seconds: dict[Coverage, float] = {}
+        for part in self.coverage:
+            seconds[part.kind] = seconds.get(part.kind, 0.0) + part.seconds
+        return {kind: seconds[kind] for kind in Coverage if kind in seconds}
+
 
 def summarize(day: Day, entries: Iterable[TimelineEntry], coverage: Iterable[CoverageInterval], now: datetime) -> DaySummary:
-    """Summarize a day from the segments and coverage that overlap it; others are ignored. now: aware UTC.
-
-    A stretch counts as heard when coverage says so or a segment lies in it: a monitor that was killed may have stored
-    the one and not the other. What is stored twice was heard once.
-    """
+    """Summarize a day from the segments and coverage that overlap it; others are ignored. now: aware UTC."""
     whole = (day.start, day.end)
     entries = [entry for entry in entries if _overlap_s(_stretch(entry), whole)]
     coverage = list(coverage)
-    heard = _union([*(_stretch(part) for part in coverage if part.kind is Coverage.HEARD), *map(_stretch, entries)])
-    heard_s = _within_s(heard, whole)
-    passed = (day.start, min(day.end, now))
-    known_s = _within_s(_union([*heard, *map(_stretch, coverage)]), passed)
+    tiles = tile(day.start, min(day.end, now), coverage, entries)
+    # Where a clock was set back something is known of what is still to come.
+    tiles += [part for part in tile(max(day.start, now), day.end, coverage, entries) if part.kind is not Coverage.NOT_RUNNING]
+    heard = [(part.start_at, part.end_at) for part in tiles if part.kind in _LISTENED]
     speech = _speech(entries, whole)
-    state, gaps = _state(day, heard_s, speech, now)
+    state, gaps = _state(day, _within_s(heard, whole), speech, now)
     return DaySummary(
         day=day,
         now=now.astimezone(UTC),
         state=state,
         gaps=gaps,
-        heard_s=heard_s,
-        lost_s=_lost(coverage, whole),
-        off_s=max(0.0, _overlap_s(passed, whole) - known_s),
+        coverage=tuple(tiles),
         speech=speech,
         bundles=Counter(entry.prediction.bundle_version for entry in entries if entry.prediction),
         hours=tuple(
@@ -224,13 +231,7 @@ def _speech(entries: Iterable[TimelineEntry], within: Stretch) -> Speech:
     return Speech(emotions, unsure, waiting, dict(unjudged))
 
 
-def _lost(coverage: Sequence[CoverageInterval], within: Stretch) -> dict[Coverage, float]:
-    kinds = {part.kind for part in coverage} - {Coverage.HEARD}
-    seconds = {kind: _within_s(_union(_stretch(part) for part in coverage if part.kind is kind), within) for kind in sorted(kinds)}
-    return {kind: lost_s for kind, lost_s in seconds.items() if lost_s}
-
-
-def _stretch(record: TimelineEntry | CoverageInterval) -> Stretch:
+def _stretch(record: TimelineEntry) -> Stretch:
     return record.start_at, record.end_at
 
 
@@ -240,14 +241,3 @@ def _overlap_s(first: Stretch, second: Stretch) -> float:
 
 def _within_s(stretches: Iterable[Stretch], within: Stretch) -> float:
     return sum(_overlap_s(stretch, within) for stretch in stretches)
-
-
-def _union(stretches: Iterable[Stretch]) -> list[Stretch]:
-    """The same time as stretches that do not overlap, in order."""
-    union: list[Stretch] = []
-    for start, end in sorted(stretches):
-        if union and start <= union[-1][1]:
-            union[-1] = (union[-1][0], max(union[-1][1], end))
-        else:
-            union.append((start, end))
-    return union

@@ -4,6 +4,7 @@ Pure arithmetic on moments. What is stored may overlap (a clock that was set bac
 lies in time that was heard) and has holes (a monitor that did not run stores nothing).
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -58,7 +59,7 @@ def _strongest(start: datetime, end: datetime, claims: Sequence[Tile]) -> Iterab
     begin = sorted(claims, key=lambda claim: claim.start_at)
     active: list[Tile] = []
     following = 0
-    for left, right in zip(bounds, bounds[1:], strict=False):
+    for left, right in itertools.pairwise(bounds):
         while following < len(begin) and begin[following].start_at <= left:
             active.append(begin[following])
             following += 1

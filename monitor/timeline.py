@@ -76,12 +76,14 @@ class SegmentRow(SQLModel, table=True):
 
 
 class SoundRow(SQLModel, table=True):
-    """A row of `sound`: mono int16 at SAMPLE_RATE, little endian."""
+    """A row of `sound`: mono int16 at SAMPLE_RATE, little endian. It ages from when it was stored: a recording may be old."""
 
     __tablename__ = "sound"
+    __table_args__ = (CheckConstraint("length(pcm) > 0", name="sound_not_empty"),)
 
     segment_id: int = Field(primary_key=True, foreign_key="segment.id", ondelete="CASCADE")
     pcm: bytes
+    stored_at: datetime
 
 
 class CoverageRow(SQLModel, table=True):
@@ -156,7 +158,7 @@ class Timeline:
             session.add(row)
             session.flush()
             assert row.id is not None
-            session.add(SoundRow(segment_id=row.id, pcm=sound))
+            session.add(SoundRow(segment_id=row.id, pcm=sound, stored_at=datetime.now(UTC)))
             return row.id
 
     def judge(self, judgements: Mapping[int, Judgement], keep_sound: bool = False) -> list[int]:
@@ -210,10 +212,14 @@ class Timeline:
         return left
 
     def waiting_since_before(self, moment: datetime) -> list[int]:
-        """Segments that wait and were spoken before `moment`."""
+        """Segments that wait and were stored before `moment`."""
+        old = (
+            select(SoundRow.segment_id)
+            .join(SegmentRow, col(SegmentRow.id) == SoundRow.segment_id)
+            .where(SegmentRow.state == SegmentState.WAITING, SoundRow.stored_at < moment)
+        )
         with self._writing() as session:
-            rows = session.exec(_WAITING.where(SegmentRow.start_at < moment)).all()
-            return [row.id for row in rows if row.id is not None]
+            return list(session.exec(old).all())
 
     def beyond(self, limit_bytes: int) -> list[int]:
         """Of the segments that wait, the oldest that have to go so that the sound of the others is at most `limit_bytes` long."""
@@ -229,15 +235,17 @@ class Timeline:
         return [segment_id for (segment_id, _), total in zip(newest_first, totals, strict=True) if total > limit_bytes]
 
     def erase_sound(self, before: datetime) -> int:
-        """Erase kept sound of segments that were spoken before `before` and do not wait; returns how many it was."""
-        old = select(SegmentRow.id).where(SegmentRow.start_at < before, SegmentRow.state != SegmentState.WAITING)
+        """Erase kept sound that was stored before `before` and is not waited for; returns of how many segments."""
+        waiting = select(SegmentRow.id).where(SegmentRow.state == SegmentState.WAITING)
+        old = delete(SoundRow).where(col(SoundRow.stored_at) < before, col(SoundRow.segment_id).not_in(waiting))
         with self._writing() as session:
-            return int(session.exec(delete(SoundRow).where(col(SoundRow.segment_id).in_(old))).rowcount)
+            return int(session.exec(old).rowcount)
 
     def give_back_space(self) -> None:
         """Return the file's free pages to the disk: what a large spool leaves behind."""
-        with self._turn, _explained(self._path), self._engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA incremental_vacuum").fetchall()
+        with self._turn, _explained(self._path), self._engine.begin() as connection:
+            # Each step of the statement frees a page, and SQLAlchemy takes but one step of what has no columns.
+            connection.connection.cursor().execute("PRAGMA incremental_vacuum").fetchall()
 
     def cover(self, kind: Coverage, start_at: datetime, end_at: datetime, reason: str = "") -> None:
         """Store what became of [start_at, end_at); extends this stream's last interval of the kind where they touch.
@@ -274,11 +282,7 @@ class Timeline:
             yield session
 
 
-_WAITING = (
-    select(SegmentRow)
-    .where(SegmentRow.state == SegmentState.WAITING)
-    .order_by(col(SegmentRow.start_at), col(SegmentRow.id))
-)
+_WAITING = select(SegmentRow).where(SegmentRow.state == SegmentState.WAITING).order_by(col(SegmentRow.start_at), col(SegmentRow.id))
 
 
 def _waiting_rows(session: Session, segment_ids: Iterable[int]) -> dict[int, SegmentRow]:

@@ -63,7 +63,7 @@ def serve(connection: Connection, asked: "queue.SimpleQueue[Ask]", config: Engin
 
 
 def _judge(predictor: "Predictor", pcms: Sequence[Int16]) -> list[Judgement]:
-    """Segments of int16 (N,) to what is said about them; where the model answered outside the grammar, nothing is known and so it is unsure."""
+    """Segments of int16 (N,) to what is said about them; an answer outside the grammar says nothing, and so is unsure."""
     from model.predictor import Sound
 
     answers = predictor.predict([Sound(pcm16_to_float(pcm)) for pcm in pcms])

@@ -1,39 +1,56 @@
 """The judging process under supervision: answered once each, across crashes, restarts and a wrong start."""
 
 import os
+import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.audio import Int16
-from model.errors import EngineRejected, EngineUnavailable
-from model.types import Prediction
+from model.errors import EngineUnavailable
+from model.manifest import find_bundle, read_manifest
+from monitor.bundle_choice import BundleChoice
 from monitor.config import EngineConfig
 from monitor.judge import EngineState, Judge, Listener
+from monitor.messages import Judgement
 
 QUICK = EngineConfig(kind="transformers", max_batch=4)
 
 
 class Record:
-    """What a judge's callbacks were told."""
+    """What a judge's callbacks were told, and the sound that it asked for."""
 
-    def __init__(self) -> None:
-        self.predictions: list[tuple[int, Prediction]] = []
+    def __init__(self, sounds: Sequence[Int16] = ()) -> None:
+        self.sounds = dict(enumerate(sounds))
+        self.judgements: list[tuple[int, Judgement]] = []
         self.dropped: list[tuple[int, str]] = []
         self.states: list[EngineState] = []
+        self.details: list[str] = []
 
-    def listener(self) -> Listener:
-        return Listener(self._judged, lambda entry, reason: self.dropped.append((entry, reason)), self._changed)
+    def judge(self, folder: Path, config: EngineConfig = QUICK, tireless: bool = False) -> Judge:
+        """One that answers here, with everything submitted."""
+        listener = Listener(self.sounds.get, self._judged, lambda entry, reason: self.dropped.append((entry, reason)), self._changed)
+        choice = BundleChoice(config.bundle, folder / "bundles.json")
+        judge = Judge(config, choice, folder / "engine.log", listener, tireless)
+        for entry in self.sounds:
+            judge.submit(entry)
+        return judge
 
-    def _judged(self, predictions: Mapping[int, Prediction]) -> None:
-        self.predictions += predictions.items()
+    @property
+    def answered(self) -> list[int]:
+        """Entries in the order of their answers."""
+        return [entry for entry, _ in self.judgements]
 
-    def _changed(self, state: EngineState, _detail: str) -> None:
+    def _judged(self, judgements: Mapping[int, Judgement]) -> None:
+        self.judgements += judgements.items()
+
+    def _changed(self, state: EngineState, detail: str) -> None:
         self.states.append(state)
+        self.details.append(detail)
 
 
 def _sounds(count: int) -> list[Int16]:
@@ -61,13 +78,11 @@ def _child_of(judge: Judge) -> int:
 
 
 def test_what_waits_while_the_model_loads_is_answered_in_order_once_each(tmp_path: Path) -> None:
-    record = Record()
-    judge = Judge(QUICK, tmp_path / "engine.log", record.listener())
-    for entry, pcm in enumerate(_sounds(11)):
-        judge.submit(entry, pcm)
+    record = Record(_sounds(11))
+    judge = record.judge(tmp_path)
     judge.start()
     judge.finish(never)
-    assert [entry for entry, _ in record.predictions] == list(range(11))
+    assert record.answered == list(range(11))
     assert record.dropped == []
     assert record.states == [EngineState.LOADING, EngineState.READY]
     assert (tmp_path / "engine.log").stat().st_mode & 0o077 == 0
@@ -75,51 +90,68 @@ def test_what_waits_while_the_model_loads_is_answered_in_order_once_each(tmp_pat
 
 def test_a_killed_process_is_started_again_and_nothing_is_lost_or_answered_twice(tmp_path: Path) -> None:
     record = Record()
-    judge = Judge(QUICK, tmp_path / "engine.log", record.listener())
+    judge = record.judge(tmp_path)
     judge.start()
     _wait(lambda: EngineState.READY in record.states)
     os.kill(_child_of(judge), signal.SIGSTOP)  # it has the questions now, and no answer
-    for entry, pcm in enumerate(_sounds(9)):
-        judge.submit(entry, pcm)
+    record.sounds.update(enumerate(_sounds(9)))
+    for entry in record.sounds:
+        judge.submit(entry)
     time.sleep(1)
     os.kill(_child_of(judge), signal.SIGKILL)
     judge.finish(never)
-    assert sorted(entry for entry, _ in record.predictions) == list(range(9))
+    assert sorted(record.answered) == list(range(9))
     assert EngineState.RESTARTING in record.states
     assert judge.error is None
 
 
-def test_beyond_the_limit_the_oldest_are_given_up_and_said(tmp_path: Path) -> None:
-    record = Record()
-    judge = Judge(QUICK.model_copy(update={"max_waiting": 5}), tmp_path / "engine.log", record.listener())
-    for entry, pcm in enumerate(_sounds(8)):
-        judge.submit(entry, pcm)
+def test_what_is_withdrawn_is_not_answered_and_what_has_no_sound_is_not_asked(tmp_path: Path) -> None:
+    record = Record(_sounds(6))
+    judge = record.judge(tmp_path)
+    judge.withdraw([0, 4])
+    del record.sounds[2]
     judge.start()
     judge.finish(never)
-    assert [entry for entry, _ in record.dropped] == [0, 1, 2]
-    assert all("more than 5" in reason for _, reason in record.dropped)
-    assert [entry for entry, _ in record.predictions] == [3, 4, 5, 6, 7]
+    assert record.answered == [1, 3, 5]
+    assert judge.waiting == 0
 
 
-def test_what_cannot_be_waited_for_is_given_up_not_forgotten(tmp_path: Path) -> None:
-    record = Record()
-    judge = Judge(QUICK, tmp_path / "engine.log", record.listener())
+def test_what_nobody_waits_for_stays_unanswered(tmp_path: Path) -> None:
+    record = Record(_sounds(1))
+    judge = record.judge(tmp_path)
     judge.start()
-    judge.submit(7, _sounds(1)[0])
     judge.finish(lambda: True)
-    assert [entry for entry, _ in record.dropped] == [7]
-    assert record.predictions == []
+    assert (record.answered, record.dropped, judge.waiting) == ([], [], 1)
 
 
-def test_a_bundle_that_is_none_ends_it_at_once_with_the_reason(tmp_path: Path) -> None:
-    record = Record()
-    judge = Judge(QUICK.model_copy(update={"bundle": str(tmp_path)}), tmp_path / "engine.log", record.listener())
+def test_a_bundle_that_is_none_is_set_aside_for_the_built_in_one(tmp_path: Path) -> None:
+    record = Record(_sounds(2))
+    judge = record.judge(tmp_path, QUICK.model_copy(update={"bundle": str(tmp_path / "gone")}))
     judge.start()
-    judge.submit(1, _sounds(1)[0])
     judge.finish(never)
-    assert isinstance(judge.error, EngineRejected)
-    assert "no bundle at" in str(judge.error)
-    assert [entry for entry, _ in record.dropped] == [1]
+    assert record.answered == [0, 1]
+
+
+def _bad_copy(folder: Path) -> Path:
+    """A bundle like the built-in one that cannot be loaded, under a version of its own."""
+    bad = folder / "bad"
+    shutil.copytree(find_bundle("nano"), bad)
+    (bad / "mapper.safetensors").write_bytes(b"damaged")
+    description = bad / "bundle.json"
+    description.write_text(description.read_text().replace(read_manifest(bad).version, "nano-bad00000"))
+    return bad
+
+
+def test_a_bundle_that_cannot_be_used_is_set_aside_for_the_one_before_and_that_is_said(tmp_path: Path) -> None:
+    record = Record(_sounds(2))
+    config = QUICK.model_copy(update={"bundle": str(_bad_copy(tmp_path))})
+    judge = record.judge(tmp_path, config)
+    judge.start()
+    judge.finish(never)
+    assert record.answered == [0, 1]
+    assert {judgement.prediction.bundle_version for _, judgement in record.judgements} == {read_manifest(find_bundle("nano")).version}
+    assert any("set aside" in detail for detail in record.details)
+    assert BundleChoice(config.bundle, tmp_path / "bundles.json").aside, "and that is remembered"
 
 
 def test_an_engine_that_never_starts_is_tried_three_times_and_its_last_words_are_shown(
@@ -129,15 +161,31 @@ def test_an_engine_that_never_starts_is_tried_three_times_and_its_last_words_are
     (tmp_path / "torch.py").write_text("import sys, os\nprint('illegal instruction in kernel', file=sys.stderr, flush=True)\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("monitor.judge._BACKOFF_S", (0.01,))
-    record = Record()
-    judge = Judge(QUICK, tmp_path / "engine.log", record.listener())
+    record = Record(_sounds(1))
+    judge = record.judge(tmp_path)
     judge.start()
-    judge.submit(1, _sounds(1)[0])
     judge.finish(never)
     assert isinstance(judge.error, EngineUnavailable)
     assert "illegal instruction in kernel" in str(judge.error)
     assert "SIGABRT" in str(judge.error)
     assert record.states.count(EngineState.LOADING) == 3
+    assert judge.waiting == 1, "it is judged when an engine is there again"
+    assert not BundleChoice("nano", tmp_path / "bundles.json").aside, "where there is no other, the bundle is not to blame"
+
+
+def test_a_tireless_judge_goes_on_until_the_engine_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "torch.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    monkeypatch.setattr("monitor.judge._BACKOFF_S", (0.01,))
+    record = Record(_sounds(3))
+    judge = record.judge(tmp_path, tireless=True)
+    judge.start()
+    _wait(lambda: record.states.count(EngineState.LOADING) > 4)
+    (broken / "torch.py").unlink()
+    judge.finish(never)
+    assert record.answered == [0, 1, 2]
 
 
 def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
@@ -146,8 +194,10 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
 
     code = (
         "import sys, time; from pathlib import Path\n"
+        "from monitor.bundle_choice import BundleChoice\n"
         "from monitor.config import EngineConfig; from monitor.judge import Judge, Listener\n"
-        "j = Judge(EngineConfig(kind='transformers'), Path(sys.argv[1]), Listener(print, print, print)); j.start(); time.sleep(1)\n"
+        "log = Path(sys.argv[1]); choice = BundleChoice('nano', log.with_name('bundles.json'))\n"
+        "j = Judge(EngineConfig(kind='transformers'), choice, log, Listener(print, print, print, print), False); j.start(); time.sleep(1)\n"
         "import os; os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "engine.log")], check=False, cwd=Path(__file__).parent.parent)

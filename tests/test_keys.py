@@ -16,6 +16,7 @@ from model.types import Emotion, Prediction
 from monitor import key_places
 from monitor.cipher import StoreKey
 from monitor.keys import Keys, PlaceName
+from monitor.messages import Judgement
 from monitor.reader import TimelineReader
 from monitor.timeline import Timeline
 from tests.stores import keys
@@ -88,8 +89,8 @@ def use(monkeypatch: pytest.MonkeyPatch, backend: KeyringBackend) -> None:
 def fill(path: Path, place: PlaceName = "auto") -> None:
     with closing(Timeline.open(path, UTC_ZONE, Keys(place, keys().folder))) as timeline:
         start, end = NOON, NOON + timedelta(seconds=2)
-        first = timeline.add_segment(start_sample=0, end_sample=32_000, start_at=start, end_at=end)
-        timeline.judge({first: Prediction({Emotion.SAD: 1.0}, unsure=False, bundle_version=MARKER)})
+        first = timeline.add_segment(start_sample=0, end_sample=32_000, start_at=start, end_at=end, sound=MARKER.encode())
+        timeline.judge({first: Judgement(Prediction({Emotion.SAD: 1.0}, unsure=False, bundle_version=MARKER), MARKER)})
 
 
 def bundles(path: Path, place: PlaceName = "auto") -> list[str | None]:
@@ -108,13 +109,16 @@ def everything(folder: Path) -> dict[Path, bytes]:
 def test_no_byte_of_what_is_stored_can_be_read_without_the_key(path: Path) -> None:
     fill(path)
     with closing(Timeline.open(path, UTC_ZONE, keys())) as timeline:
-        timeline.set_aside(timeline.add_segment(start_sample=0, end_sample=9, start_at=NOON, end_at=NOON + timedelta(seconds=1)), MARKER)
+        end = NOON + timedelta(seconds=1)
+        second = timeline.add_segment(start_sample=0, end_sample=9, start_at=NOON, end_at=end, sound=MARKER.encode())
+        timeline.give_up([second], MARKER)
+        timeline.add_segment(start_sample=10, end_sample=19, start_at=NOON, end_at=end, sound=MARKER.encode())
         files = everything(path.parent)
         assert {file.name for file in files} == {"timeline.db", "timeline.db-wal", "timeline.db-shm", "timeline.key"}
     for content in (*files.values(), *everything(path.parent).values()):
         for planted in (MARKER, "SQLite format 3", "segment", "2026-07-14"):
             assert planted.encode() not in content
-    assert bundles(path) == [MARKER, None]
+    assert bundles(path) == [MARKER, None, None]
 
 
 def test_key_and_folder_are_for_their_owner_only(path: Path) -> None:

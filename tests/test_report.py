@@ -74,7 +74,7 @@ def test_a_report_in_full() -> None:
         "  PARTIAL: some speech still waits to be judged.",
         "",
         "  Heard          6 h   of 24 h",
-        "  Off           18 h   the monitor was not running",
+        "  Off           18 h   the monitor was not running, or the machine slept",
         "  Speech       4 min   6 pieces",
         "  Unsure        50 s   25 % of judged speech: nothing was likely enough",
         "  Not judged    20 s   1 piece: the engine did not start",
@@ -148,7 +148,7 @@ def test_a_narrow_window_keeps_every_word(report: DaySummary) -> None:
 def test_a_day_without_sound_names_no_emotion() -> None:
     shown = words(summary(heard=None))
     assert "NO DATA: nothing was heard, so nothing can be said about this day." in shown
-    assert "Heard 0 s of 24 h Off 23 h the monitor was not running Lost 1 h the microphone was away" in shown
+    assert "Heard 0 s of 24 h Lost 1 h the microphone was away Off 23 h the monitor was not running, or the machine slept" in shown
     assert not re.search("neutral|happy|sad|Judged|Hour by hour|%", shown)
 
 
@@ -205,7 +205,9 @@ def test_json_holds_the_same_facts() -> None:
     report = json.loads(to_json(FULL))
     assert (report["day"], report["zone"], report["state"]) == ("2026-07-14", "Europe/Paris", "PARTIAL")
     assert (report["start"], report["end"]) == ("2026-07-13T22:00:00+00:00", "2026-07-14T22:00:00+00:00")
-    assert (report["passed_s"], report["heard_s"], report["off_s"], report["lost_s"]) == (86_400, 21_600, 64_800, {})
+    assert (report["passed_s"], report["heard_s"]) == (86_400, 21_600)
+    assert report["coverage_s"] == {"heard": 21_600, "not-running": 64_800}
+    assert [part["kind"] for part in report["coverage"]] == ["not-running", "heard", "not-running"]
     assert report["bundles"] == {"nano-1": 4}
     speech = report["speech"]
     assert (speech["segments"], speech["seconds"], speech["unsure_share"]) == (6, 230, 0.25)
@@ -219,7 +221,7 @@ def test_json_holds_the_same_facts() -> None:
 
 def test_json_of_an_empty_day_has_nulls_not_zeros() -> None:
     report = json.loads(to_json(summary(heard=None)))
-    assert (report["state"], report["heard_s"], report["lost_s"]) == ("NO DATA", 0, {"device-lost": 3600})
+    assert (report["state"], report["heard_s"], report["coverage_s"]["device-lost"]) == ("NO DATA", 0, 3600)
     assert (report["speech"]["emotions"], report["speech"]["unsure_share"]) == ({}, None)
     unsure = json.loads(to_json(summary((9, 10, "?"))))
     assert unsure["speech"]["emotions"]["sad"] == {"letter": "S", "segments": 0, "seconds": 0, "share": None}

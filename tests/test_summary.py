@@ -54,8 +54,14 @@ def test_a_day_in_full() -> None:
     coverage = [covered(at(8), 6), covered(at(14), 0.5, Coverage.DEVICE_LOST), covered(at(15), 0.25, Coverage.OVERFLOW)]
     day = summarize(DAY, entries, coverage, AFTERWARDS)
     assert day.heard_s == 6 * 3600
-    assert day.lost_s == {Coverage.DEVICE_LOST: 1800, Coverage.OVERFLOW: 900}
-    assert (day.passed_s, day.off_s) == (24 * 3600, 24 * 3600 - 6 * 3600 - 1800 - 900)
+    off_s = 24 * 3600 - 6 * 3600 - 1800 - 900
+    assert day.coverage_s == {
+        Coverage.HEARD: 6 * 3600,
+        Coverage.DEVICE_LOST: 1800,
+        Coverage.OVERFLOW: 900,
+        Coverage.NOT_RUNNING: off_s,
+    }
+    assert day.passed_s == 24 * 3600
     speech = day.speech
     assert speech.total == Amount(7, 45)
     assert speech.emotions == {S: Amount(2, 25), N: Amount(1, 5), H: Amount()}
@@ -118,7 +124,16 @@ def test_what_lies_outside_the_day_is_ignored() -> None:
     entries = [segment(DAY.start - timedelta(seconds=5), 5, judged()), segment(DAY.end, 5, judged())]
     coverage = [covered(DAY.start - timedelta(hours=1), 1), covered(DAY.end, 1), covered(DAY.end, 1, Coverage.OVERFLOW)]
     day = summarize(DAY, entries, coverage, AFTERWARDS)
-    assert (day.state, day.bundles, day.lost_s) == (DayState.NO_DATA, {}, {})
+    assert (day.state, day.bundles, day.coverage_s) == (DayState.NO_DATA, {}, {Coverage.NOT_RUNNING: 86_400})
+
+
+def test_speech_that_was_given_up_was_listened_to_but_is_told_apart() -> None:
+    entries = [segment(at(9), 60, "the spool was full")]
+    coverage = [covered(at(8), 6), covered(at(9), 60 / 3600, Coverage.ENGINE_DOWN), covered(at(14), 2, Coverage.PAUSED)]
+    day = summarize(DAY, entries, coverage, AFTERWARDS)
+    assert day.heard_s == 6 * 3600
+    assert (day.coverage_s[Coverage.HEARD], day.coverage_s[Coverage.ENGINE_DOWN]) == (6 * 3600 - 60, 60)
+    assert day.coverage_s[Coverage.PAUSED] == 2 * 3600
 
 
 def test_speech_was_heard_even_where_a_killed_monitor_stored_no_coverage() -> None:
@@ -170,7 +185,8 @@ def test_hours_add_up_to_the_day(day: DaySummary) -> None:
     assert seconds([hour.speech for hour in day.hours]) == pytest.approx(seconds([day.speech]), abs=1e-6)
     assert sum(hour.heard_s for hour in day.hours) == pytest.approx(day.heard_s, abs=1e-6)
     assert sum(hour.length_s for hour in day.hours) == pytest.approx(day.length_s)
-    assert 0 <= day.off_s <= day.passed_s <= day.length_s
+    assert sum(part.seconds for part in day.coverage if part.end_at <= day.now) <= day.passed_s <= day.length_s
+    assert sum(day.coverage_s.values()) >= day.passed_s - 1e-6
     assert all(hour.speech.total.seconds <= hour.heard_s + 1e-6 <= hour.length_s + 2e-6 for hour in day.hours)
 
 
@@ -196,7 +212,7 @@ def test_a_day_is_no_data_exactly_when_nothing_was_heard(day: DaySummary) -> Non
 def test_only_time_that_has_passed_can_be_off(hours_passed: float, passed_h: float, off_h: float) -> None:
     coverage = [covered(at(4), 3), covered(at(6), 1.5, Coverage.DEVICE_LOST)]
     day = summarize(DAY, [], coverage, at(hours_passed))
-    assert (day.passed_s, day.off_s) == (passed_h * 3600, off_h * 3600)
+    assert (day.passed_s, day.coverage_s.get(Coverage.NOT_RUNNING, 0)) == (passed_h * 3600, off_h * 3600)
 
 
 def test_the_order_of_rows_does_not_matter() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
 from monitor.cipher import DRIVER
+from monitor.messages import Judgement
 from monitor.reader import TimelineReader
 from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry, merge
 from monitor.timeline import Timeline
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 PARIS = ZoneInfo("Europe/Paris")
 NOON = datetime(2026, 7, 14, 12, 0, 0, 123456, tzinfo=UTC)
 SAD = Prediction({Emotion.SAD: 0.7, Emotion.NEUTRAL: 0.2, Emotion.HAPPY: 0.1}, unsure=False, bundle_version="nano-1")
+SAID = Judgement(SAD)
+SOUND = b"\x01\x02" * 16_000
 
 
 def after(seconds: float) -> datetime:
@@ -32,7 +35,7 @@ def after(seconds: float) -> datetime:
 
 def add(timeline: Timeline, start_s: float, length_s: float = 2.0) -> int:
     start, end = round(start_s * 16_000), round((start_s + length_s) * 16_000)
-    return timeline.add_segment(start_sample=start, end_sample=end, start_at=after(start_s), end_at=after(start_s + length_s))
+    return timeline.add_segment(start_sample=start, end_sample=end, start_at=after(start_s), end_at=after(start_s + length_s), sound=SOUND)
 
 
 def read(path: Path) -> tuple[list[TimelineEntry], list[CoverageInterval]]:
@@ -55,8 +58,8 @@ def timeline(path: Path) -> Iterator[Timeline]:
 def test_what_goes_in_comes_out(timeline: Timeline, path: Path) -> None:
     ids = [add(timeline, start_s) for start_s in (0, 10, 20)]
     before = datetime.now(UTC)
-    timeline.judge({ids[0]: SAD})
-    timeline.set_aside(ids[1], "the engine did not start")
+    timeline.judge({ids[0]: SAID})
+    timeline.give_up([ids[1]], "the engine did not start")
     timeline.cover(Coverage.DEVICE_LOST, after(30), after(31), "unplugged")
     entries, coverage = read(path)
     judged_at = entries[0].judged_at
@@ -73,7 +76,10 @@ def test_what_goes_in_comes_out(timeline: Timeline, path: Path) -> None:
         entry(1, SegmentState.UNJUDGED, reason="the engine did not start"),
         entry(2, SegmentState.WAITING),
     ]
-    assert coverage == [CoverageInterval(timeline.stream, Coverage.DEVICE_LOST, after(30), after(31), "Europe/Paris", "unplugged")]
+    assert coverage == [
+        CoverageInterval(timeline.stream, Coverage.ENGINE_DOWN, after(10), after(12), "Europe/Paris", "the engine did not start"),
+        CoverageInterval(timeline.stream, Coverage.DEVICE_LOST, after(30), after(31), "Europe/Paris", "unplugged"),
+    ]
     assert all(moment.tzinfo is UTC for moment in (entries[0].start_at, judged_at, coverage[0].end_at))
 
 
@@ -87,7 +93,7 @@ def test_a_moment_on_the_full_second_comes_back(timeline: Timeline, path: Path) 
 def test_moments_that_are_not_utc_are_refused(timeline: Timeline, path: Path, zone: ZoneInfo | timezone | None) -> None:
     start, end = (moment.replace(tzinfo=zone) for moment in (NOON, after(1)))
     with pytest.raises(ValueError, match="UTC"):
-        timeline.add_segment(start_sample=0, end_sample=16_000, start_at=start, end_at=end)
+        timeline.add_segment(start_sample=0, end_sample=16_000, start_at=start, end_at=end, sound=SOUND)
     with pytest.raises(ValueError, match="UTC"):
         timeline.cover(Coverage.HEARD, start, end)
     with closing(TimelineReader.open(path, keys())) as reader, pytest.raises(ValueError, match="UTC"):
@@ -138,41 +144,73 @@ def test_the_table_itself_refuses_nonsense(timeline: Timeline, path: Path, broke
 
 def test_a_segment_is_settled_once(timeline: Timeline, path: Path) -> None:
     judged, aside = add(timeline, 0), add(timeline, 5)
-    timeline.judge({judged: SAD})
-    timeline.set_aside(aside, "stopped")
-    for again in (judged, aside, 999):
-        with pytest.raises(TimelineError, match=f"segment {again} "):
-            timeline.judge({again: SAD})
-        with pytest.raises(TimelineError, match=f"segment {again} "):
-            timeline.set_aside(again, "other")
-    assert [entry.reason for entry in read(path)[0]] == [None, "stopped"]
+    assert timeline.judge({judged: SAID}) == [judged]
+    timeline.give_up([aside], "stopped")
+    assert timeline.judge({judged: SAID, aside: SAID, 999: SAID}) == []
+    timeline.give_up([judged, aside, 999], "other")
+    entries, coverage = read(path)
+    assert [(entry.state, entry.reason) for entry in entries] == [(SegmentState.JUDGED, None), (SegmentState.UNJUDGED, "stopped")]
+    assert [(part.kind, part.reason) for part in coverage] == [(Coverage.ENGINE_DOWN, "stopped")]
 
 
-def test_a_batch_is_judged_as_a_whole_or_not_at_all(timeline: Timeline, path: Path) -> None:
-    first, second = add(timeline, 0), add(timeline, 5)
-    with pytest.raises(TimelineError, match=r"segment 999 .* not stored"):
-        timeline.judge({first: SAD, 999: SAD, second: SAD})
-    assert [entry.state for entry in read(path)[0]] == [SegmentState.WAITING] * 2
-    timeline.judge({first: SAD, second: SAD})
-    assert [entry.state for entry in read(path)[0]] == [SegmentState.JUDGED] * 2
+def test_sound_is_there_while_a_segment_waits_and_gone_once_it_is_settled(timeline: Timeline, path: Path) -> None:
+    judged, aside, waits = (add(timeline, second) for second in (0, 5, 10))
+    assert timeline.sound(judged) == SOUND
+    timeline.judge({judged: SAID})
+    timeline.give_up([aside], "stopped")
+    assert [timeline.sound(segment) for segment in (judged, aside, waits, 999)] == [None, None, SOUND, None]
+    with closing(raw(path)) as connection:
+        assert [tuple(row) for row in connection.execute("SELECT segment_id FROM sound")] == [(waits,)]
 
 
-def test_recover_settles_what_earlier_starts_left(timeline: Timeline, path: Path) -> None:
-    timeline.judge({add(timeline, 0): SAD})
-    add(timeline, 5)
+def test_kept_sound_is_erased_after_its_time_but_never_while_it_is_waited_for(timeline: Timeline, path: Path) -> None:
+    kept, waits = add(timeline, 0), add(timeline, 5)
+    timeline.judge({kept: SAID}, keep_sound=True)
+    assert timeline.sound(kept) is None, "it does not wait"
+    now = datetime.now(UTC)
+    assert timeline.erase_sound(now - timedelta(days=1)) == 0
+    assert timeline.erase_sound(now + timedelta(seconds=1)) == 1
+    with closing(raw(path)) as connection:
+        assert [tuple(row) for row in connection.execute("SELECT segment_id FROM sound")] == [(waits,)]
+
+
+def test_words_are_stored_where_they_are_given(timeline: Timeline, path: Path) -> None:
+    timeline.judge({add(timeline, 0): Judgement(SAD, "not today")})
+    timeline.judge({add(timeline, 5): SAID})
+    with closing(raw(path)) as connection:
+        assert [tuple(row) for row in connection.execute("SELECT transcript FROM segment")] == [("not today",), (None,)]
+
+
+def test_the_spool_gives_up_its_oldest_first(timeline: Timeline) -> None:
+    ids = [add(timeline, second) for second in (0, 5, 10, 15)]
+    timeline.judge({ids[1]: SAID}, keep_sound=True)
+    assert timeline.beyond(4 * len(SOUND)) == []
+    assert sorted(timeline.beyond(2 * len(SOUND))) == [ids[0]]
+    assert sorted(timeline.beyond(2 * len(SOUND) - 1)) == [ids[0], ids[2]]
+    now = datetime.now(UTC)
+    assert timeline.waiting_since_before(now - timedelta(hours=1)) == []
+    assert sorted(timeline.waiting_since_before(now + timedelta(hours=1))) == [ids[0], ids[2], ids[3]]
+
+
+def test_space_of_a_large_spool_is_given_back(timeline: Timeline, path: Path) -> None:
+    ids = [add(timeline, 5 * index) for index in range(60)]
+    timeline.give_up(ids, "stopped")
+    with closing(raw(path)) as connection:
+        free = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    timeline.give_back_space()
+    with closing(raw(path)) as connection:
+        assert connection.execute("PRAGMA freelist_count").fetchone()[0] < free / 4
+
+
+def test_what_earlier_starts_left_is_taken_up_in_order_with_its_sound(timeline: Timeline, path: Path) -> None:
+    timeline.judge({add(timeline, 0): SAID})
+    left = [add(timeline, second) for second in (9, 5)]
     with closing(Timeline.open(path, PARIS, keys())) as restarted:
         add(restarted, 100)
-        assert restarted.recover("the monitor was stopped") == 1
-        assert restarted.recover("again") == 0
-    entries, _ = read(path)
-    assert [(entry.state.value, entry.reason) for entry in entries] == [
-        ("judged", None),
-        ("unjudged", "the monitor was stopped"),
-        ("waiting", None),
-    ]
-
-
-# merging coverage ------------------------------------------------------------------------------------------------
+        assert restarted.recover() == [(left[1], after(5), 2.0), (left[0], after(9), 2.0)]
+        assert restarted.sound(left[0]) == SOUND
+        restarted.judge(dict.fromkeys(left, SAID))
+        assert restarted.recover() == []
 
 
 def heard(start_s: float, end_s: float, **other: object) -> CoverageInterval:
@@ -276,7 +314,7 @@ def test_a_reader_sees_what_is_written_after_it_opened_and_cannot_write(timeline
 
 @pytest.mark.parametrize("damage", ["posterior = '[]'", "posterior = '{\"S\": 0.2}'", "posterior = '{\"X\": 1}'", "end_at = 'noon'"])
 def test_a_row_that_makes_no_sense_is_not_taken_for_an_answer(timeline: Timeline, path: Path, damage: str) -> None:
-    timeline.judge({add(timeline, 0): SAD})
+    timeline.judge({add(timeline, 0): SAID})
     with closing(raw(path)) as connection, connection:
         connection.execute(f"UPDATE segment SET {damage}")
     with pytest.raises(TimelineError, match="makes no sense"):

@@ -23,6 +23,7 @@ from sqlmodel import SQLModel, create_engine, inspect
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
 from monitor.cipher import DRIVER
+from monitor.messages import Judgement
 from monitor.reader import SCHEMA_VERSION, TimelineReader
 from monitor.records import Coverage, SegmentState
 from monitor.timeline import Timeline
@@ -45,13 +46,13 @@ timeline = Timeline.open(Path(sys.argv[1]), ZoneInfo("UTC"), keys())
 for second in range(20_000):
     start, end = (datetime(2026, 7, 14, 12, tzinfo=UTC) + timedelta(seconds=second + more) for more in (0, 1))
     timeline.cover(Coverage.HEARD, start, end)
-    print(timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=end), flush=True)
+    print(timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=end, sound=b'12'), flush=True)
 """
 
 
 def add(timeline: Timeline, second: int) -> int:
     start, end = NOON + timedelta(seconds=second), NOON + timedelta(seconds=second + 1)
-    return timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=end)
+    return timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=end, sound=b"12")
 
 
 def states(path: Path) -> list[SegmentState]:
@@ -274,7 +275,7 @@ def test_one_thread_stores_while_another_judges(path: Path) -> None:
 
         def judge(_: Path) -> None:
             while (segment_id := waiting.get(timeout=10)) is not None:
-                timeline.judge({segment_id: SAD})
+                timeline.judge({segment_id: Judgement(SAD)})
 
         threads = [guarded(capture), guarded(judge)]
         for thread in threads:
@@ -318,8 +319,9 @@ def test_a_killed_daemon_loses_nothing_it_stored(path: Path, lines: int) -> None
     found = states(path)
     assert len(found) >= stored[-1]
     with closing(Timeline.open(path, PARIS, keys())) as timeline:
-        assert timeline.recover("the monitor was killed") == len(found)
-    assert set(states(path)) == {SegmentState.UNJUDGED}
+        left = [segment_id for segment_id, _, _ in timeline.recover()]
+        assert left == list(range(1, len(found) + 1))
+        assert {timeline.sound(segment_id) for segment_id in left} == {b"12"}
     with closing(raw(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -327,10 +329,11 @@ def test_a_killed_daemon_loses_nothing_it_stored(path: Path, lines: int) -> None
 def test_logs_hold_no_labels(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with closing(Timeline.open(path, PARIS, keys())) as timeline:
-        timeline.judge({add(timeline, 0): SAD})
+        timeline.judge({add(timeline, 0): Judgement(SAD)})
         add(timeline, 1)
         with closing(Timeline.open(path, PARIS, keys())) as restarted:
-            assert restarted.recover("a reason to search for") == 1
-    assert "never judged" in caplog.text
+            assert len(restarted.recover()) == 1
+            restarted.give_up([2], "a reason to search for")
+    assert "still to be judged" in caplog.text
     for secret in ("sad", "'S'", '"S"', "0.7", "a reason to search for"):
         assert secret not in caplog.text

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
-from sqlmodel.sql.sqltypes import AutoString
+from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 
 revision = "0002"
 down_revision = "0001"
@@ -14,6 +14,8 @@ def upgrade() -> None:
         "sound",
         sa.Column("segment_id", sa.Integer(), sa.ForeignKey("segment.id", ondelete="CASCADE"), nullable=False, primary_key=True),
         sa.Column("pcm", sa.LargeBinary(), nullable=False),
+        sa.Column("stored_at", UTCDateTime(), nullable=False),
+        sa.CheckConstraint("length(pcm) > 0", name="sound_not_empty"),
     )
     op.add_column("segment", sa.Column("transcript", AutoString(), nullable=True))
     # Until now sound was only in memory: what an earlier program left waiting has none.

@@ -1,0 +1,34 @@
+"""What `status` prints: the answer of a running monitor in a few plain lines."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+
+def status_text(answer: Mapping[str, Any], zone: ZoneInfo) -> str:
+    """answer: as `Status.as_json` makes it, with the pid."""
+    return "\n".join(_lines(answer, zone))
+
+
+def _lines(answer: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
+    state = str(answer["state"])
+    if answer["paused_until"]:
+        state += f" until {_local(answer['paused_until'], zone)}"
+    microphone = "open" if state in ("listening", "muted") else "closed"
+    yield f"State       {state} (the microphone is {microphone})"
+    yield f"Source      {answer['source']}"
+    yield f"Since       {_local(answer['since'], zone)}, process {answer['pid']}"
+    if state == "listening":
+        yield f"Level       {answer['level_dbfs']:.0f} dBFS, {'speech' if answer['speaking'] else 'no speech'} at the moment"
+    counts = [f"{answer['segments']} since the start", f"{answer['judged']} judged", f"{answer['waiting']} waiting"]
+    if answer["unjudged"]:
+        counts.append(f"{answer['unjudged']} given up")
+    yield f"Segments    {', '.join(counts)}"
+    yield f"Engine      {answer['engine']}: {answer['engine_detail']}"
+    for problem in answer["problems"]:
+        yield f"Problem     {problem}"
+
+
+def _local(moment: str, zone: ZoneInfo) -> str:
+    return f"{datetime.fromisoformat(moment).astimezone(zone):%Y-%m-%d %H:%M}"
