@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import secrets
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, cast
@@ -27,6 +28,16 @@ DRIVER = dbapi2
 _KEY_BYTES, _SALT_BYTES, _PAGE_BYTES = 32, 16, 4096
 _PLAIN_HEAD = b"SQLite format 3\0"
 _SALT_CONTEXT = b"emosllm-monitor: which key opens this file"
+
+_NAMES = {
+    "database or disk is full": "SQLITE_FULL",
+    "disk I/O error": "SQLITE_IOERR",
+    "database is locked": "SQLITE_BUSY",
+    "database disk image is malformed": "SQLITE_CORRUPT",
+    "file is not a database": "SQLITE_NOTADB",
+    "attempt to write a readonly database": "SQLITE_READONLY",
+    "unable to open database file": "SQLITE_CANTOPEN",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +92,21 @@ def salt_of(path: Path) -> bytes | None:
     return head
 
 
+def name_of(error: BaseException | None) -> str:
+    """SQLite's name of what happened, such as SQLITE_FULL; empty for what it did not raise."""
+    # The driver gives no name to what goes wrong in a backup.
+    return getattr(error, "sqlite_errorname", None) or _NAMES.get(str(error), "")
+
+
 def connect(path: Path, key: StoreKey, *, read_only: bool, timeout_s: float) -> Connection:
     """Open the database in `path`, or make it where it may be written. Nothing is read yet, so a wrong key shows later.
 
     timeout_s: how long to wait while another program holds it. Only one that is read stays with its thread. Raises Error.
     """
+    if read_only and path.with_name(path.name + "-journal").exists():
+        # What was killed in the middle of a change must be taken back first, and only one that may write can do that.
+        with closing(connect(path, key, read_only=False, timeout_s=timeout_s)) as mending:
+            mending.execute("SELECT count(*) FROM sqlite_master")
     mode = "ro" if read_only else "rwc"
     connection = dbapi2.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=timeout_s, check_same_thread=read_only)
     # Otherwise it writes about every page it cannot decrypt to standard error.

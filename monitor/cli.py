@@ -29,6 +29,10 @@ app = typer.Typer(
 )
 
 
+key_app = typer.Typer(help="The key that opens the timeline.", no_args_is_help=True)
+app.add_typer(key_app, name="key")
+
+
 class Speed(StrEnum):
     """How fast a file is played."""
 
@@ -183,6 +187,73 @@ def report(
         print(to_json(summary))
     else:
         Console(soft_wrap=False).print(render_text(summary))
+
+
+@app.command()
+def backup(context: typer.Context) -> None:
+    """Make an encrypted backup of the timeline now; the daemon makes one a day and may go on running."""
+    from monitor.backup import Backups
+
+    print(Backups.of(_config(context).timeline).make(datetime.now(UTC)))
+
+
+@app.command()
+def restore(
+    context: typer.Context, file: Annotated[str | None, typer.Argument(help="The backup; without it, those there are are listed.")] = None
+) -> None:
+    """List the backups, or put one in the timeline's place; the file that was there is kept under another name."""
+    from monitor.backup import Backups
+    from monitor.lock import DatabaseLock
+
+    backups = Backups.of(_config(context).timeline)
+    if file is None:
+        found = backups.found()
+        for known in found:
+            print(f"{known.path.name}  {known.made_at.astimezone():%Y-%m-%d %H:%M:%S}  {known.path.stat().st_size // 1024} KiB")
+        print("put one back with: emosllm-monitor restore FILE" if found else f"no backups in {backups.folder}", file=sys.stderr)
+        return
+    chosen = backups.named(file)
+    with DatabaseLock(backups.database, "nothing, to restore a backup"):
+        aside = backups.restore(chosen, datetime.now(UTC))
+    print(f"{backups.database} is {chosen.name} again" + (f"; what was there is now {aside}" if aside else ""))
+
+
+@key_app.command()
+def show_place(context: typer.Context) -> None:
+    """Say where the key is; never shows it."""
+    settings = _config(context).timeline
+    place, _ = settings.keys().place_of(settings.database_path())
+    print(place)
+    if len(place.read()) > 1:
+        print("changing it was interrupted; `emosllm-monitor key rotate` finishes that", file=sys.stderr)
+
+
+@key_app.command()
+def rotate(context: typer.Context) -> None:
+    """Encrypt the timeline and its backups with a new key. Not while the daemon runs."""
+    from monitor.backup import Backups
+    from monitor.lock import DatabaseLock
+    from monitor.rotation import rotate as run
+
+    settings = _config(context).timeline
+    with DatabaseLock(settings.database_path(), "nothing, to change the key"):
+        place = run(settings.database_path(), settings.keys(), Backups.of(settings))
+    print(f"the timeline and its backups have a new key, in {place}")
+
+
+@key_app.command("export")
+def export_key(context: typer.Context, file: Annotated[Path, typer.Argument(help="A new file; hide it well.")]) -> None:
+    """Write the key to a file, against the day when the keyring is lost."""
+    settings = _config(context).timeline
+    settings.keys().export(settings.database_path(), file)
+    print(f"whoever has {file} can read the timeline", file=sys.stderr)
+
+
+@key_app.command("import")
+def import_key(context: typer.Context, file: Annotated[Path, typer.Argument(help="What `key export` wrote.")]) -> None:
+    """Bring back a key that was exported."""
+    settings = _config(context).timeline
+    print(settings.keys().bring_back(settings.database_path(), file))
 
 
 @app.command()

@@ -85,6 +85,7 @@ class TimelineConfig(_Section):
 
     database: str = ""
     key: PlaceName = "auto"
+    backups: Annotated[int, Field(ge=1, le=1000)] = 7
     zone: Annotated[str, AfterValidator(_known_zone)] = ""
 
     def database_path(self) -> Path:

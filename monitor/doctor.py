@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model.errors import EmosllmError
 from model.manifest import find_bundle, read_manifest, verify
+from monitor.backup import Backups
 from monitor.capture import list_devices
 from monitor.config import Config, config_path, load_config
 from monitor.devices import choose_device
@@ -50,6 +51,8 @@ def examine(config_file: Path | None) -> list[Finding]:
         "bundle": _bundle,
         "engine": _engine,
         "timeline": _timeline,
+        "key": _key,
+        "backups": _backups,
         "disk": _disk,
     }
     return findings + [_guarded(what, check, config) for what, check in checks.items()]
@@ -86,6 +89,23 @@ def _timeline(config: Config) -> Finding:
     with TimelineReader.open(path, config.timeline.keys()):
         state = "opens" if path.exists() else "will be created at the first start"
     return Finding(Verdict.OK, "timeline", f"{path} {state}, zone {config.timeline.zone_info()}")
+
+
+def _key(config: Config) -> Finding:
+    path = config.timeline.database_path()
+    if not path.exists():
+        return Finding(Verdict.OK, "key", f"will be made at the first start ({config.timeline.key})")
+    place, _ = config.timeline.keys().place_of(path)
+    if len(place.read()) > 1:
+        return Finding(Verdict.WARN, "key", f"in {place}; changing it was interrupted, `emosllm-monitor key rotate` finishes that")
+    return Finding(Verdict.OK, "key", f"in {place}")
+
+
+def _backups(config: Config) -> Finding:
+    backups = Backups.of(config.timeline)
+    found = backups.found()
+    newest = f", the newest of {found[-1].made_at.astimezone(config.timeline.zone_info()):%Y-%m-%d %H:%M}" if found else ""
+    return Finding(Verdict.OK, "backups", f"{len(found)} of at most {backups.keep} in {backups.folder}{newest}")
 
 
 def _disk(config: Config) -> Finding:

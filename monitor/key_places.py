@@ -6,7 +6,6 @@ Each holds no key, one, or two while the key is being changed: the old, then the
 import hashlib
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from model.errors import StoreKeyError
 from monitor.cipher import StoreKey
-from monitor.lock import make_folder_private
+from monitor.lock import make_folder_private, sync
 
 _logger = logging.getLogger(__name__)
 
@@ -75,15 +74,16 @@ class KeyFile:
 
     def write(self, keys: Sequence[StoreKey]) -> None:
         """Write a new file beside it, and put that in its place once it is on the disk."""
-        fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.new")
+        fresh = self._path.with_name(f"{self._path.name}.new")
         try:
             make_folder_private(self._path.parent)
+            fresh.unlink(missing_ok=True)  # of one that was killed
             try:
-                write_private(fresh, _written(keys) + "\n")
+                _write_private(fresh, _written(keys) + "\n")
                 fresh.replace(self._path)
             finally:
                 fresh.unlink(missing_ok=True)
-            sync_folder(self._path.parent)
+            sync(self._path.parent)
         except OSError as error:
             raise StoreKeyError(f"the key cannot be kept in {self}: {error.strerror}; check the folder and the disk") from error
 
@@ -148,22 +148,29 @@ def label(database: Path, folder: Path) -> str:
     return f"{real.stem}-{hashlib.sha256(str(real).encode()).hexdigest()[:8]}"
 
 
-def write_private(path: Path, text: str) -> None:
+def read_key_file(path: Path) -> StoreKey:
+    """The one key in a file a person names. Raises StoreKeyError."""
+    keys = KeyFile(path).read()
+    if len(keys) != 1:
+        raise StoreKeyError(f"{path} does not hold one key: name a file that `emosllm-monitor key export` wrote")
+    return keys[0]
+
+
+def write_key_file(path: Path, key: StoreKey) -> None:
+    """Write a key to a new file of mode 0600. Raises StoreKeyError, also where there is a file."""
+    try:
+        _write_private(path, f"{key.digits}\n")
+    except OSError as error:
+        raise StoreKeyError(f"the key cannot be written to {path}: {error.strerror}; name a new file in a folder of yours") from error
+
+
+def _write_private(path: Path, text: str) -> None:
     """Write a new file of mode 0600; it is on the disk when this returns. Raises OSError, also where there is a file."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(text)
         file.flush()
         os.fsync(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _backend() -> Any | None:

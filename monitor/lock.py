@@ -6,6 +6,8 @@ Knows files only, nothing of what is in the database.
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -16,11 +18,49 @@ BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database while it is open, and after a crash: part of it."""
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def make_folder_private(folder: Path) -> None:
     """Create a folder of our own with mode 0700, or take it from group and others. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def make_tree_private(folder: Path) -> int:
+    """Take a folder of our own and all in it from group and others, where it is ours to change; returns how many that were.
+
+    Raises TimelineError when it cannot be done.
+    """
+    mended = 0
+    try:
+        for path in (folder, *folder.rglob("*")) if folder.exists() else ():
+            found = path.lstat()
+            if found.st_mode & 0o077 and found.st_uid == os.geteuid() and not path.is_symlink():
+                path.chmod(0o700 if path.is_dir() else 0o600)
+                mended += 1
+    except OSError as error:
+        raise TimelineError(f"others may read {error.filename or folder}, and that cannot be mended: {error.strerror}") from error
+    return mended
+
+
+@contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """Whoever uses this with the same folder of our own waits for the others, in any process. Raises OSError."""
+    make_folder_private(folder)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make_private(path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
-from monitor.cipher import DRIVER, Connection, Error, Row, StoreKey, connect, salt_of
+from monitor.cipher import DRIVER, Connection, Error, Row, StoreKey, connect, name_of, salt_of
 from monitor.keys import Keys
 from monitor.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, TimelineEntry
 
@@ -136,7 +136,7 @@ def schema_of(path: Path, key: StoreKey) -> str | None:
 
 def explain(error: BaseException | None, path: Path) -> TimelineError:
     """What an error of SQLite means for a person, and what to do about it."""
-    name = str(getattr(error, "sqlite_errorname", ""))
+    name = name_of(error)
     advice = next((advice for prefix, advice in _ADVICE.items() if name.startswith(prefix)), "an unforeseen error")
     return TimelineError(f"cannot use the timeline {path}: {advice} (SQLite says: {error})")
 

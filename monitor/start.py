@@ -23,7 +23,7 @@ from monitor.config import Config, state_dir
 from monitor.control import Answer, Command, ControlServer, socket_path
 from monitor.daemon import Daemon
 from monitor.keys import Keys
-from monitor.lock import DatabaseLock, make_private
+from monitor.lock import DatabaseLock, make_private, make_tree_private
 from monitor.notify import Notifier
 from monitor.pausing import Pause, parse_span
 from monitor.reader import TimelineReader
@@ -49,7 +49,10 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
     open_source = source_opener(config, source, speed)
     anchor = anchor_for(source, speed, at, zone)
     read_manifest(find_bundle(config.engine.bundle))  # a wrong bundle is said before anything is opened
+    mended = make_tree_private(state_dir())
     _log_to_file(config.log.level)
+    if mended:
+        logger.warning("others could read %d files or folders of the monitor; no longer", mended)
     with DatabaseLock(database, source), Timeline.open(database, zone, keys, _BUSY_TIMEOUT_S) as timeline:
         if anchor is not None:
             _refuse_overlap(database, keys, anchor, source, zone)

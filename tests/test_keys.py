@@ -1,73 +1,26 @@
 """The store is closed to whoever lacks its key, and a key is found, made or missed where the settings say; on real files."""
 
 import logging
-import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import keyring
 import pytest
-from keyring.backend import KeyringBackend
 
 from model.errors import StoreKeyError, TimelineError
 from model.types import Emotion, Prediction
-from monitor import key_places
 from monitor.cipher import StoreKey
 from monitor.keys import Keys, PlaceName
 from monitor.messages import Judgement
 from monitor.reader import TimelineReader
 from monitor.timeline import Timeline
+from tests.keyrings import Broken, Locked, Memory, Plain, use
 from tests.stores import keys
 
 UTC_ZONE = ZoneInfo("UTC")
 NOON = datetime(2026, 7, 14, 12, tzinfo=UTC)
 MARKER = "planted-marker-5b1f"
-
-
-class Memory(KeyringBackend):
-    """A keyring that keeps what it is given while the test lasts."""
-
-    priority = 5  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        return self.kept.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        self.kept[service, username] = password
-
-    def delete_password(self, service: str, username: str) -> None:
-        del self.kept[service, username]
-
-
-class Plain(Memory):
-    """Keeps keys where anybody can read them, and says so by its priority."""
-
-    priority = 0.5  # type: ignore[assignment]
-
-
-class Locked(Memory):
-    """Waits for its owner, who does not come."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unlocked = threading.Event()
-
-    def get_password(self, service: str, username: str) -> str | None:
-        self.unlocked.wait(60)
-        return super().get_password(service, username)
-
-
-class Broken(Memory):
-    """Answers with an error of its own."""
-
-    def get_password(self, service: str, username: str) -> str | None:
-        raise RuntimeError("the bus is gone")
 
 
 @pytest.fixture
@@ -78,12 +31,6 @@ def folder(home: Path) -> Path:
 @pytest.fixture
 def path(folder: Path) -> Path:
     return folder / "timeline.db"
-
-
-def use(monkeypatch: pytest.MonkeyPatch, backend: KeyringBackend) -> None:
-    monkeypatch.setattr(keyring.core, "_keyring_backend", None)  # so that what was there comes back
-    keyring.set_keyring(backend)
-    monkeypatch.setattr(key_places, "KEYRING_TIMEOUT_S", 0.2 if isinstance(backend, Locked) else 10.0)
 
 
 def fill(path: Path, place: PlaceName = "auto") -> None:
@@ -222,7 +169,7 @@ def test_without_a_keyring_that_counts_the_key_goes_to_a_file(
     use(monkeypatch, backend())
     fill(path)
     assert bundles(path) == bundles(path, "file") == [MARKER]
-    assert f"a key was made in {path.parent / 'timeline.key'}" in caplog.text
+    assert f"a key was put in {path.parent / 'timeline.key'}" in caplog.text
     assert (path.parent / "timeline.key").read_text().strip() not in caplog.text
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import TimelineError
-from monitor.lock import DatabaseLock, make_private
+from monitor.lock import DatabaseLock, make_private, make_tree_private
 
 HOLD = """
 import sys
@@ -81,6 +81,22 @@ def test_files_and_new_folders_are_private(tmp_path: Path) -> None:
     with DatabaseLock(path, "mic"):
         assert path.parent.stat().st_mode & 0o777 == 0o700
         assert path.with_name("timeline.db.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_of_ours_and_all_in_it_is_taken_from_others_but_not_what_a_link_leads_to(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "state", tmp_path / "theirs"
+    (ours / "backups").mkdir(parents=True)
+    for file in (theirs, ours / "timeline.db", ours / "timeline.db-wal", ours / "backups" / "one.db"):
+        file.touch()
+        file.chmod(0o644)
+    (ours / "link").symlink_to(theirs)
+    (ours / "backups").chmod(0o755)
+    ours.chmod(0o755)
+    assert make_tree_private(ours) == 5
+    assert {path.stat().st_mode & 0o777 for path in (ours, ours / "backups")} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in ours.rglob("*.db*")} == {0o600}
+    assert theirs.stat().st_mode & 0o777 == 0o644
+    assert make_tree_private(ours) == make_tree_private(tmp_path / "missing") == 0
 
 
 def test_what_others_could_read_is_taken_from_them_but_folders_stay(tmp_path: Path) -> None:

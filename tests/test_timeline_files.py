@@ -326,6 +326,20 @@ def test_a_killed_daemon_loses_nothing_it_stored(path: Path, lines: int) -> None
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_a_change_that_was_killed_half_way_is_taken_back_by_who_only_reads(path: Path) -> None:
+    with closing(Timeline.open(path, PARIS, keys())) as timeline:
+        add(timeline, 0)
+    half_way = (
+        "import os, signal, sys; from pathlib import Path; from tests.stores import raw; connection = raw(Path(sys.argv[1])); "
+        "connection.execute('PRAGMA journal_mode = DELETE'); connection.execute('PRAGMA cache_size = 1'); "
+        "connection.execute('DELETE FROM segment'); connection.execute('CREATE TABLE filler(text)'); "
+        "connection.executemany('INSERT INTO filler VALUES (?)', [('x' * 5000,)] * 50); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", half_way, str(path)], cwd=ROOT, check=False).returncode == -9
+    assert path.with_name("timeline.db-journal").exists()
+    assert states(path) == [SegmentState.WAITING]
+
+
 def test_logs_hold_no_labels(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with closing(Timeline.open(path, PARIS, keys())) as timeline:

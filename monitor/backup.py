@@ -1,0 +1,127 @@
+"""Backups of the timeline, one a day, and putting one back. Each is an encrypted database of its own that the same key opens.
+
+They help when the file is damaged or lost, not when the key is.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+from zoneinfo import ZoneInfo
+
+from model.errors import TimelineError
+from monitor.cipher import salt_of
+from monitor.config import TimelineConfig, state_dir
+from monitor.copies import PART, checked_copy
+from monitor.key_places import label
+from monitor.keys import Keys
+from monitor.lock import BESIDE, sync, taking_turns
+
+_logger = logging.getLogger(__name__)
+
+LEAVE_OUT: tuple[str, ...] = ("spool",)
+"""Tables whose rows no backup holds: sound is kept until it is judged, and not a day longer."""
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One backup: its file and the moment it was made, in UTC."""
+
+    path: Path
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Backups:
+    """The backups of one database. keep: how many. leave_out: tables that are not backed up."""
+
+    database: Path
+    folder: Path
+    keys: Keys
+    keep: int
+    leave_out: Sequence[str] = LEAVE_OUT
+
+    @classmethod
+    def of(cls, settings: TimelineConfig) -> Self:
+        """Those that the settings mean."""
+        return cls(settings.database_path(), state_dir() / "backups", settings.keys(), settings.backups)
+
+    def found(self) -> list[Backup]:
+        """All of this database, oldest first. Raises TimelineError when the folder cannot be read."""
+        name = re.compile(re.escape(label(self.database, self.keys.folder)) + r"-(\d{8}T\d{6}Z)\.db")
+        try:
+            files = sorted(self.folder.iterdir()) if self.folder.exists() else []
+        except OSError as error:
+            raise TimelineError(f"cannot read the backups in {self.folder}: {error.strerror}; check its permissions") from error
+        return [
+            Backup(file, datetime.strptime(match[1], _STAMP).replace(tzinfo=UTC)) for file in files if (match := name.fullmatch(file.name))
+        ]
+
+    def make(self, now: datetime) -> Path:
+        """Back the database up, also while it is written to; then let go of the oldest beyond `keep`. Returns the file.
+
+        Raises TimelineError when that fails; the backups there are stay then.
+        """
+        if salt_of(self.database) is None:
+            raise TimelineError(f"there is no timeline in {self.database} yet; `emosllm-monitor start` begins one")
+        target = self.folder / f"{label(self.database, self.keys.folder)}-{now.astimezone(UTC):{_STAMP}}.db"
+        try:
+            with taking_turns(self.folder):
+                self._let_go()
+                key = self.keys.find(self.database)
+                with checked_copy(self.database, key, target, key, self.leave_out) as copy:
+                    copy.replace(target)
+                    sync(self.folder)
+                self._let_go()
+        except OSError as error:
+            raise TimelineError(f"cannot keep backups in {self.folder}: {error.strerror}; check its permissions") from error
+        _logger.info("a backup of %d bytes was made", target.stat().st_size)
+        return target
+
+    def make_if_due(self, now: datetime, zone: ZoneInfo) -> Path | None:
+        """Make the backup of the local day that `now` is in, unless there is one. Raises TimelineError."""
+        today = now.astimezone(zone).date()
+        if any(backup.made_at.astimezone(zone).date() == today for backup in self.found()):
+            return None
+        return self.make(now)
+
+    def named(self, name: str) -> Path:
+        """The file that a person calls `name`: a path, or one of `found`. Raises TimelineError when there is none."""
+        for path in (self.folder / name, Path(name).expanduser()):
+            if path.is_file():
+                return path
+        raise TimelineError(f"there is no backup {name}; `emosllm-monitor restore` lists those there are")
+
+    def restore(self, backup: Path, now: datetime) -> Path | None:
+        """Put a backup in the database's place. Returns where the database is now that was there, None if there was none.
+
+        Only for the holder of the database's lock. Raises TimelineError, and then the database is as it was.
+        """
+        key = self.keys.find(self.database, copy=backup)
+        with checked_copy(backup, key, self.database, key) as copy:
+            aside = self._move_aside(now) if self.database.exists() else None
+            copy.replace(self.database)
+            sync(self.database.parent)
+        return aside
+
+    def _let_go(self) -> None:
+        for backup in self.found()[: -self.keep]:
+            backup.path.unlink()
+        for left in self.folder.glob(f"*{PART}*"):  # of one that was killed
+            left.unlink()
+
+    def _move_aside(self, now: datetime) -> Path:
+        """Give the database a second name, so that there is one under its own name at every moment; and its log, its first."""
+        aside = self.database.with_name(f"{self.database.name}.aside-{now.astimezone(UTC):{_STAMP}}")
+        os.link(self.database, aside)
+        for ending in BESIDE:
+            beside = self.database.with_name(self.database.name + ending)
+            if beside.exists():
+                beside.rename(aside.with_name(aside.name + ending))
+        return aside
