@@ -23,8 +23,8 @@ from monitor.lock import BESIDE, sync, taking_turns
 
 _logger = logging.getLogger(__name__)
 
-LEAVE_OUT: tuple[str, ...] = ("spool",)
-"""Tables whose rows no backup holds: sound is kept until it is judged, and not a day longer."""
+LEAVE_OUT: tuple[str, ...] = ("sound",)
+"""Tables whose rows no backup holds: sound is kept until it is judged or as long as the person wants it, and not a day longer."""
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 

@@ -239,6 +239,8 @@ class _Child:
                 stdout=output,
                 stderr=output,
                 pass_fds=[theirs.fileno()],
+                # The key of the timeline is none of its business.
+                env={name: value for name, value in os.environ.items() if name != KEY_VARIABLE},
                 start_new_session=True,
             )
 

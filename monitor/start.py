@@ -17,11 +17,13 @@ from rich.console import Console
 from model.audio import audio_length_s
 from model.errors import ConfigError, TimelineError
 from model.manifest import find_bundle, read_manifest
+from monitor.backup import Backups
 from monitor.bundle_choice import BundleChoice
 from monitor.capture import MicrophoneSource
 from monitor.config import Config, state_dir
 from monitor.control import Answer, Command, ControlServer, socket_path
 from monitor.daemon import Daemon
+from monitor.housekeeping import Housekeeper, tasks_of
 from monitor.keys import Keys
 from monitor.lock import DatabaseLock, make_private, make_tree_private
 from monitor.notify import Notifier
@@ -62,7 +64,9 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
         recorder = Recorder(config, timeline, choice, state_dir() / "engine.log", status, view)
         pause = Pause(database.with_name(database.name + ".paused"))
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, Notifier(), unattended)
-        with _signals(daemon.stop), ControlServer(socket_path(database), commands_of(daemon, status)), view.showing(status):
+        housekeeper = Housekeeper(tasks_of(timeline, Backups.of(config.timeline), zone, config.privacy.keep_audio_days))
+        control = ControlServer(socket_path(database), commands_of(daemon, status))
+        with _signals(daemon.stop), control, housekeeper, view.showing(status):
             daemon.run()
 
 

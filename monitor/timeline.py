@@ -203,10 +203,18 @@ class Timeline:
             ).first()
 
     def recover(self) -> list[tuple[int, datetime, float]]:
-        """What earlier starts of the monitor left waiting: id, start and length in seconds, oldest first."""
+        """What earlier starts of the monitor left waiting: id, start and length in seconds, oldest first.
+
+        What has no sound is given up: backups hold none.
+        """
         with self._writing() as session:
             rows = session.exec(_WAITING.where(col(SegmentRow.stream) != self.stream)).all()
-            left = [(row.id, row.start_at, (row.end_at - row.start_at).total_seconds()) for row in rows if row.id is not None]
+            with_sound = set(session.exec(select(SoundRow.segment_id)).all())
+            found = [(row.id, row.start_at, (row.end_at - row.start_at).total_seconds()) for row in rows if row.id is not None]
+        silent = [segment_id for segment_id, _, _ in found if segment_id not in with_sound]
+        if silent:
+            self.give_up(silent, "its sound was not in the backup")
+        left = [one for one in found if one[0] in with_sound]
         if left:
             _logger.info("%d segments of earlier starts are still to be judged", len(left))
         return left

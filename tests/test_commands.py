@@ -117,19 +117,18 @@ def test_a_signal_in_the_middle_of_a_word_stores_the_open_segment_and_ends_well(
     assert "Traceback" not in running.output
 
 
-def test_a_signal_while_the_engine_loads_still_judges_and_a_second_one_does_not_wait(home: Path) -> None:
+def test_a_signal_while_the_engine_loads_still_judges_and_a_second_one_leaves_it_for_the_next_start(home: Path) -> None:
     configure(home, **WITHOUT_VLLM)
-    for signals, state in (([signal.SIGINT], SegmentState.JUDGED), ([signal.SIGINT, signal.SIGINT], SegmentState.UNJUDGED)):
+    for signals, state in (([signal.SIGINT, signal.SIGINT], SegmentState.WAITING), ([signal.SIGINT], SegmentState.JUDGED)):
         running = Running(home, "--source", "-", stdin=subprocess.PIPE)
         assert running.process.stdin is not None
         running.process.stdin.write(_demo_bytes(8.0))
         running.process.stdin.flush()
-        before = len([e for e in stored(home)[0] if e.state is not SegmentState.WAITING]) if (home / "state").exists() else 0
-        running.until(lambda: any(e.state is SegmentState.WAITING for e in stored(home)[0]))
+        before = len(stored(home)[0]) if (home / "state").exists() else 0
+        running.until(lambda before=before: len(stored(home)[0]) > before)  # type: ignore[misc]
         assert running.end(*signals) == 0, running.output
-        new = stored(home)[0][before:]
-        assert new
-        assert {entry.state for entry in new} == {state}, running.output
+        assert {entry.state for entry in stored(home)[0]} == {state}, running.output
+    assert len(stored(home)[0]) == 2, "what the first left was judged by the second, once"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -161,9 +160,12 @@ def test_an_engine_that_does_not_start_is_explained_and_nothing_heard_is_lost(ho
     assert done.returncode == 1
     assert "libgomp.so.1" in done.stderr
     assert "engine.log" in done.stderr
-    entries, _ = stored(home)
-    assert entries
-    assert {entry.state for entry in entries} == {SegmentState.UNJUDGED}
+    heard, _ = stored(home)
+    assert heard
+    assert {entry.state for entry in heard} == {SegmentState.WAITING}
+    assert run("start", "--source", "-", stdin=_demo_bytes(1.0)).returncode == 0
+    judged, _ = stored(home)
+    assert {entry.state for entry in judged if entry.id in {one.id for one in heard}} == {SegmentState.JUDGED}
 
 
 def test_nothing_said_or_felt_is_in_the_logs(home: Path) -> None:
