@@ -73,7 +73,7 @@ class Backups:
         target = self.folder / f"{label(self.database, self.keys.folder)}-{now.astimezone(UTC):{_STAMP}}.db"
         try:
             with taking_turns(self.folder):
-                self._let_go()
+                self._sweep()
                 key = self.keys.find(self.database)
                 with checked_copy(self.database, key, target, key, self.leave_out) as copy:
                     copy.replace(target)
@@ -113,7 +113,10 @@ class Backups:
     def _let_go(self) -> None:
         for backup in self.found()[: -self.keep]:
             backup.path.unlink()
-        for left in self.folder.glob(f"*{PART}*"):  # of one that was killed
+
+    def _sweep(self) -> None:
+        """Remove what backups that were killed left half made."""
+        for left in self.folder.glob(f"*{PART}*"):
             left.unlink()
 
     def _move_aside(self, now: datetime) -> Path:
