@@ -82,6 +82,15 @@ def test_a_mute_is_known_as_soon_as_it_has_lasted_and_as_over_with_the_first_sou
     assert not watch.muted
 
 
+def test_after_the_end_of_a_sound_zeros_count_from_anew() -> None:
+    watch = MuteWatch()
+    watch.push(AudioChunk(0, sound(0, LONG)))
+    assert watch.flush() == [Stretch(0, LONG, True)]
+    assert not watch.muted
+    watch.push(AudioChunk(LONG, sound(0, LONG - 1)))
+    assert watch.flush() == [Stretch(LONG, 2 * LONG - 1, False)]
+
+
 def test_a_hole_in_the_stream_belongs_to_no_stretch_and_zeros_do_not_count_across_it() -> None:
     watch = MuteWatch()
     watch.push(AudioChunk(0, sound(50, LONG)))
