@@ -279,6 +279,46 @@ def doctor(context: typer.Context) -> None:
         raise typer.Exit(1)
 
 
+service = typer.Typer(no_args_is_help=True)
+app.add_typer(service, name="service", help="Let systemd start the monitor with your login, and watch over it.")
+
+
+@service.command("install")
+def service_install(
+    context: typer.Context,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Begin to listen now, or with the next login.")] = True,
+) -> None:
+    """Write, enable and start the unit.
+
+    It holds the path of this program and of the settings file in use; an older unit is replaced.
+    """
+    from monitor.service import install
+
+    print("\n".join(install(context.obj, start)))
+
+
+@service.command("uninstall")
+def service_uninstall() -> None:
+    """Stop and remove it; the timeline stays."""
+    from monitor.service import uninstall
+
+    print("\n".join(uninstall()))
+
+
+@service.command("status")
+def service_status() -> None:
+    """Is it installed, enabled and active?
+
+    Exit status 0 when it is active, 3 when not.
+    """
+    from monitor.service import state
+
+    found = state()
+    print("\n".join(found.lines()))
+    if not found.active:
+        raise typer.Exit(3)
+
+
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
