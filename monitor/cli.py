@@ -18,6 +18,8 @@ from rich.console import Console
 from model.errors import EmosllmError, NotRunning
 from monitor.config import Config, load_config, state_dir
 
+_WIDEST = 110
+
 app = typer.Typer(
     name="emosllm-monitor",
     help="Listens to one person's microphone, estimates the emotion of each stretch of speech, and keeps a private timeline with a"
@@ -268,14 +270,29 @@ def devices() -> None:
 
 
 @app.command()
-def doctor(context: typer.Context) -> None:
-    """Check the set-up: settings, microphone, bundle, engine, timeline, disk. Exit status 1 when something will not work."""
-    from monitor.doctor import Verdict, examine
+def doctor(
+    context: typer.Context,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out starting the engine, which takes a minute or less.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects with the keys verdict, what and detail.")] = False,
+) -> None:
+    """Check the set-up, and that nothing leaves this machine.
 
-    findings = examine(context.obj)
-    for finding in findings:
-        print(f"{finding.verdict.value:5} {finding.what}: {finding.detail}")
-    if any(finding.verdict is Verdict.FAIL for finding in findings):
+    Microphone, engine, timeline, permissions, disk, backups, clock, service and network. Exit status 1 when something will not work or
+    is not private.
+    """
+    import shutil
+
+    from monitor.doctor.examine import examine
+    from monitor.doctor.findings import Verdict, counted, to_json, worst
+
+    findings = []
+    columns = min(shutil.get_terminal_size().columns, _WIDEST)
+    for finding in examine(context.obj, quick):
+        findings.append(finding)
+        if not as_json:
+            print(finding.text(columns), flush=True)
+    print(to_json(findings) if as_json else f"\n{counted(findings)}")
+    if worst(findings) is Verdict.FAIL:
         raise typer.Exit(1)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 from model.audio import Int16
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
@@ -27,6 +28,8 @@ from monitor.config import EngineConfig
 from monitor.messages import Ask, Failed, Failure, Judgement, Ready, Told
 
 logger = logging.getLogger(__name__)
+
+_Message = TypeVar("_Message")
 
 _BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 _BATCHES_AHEAD = 2
@@ -223,6 +226,51 @@ class Judge:
         with self._change:
             self._error = error
             self._change.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of trying the engine out: its answer, and the seconds until it was ready and from there to the answer."""
+
+    prediction: Prediction
+    ready_s: float
+    answer_s: float
+
+
+def try_out(config: EngineConfig, log: Path, pcm: Int16) -> Trial:
+    """Start a judging process as the daemon does, have it judge one segment (N,) and end it.
+
+    Raises EngineUnavailable or EngineRejected with its last words.
+    """
+    child = _Child(config, log)
+    try:
+        began = time.monotonic()
+        _expect(child, Ready, config.start_timeout_s)
+        ready_s = time.monotonic() - began
+        child.send(Ask(0, pcm))
+        told = _expect(child, Told, config.start_timeout_s)
+        return Trial(told.predictions[0], ready_s, time.monotonic() - began - ready_s)
+    except (EOFError, OSError) as error:
+        raise EngineUnavailable(_with_last_words(f"the judging process died ({child.epitaph()})", log)) from error
+    except EmosllmError as error:
+        raise type(error)(_with_last_words(str(error), log)) from error
+    finally:
+        child.end()
+
+
+def _expect(child: "_Child", kind: type[_Message], patience_s: float) -> _Message:
+    """The next message of a kind. Raises EngineUnavailable, EngineRejected, and EOFError or OSError when the process is gone."""
+    message = child.receive(patience_s)
+    if isinstance(message, kind):
+        return message
+    if isinstance(message, Failed):
+        raise (EngineRejected if message.failure is Failure.LASTING else EngineUnavailable)(message.reason)
+    raise EngineUnavailable(f"the engine did not answer within {patience_s:.0f} s")
+
+
+def _with_last_words(reason: str, log: Path) -> str:
+    tail = last_lines(log, _LOG_LINES)
+    return reason + (f"\nThe last lines it wrote:\n{tail}" if tail else "")
 
 
 class _Child:

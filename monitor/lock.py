@@ -82,6 +82,20 @@ def make_private(path: Path) -> None:
         ) from error
 
 
+def noted_holder(database: Path) -> tuple[Path, int | None]:
+    """The lock's file, and the process that its note names: the last to hold it, which may be gone. None where there is no note."""
+    path = _lock_path(database)
+    try:
+        return path, int(json.loads(path.read_text())["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path, None
+
+
+def _lock_path(database: Path) -> Path:
+    database = database.resolve()
+    return database.with_name(database.name + ".lock")
+
+
 class DatabaseLock:
     """Holds `<database>.lock` while the daemon runs, so that a second one on the same database is refused.
 
@@ -91,7 +105,7 @@ class DatabaseLock:
 
     def __init__(self, path: Path, source: str) -> None:
         self._database = path.resolve()
-        self._path = self._database.with_name(self._database.name + ".lock")
+        self._path = _lock_path(path)
         self._source = source
         self._descriptor = -1
 

@@ -93,6 +93,17 @@ class TimelineReader:
         with _sensible(self._path):
             return next(((_moment(row["start_at"]), _moment(row["end_at"])) for row in rows if row["start_at"]), None)
 
+    def check(self) -> None:
+        """Look through the whole file for damage. Raises TimelineError when there is some."""
+        if self._connection is None:
+            return
+        try:
+            (first,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            raise explain(error, self._path) from error
+        if first != "ok":
+            raise TimelineError(f"cannot use the timeline {self._path}: {_ADVICE['SQLITE_CORRUPT']} (SQLite says: {first})")
+
     def close(self) -> None:
         """Let go of the file."""
         if self._connection is not None:

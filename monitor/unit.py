@@ -79,6 +79,14 @@ def unit_text(program: Path, config_file: Path | None, version: int) -> str:
     return _UNIT.format(command=command, environment=environment, pause=pause, stop_s=stop_s)
 
 
+def starts(unit: Path, program: Path) -> bool:
+    """Whether a unit that was written starts this program."""
+    try:
+        return f"ExecStart={_quoted_program(program)} " in unit.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _quoted(word: str) -> str:
     """A word as systemd reads it back: in quotes, with its escapes and its per cent signs doubled."""
     if "\n" in word:

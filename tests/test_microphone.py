@@ -1,6 +1,8 @@
 """From a microphone to the timeline: real PyAudio on a virtual PulseAudio source, real vLLM, real rows."""
 
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ from model.audio import SAMPLE_RATE, read_audio
 from monitor.records import Coverage, SegmentState
 from tests.commands import Running, configure, run, stored
 from tests.conftest import DEMO
-from tests.virtual_microphone import VirtualMicrophone
+from tests.virtual_microphone import VirtualMicrophone, synthetic_voice
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +44,30 @@ def test_what_is_spoken_into_the_microphone_ends_on_the_timeline(home: Path, mic
 
 
 def test_devices_and_doctor_know_the_microphone_and_a_wrong_name_is_answered_with_the_right_ones(
-    home: Path, microphone: VirtualMicrophone
+    home: Path, microphone: VirtualMicrophone, tmp_path: Path
 ) -> None:
     listed = run("devices", environment=microphone.env)
     assert listed.returncode == 0
     assert "*" in listed.stdout
-    examined = run("doctor", environment=microphone.env)
+    silent = run("doctor", "--quick", environment=microphone.env)
+    assert silent.returncode == 0, silent.stdout
+    assert "warn  microphone" in silent.stdout
+    assert "pactl set-source-mute" in silent.stdout
+    soundfile.write(tmp_path / "voice.wav", synthetic_voice(30), SAMPLE_RATE)
+    with subprocess.Popen(["paplay", "--device=virt", tmp_path / "voice.wav"], env=os.environ | microphone.env) as speaker:
+        examined = run("doctor", environment=microphone.env)
+        speaker.kill()
     assert examined.returncode == 0, examined.stdout
-    assert "ok    microphone" in examined.stdout
+    (line,) = [line for line in examined.stdout.splitlines() if "microphone " in line and line.startswith("ok")]
+    assert "2 s at -" in " ".join(examined.stdout.split()), line
+    assert "judged in" in " ".join(examined.stdout.split())
+    assert "no connection left this machine" in " ".join(examined.stdout.split())
     configure(home, audio={"device": "Neumann U 87"}, engine={"kind": "transformers"})
     wrong = run("start", environment=microphone.env)
     assert wrong.returncode == 1
     assert "Neumann U 87" in wrong.stderr
     assert "choose one of these" in wrong.stderr
-    assert run("doctor", environment=microphone.env).returncode == 1
+    assert run("doctor", "--quick", environment=microphone.env).returncode == 1
 
 
 def vanish(there: VirtualMicrophone) -> None:

@@ -1,0 +1,1 @@
+"""What `doctor` looks at: everything the monitor needs, is trusted with, and must not do."""

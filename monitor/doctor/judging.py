@@ -1,0 +1,44 @@
+"""Is the bundle whole, and does the engine really answer? It is started as the daemon starts it."""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from model.audio import s_to_samples
+from model.manifest import find_bundle, read_manifest, verify
+from monitor.config import Config
+from monitor.doctor.findings import Finding, Verdict
+from monitor.judge import try_out
+
+_TRIED_S = 1.0
+
+
+def bundle(config: Config) -> Finding:
+    """Raises BundleError."""
+    folder = find_bundle(config.engine.bundle)
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    return Finding(Verdict.OK, "bundle", f"{manifest.version}, all {len(manifest.files)} files as released, licence {manifest.license}")
+
+
+def engine_installed(config: Config) -> Finding:
+    """Only whether its package is there: that takes no time."""
+    kind = config.engine.kind
+    package = {"embedded": "vllm", "server": "httpx", "transformers": "transformers"}[kind]
+    if importlib.util.find_spec(package) is None:
+        return Finding(Verdict.FAIL, "engine", f"{kind} needs {package}, which is not installed; run `make setup`")
+    return Finding(Verdict.OK, "engine", f"{_named(config)} is installed; not started (--quick)")
+
+
+def engine(config: Config) -> Finding:
+    """Start a judging process and let it judge a second of silence. Raises EngineUnavailable, EngineRejected."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = try_out(config.engine, Path(folder) / "engine.log", np.zeros(s_to_samples(_TRIED_S), np.int16))
+    answered = f"ready after {trial.ready_s:.0f} s, {_TRIED_S:.0f} s of sound judged in {trial.answer_s:.2f} s"
+    return Finding(Verdict.OK, "engine", f"{_named(config)}, {trial.prediction.bundle_version}: {answered}")
+
+
+def _named(config: Config) -> str:
+    return f"{config.engine.kind} at {config.engine.url}" if config.engine.kind == "server" else config.engine.kind
