@@ -24,6 +24,7 @@ OWNERS = {
     "sqlmodel": {"monitor/timeline.py"},
     "typer": {"monitor/cli.py"},
     "peft": {"model/speech_llm.py"},
+    "psutil": {"monitor/doctor/network.py", "train/building.py", "train/dry/real_steps.py"},
     "soundfile": {"model/audio.py"},
     "parselmouth": {"model/paralinguistics.py"},
     "accelerate": {
