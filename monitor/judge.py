@@ -22,9 +22,11 @@ from typing import TypeVar
 
 from model.audio import Int16
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
+from model.types import Prediction
 from monitor.blame import Blame
 from monitor.bundle_choice import BundleChoice
 from monitor.config import EngineConfig
+from monitor.key_places import VARIABLE as STORE_KEY_VARIABLE
 from monitor.messages import Ask, Failed, Failure, Judgement, Ready, Told
 
 logger = logging.getLogger(__name__)
@@ -249,7 +251,7 @@ def try_out(config: EngineConfig, log: Path, pcm: Int16) -> Trial:
         ready_s = time.monotonic() - began
         child.send(Ask(0, pcm))
         told = _expect(child, Told, config.start_timeout_s)
-        return Trial(told.predictions[0], ready_s, time.monotonic() - began - ready_s)
+        return Trial(told.judgements[0].prediction, ready_s, time.monotonic() - began - ready_s)
     except (EOFError, OSError) as error:
         raise EngineUnavailable(_with_last_words(f"the judging process died ({child.epitaph()})", log)) from error
     except EmosllmError as error:
@@ -288,7 +290,7 @@ class _Child:
                 stderr=output,
                 pass_fds=[theirs.fileno()],
                 # The key of the timeline is none of its business.
-                env={name: value for name, value in os.environ.items() if name != KEY_VARIABLE},
+                env={name: value for name, value in os.environ.items() if name != STORE_KEY_VARIABLE},
                 start_new_session=True,
             )
 

@@ -99,7 +99,7 @@ class TimelineReader:
             return
         try:
             (first,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.Error as error:
+        except Error as error:
             raise explain(error, self._path) from error
         if first != "ok":
             raise TimelineError(f"cannot use the timeline {self._path}: {_ADVICE['SQLITE_CORRUPT']} (SQLite says: {first})")

@@ -44,9 +44,6 @@ KillMode=mixed
 TimeoutStopSec={stop_s}
 # If memory runs out and the engine is killed, listening goes on, and the daemon starts the engine again.
 OOMPolicy=continue
-# What is printed for a person at a terminal has no place in the system's journal.
-StandardOutput=null
-StandardError=journal
 # A core dump would hold sound.
 LimitCORE=0
 UMask=0077
@@ -72,7 +69,7 @@ def unit_text(program: Path, config_file: Path | None, version: int) -> str:
     """
     stop_s = load_config(config_file).engine.stop_timeout_s + _STOP_SPARE_S
     arguments = ["--config", str(config_file.expanduser().absolute())] if config_file else []
-    command = " ".join([_quoted_program(program), *(_quoted(word).replace("$", "$$") for word in [*arguments, "start"])])
+    command = " ".join([_quoted_program(program), *(_quoted(word).replace("$", "$$") for word in [*arguments, "start", "--unattended"])])
     places = [f"{name}={Path(value).absolute()}" for name in _PLACES if (value := os.environ.get(name))]
     environment = "".join(f"Environment={_quoted(place)}\n" for place in places)
     pause = "RestartSec=5\nRestartSteps=6\nRestartMaxDelaySec=5min" if version >= _GROWING_PAUSES else "RestartSec=30"

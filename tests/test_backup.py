@@ -18,6 +18,7 @@ from monitor.config import TimelineConfig
 from monitor.copies import check
 from monitor.lock import DatabaseLock
 from monitor.reader import TimelineReader
+from monitor.records import SegmentState
 from monitor.timeline import Timeline
 from tests.commands import run
 from tests.stores import keys, raw
@@ -34,7 +35,7 @@ def backups(home: Path) -> Backups:
 
 def add(timeline: Timeline, second: int) -> None:
     start = NOON + timedelta(seconds=second)
-    timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=start + timedelta(seconds=1))
+    timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=start + timedelta(seconds=1), sound=b"12")
 
 
 def fill(path: Path, seconds: range) -> None:
@@ -123,18 +124,24 @@ def test_one_is_due_every_local_day(backups: Backups) -> None:
     assert backups.make_if_due(before_midnight + timedelta(days=9), PARIS) is not None
 
 
-def test_tables_that_are_left_out_stay_empty_and_their_bytes_are_gone(backups: Backups) -> None:
-    fill(backups.database, range(1))
-    with closing(raw(backups.database)) as connection, connection:
-        connection.execute("CREATE TABLE spool(id INTEGER PRIMARY KEY, sound BLOB)")
-        connection.executemany("INSERT INTO spool(sound) VALUES (?)", [(os.urandom(100_000),)] * 10)
+def test_sound_is_in_no_backup_and_what_waited_for_it_is_given_up_after_a_restore(backups: Backups) -> None:
+    with closing(Timeline.open(backups.database, PARIS, keys())) as timeline:
+        for second in range(10):
+            start, end = (NOON + timedelta(seconds=second + more) for more in (0, 1))
+            timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=end, sound=os.urandom(100_000))
     path = backups.make(NOON)
-    assert path.stat().st_size < 100_000 < backups.database.stat().st_size
+    assert path.stat().st_size < 200_000 < 1_000_000 < backups.database.stat().st_size
     with closing(connect(path, keys().find(backups.database), read_only=True, timeout_s=1)) as connection:
-        assert connection.execute("SELECT count(*) FROM spool").fetchall() == [(0,)]
-        assert connection.execute("SELECT count(*) FROM segment").fetchall() == [(1,)]
+        assert connection.execute("SELECT count(*) FROM sound").fetchall() == [(0,)]
+        assert connection.execute("SELECT count(*) FROM segment").fetchall() == [(10,)]
     with closing(raw(backups.database)) as connection:
-        assert connection.execute("SELECT count(*) FROM spool").fetchall() == [(10,)]
+        assert connection.execute("SELECT count(*) FROM sound").fetchall() == [(10,)]
+    backups.restore(path, NOON)
+    with closing(Timeline.open(backups.database, PARIS, keys())) as restored:
+        assert restored.recover() == []
+    with closing(TimelineReader.open(backups.database, keys())) as reader:
+        entries = reader.segments_between(NOON, NOON + timedelta(minutes=1))
+    assert {(entry.state, entry.reason) for entry in entries} == {(SegmentState.UNJUDGED, "its sound was not in the backup")}
 
 
 def test_a_damaged_timeline_is_not_backed_up_and_costs_no_backup(backups: Backups) -> None:

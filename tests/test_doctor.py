@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from model.errors import EngineRejected, EngineUnavailable, TimelineError
+from monitor.backup import Backups
 from monitor.config import Config, EngineConfig, TimelineConfig
 from monitor.doctor import machine, storage
 from monitor.doctor.findings import Finding, Verdict, counted, to_json, worst
@@ -23,6 +23,7 @@ from monitor.reader import TimelineReader
 from monitor.records import Coverage
 from monitor.timeline import Timeline
 from tests.commands import COMMAND, configure, run
+from tests.stores import keys
 
 PARIS = Config(timeline=TimelineConfig(zone="Europe/Paris"))
 TRANSFORMERS = Config(engine=EngineConfig(kind="transformers"))
@@ -38,7 +39,7 @@ def folder(home: Path) -> Path:
 def heard(start: datetime, end: datetime) -> Path:
     """A timeline that heard something once; its file."""
     path = Config().timeline.database_path()
-    with Timeline.open(path, ZoneInfo("Europe/Paris")) as opened:
+    with Timeline.open(path, ZoneInfo("Europe/Paris"), keys()) as opened:
         opened.cover(Coverage.HEARD, start, end)
     return path
 
@@ -75,7 +76,7 @@ def test_for_programs_it_is_json_with_every_check_and_the_status_says_the_worst(
     found = json.loads(done.stdout)
     assert all(set(finding) == {"verdict", "what", "detail"} for finding in found)
     verdicts = {finding["what"]: finding["verdict"] for finding in found}
-    assert " ".join(verdicts) == "python settings bundle timeline permissions disk backups clock service microphone engine network"
+    assert " ".join(verdicts) == "python settings bundle key timeline permissions disk backups clock service microphone engine network"
     assert verdicts["settings"] == "fail"
     assert verdicts["bundle"] == "ok"
     assert not (home / "state").exists(), "looking must not create anything"
@@ -92,7 +93,7 @@ def test_damage_deep_in_the_timeline_is_found_though_it_still_opens() -> None:
     data = bytearray(path.read_bytes())
     data[-4096:] = os.urandom(4096)
     path.write_bytes(data)
-    with TimelineReader.open(path):
+    with TimelineReader.open(path, keys()):
         pass
     with pytest.raises(TimelineError, match="damaged"):
         timeline(PARIS)
@@ -158,12 +159,9 @@ def test_a_backup_of_the_last_two_days_is_asked_for_once_there_is_something_to_l
     assert backups(PARIS).verdict is Verdict.OK, "the first is not due yet"
     heard(datetime.now(UTC) - 60 * HOUR, datetime.now(UTC) - 59 * HOUR)
     assert backups(PARIS).verdict is Verdict.WARN
-    (folder / "backups").mkdir()
-    file = folder / "backups" / "timeline-20260101T000000Z.db"
-    file.touch()
-    for age_h, verdict in ((1, Verdict.OK), (47, Verdict.OK), (49, Verdict.WARN)):
-        then = time.time() - age_h * 3600
-        os.utime(file, (then, then))
+    kept = Backups.of(Config().timeline)
+    for age_h, verdict in ((49, Verdict.WARN), (47, Verdict.OK), (1, Verdict.OK)):
+        kept.make(datetime.now(UTC) - age_h * HOUR)
         assert backups(PARIS).verdict is verdict, age_h
 
 

@@ -78,7 +78,9 @@ def filled(folder: Path) -> Backups:
     with closing(Timeline.open(backups.database, ZoneInfo("UTC"), backups.keys)) as timeline:
         for second in range(ROWS):
             start = NOON + timedelta(seconds=second)
-            timeline.add_segment(start_sample=second, end_sample=second + 1, start_at=start, end_at=start + timedelta(seconds=1))
+            timeline.add_segment(
+                start_sample=second, end_sample=second + 1, start_at=start, end_at=start + timedelta(seconds=1), sound=b"12"
+            )
     backups.make(NOON)
     return backups
 

@@ -98,7 +98,7 @@ def test_words_are_quoted_so_that_systemd_reads_them_back(tmp_path: Path) -> Non
     settings = tmp_path / 'a "b" \\ $c %d.toml'
     settings.touch()
     (line,) = [line for line in unit_text(Path("/o p/x"), settings, 252).splitlines() if line.startswith("ExecStart=")]
-    assert line == f'ExecStart="/o p/x" "--config" "{tmp_path}/a \\"b\\" \\\\ $$c %%d.toml" "start"'
+    assert line == f'ExecStart="/o p/x" "--config" "{tmp_path}/a \\"b\\" \\\\ $$c %%d.toml" "start" "--unattended"'
 
 
 @pytest.mark.parametrize("path", ["/sam's/emosllm-monitor", '/"x"/emosllm-monitor', "/a\\b/emosllm-monitor", "/a\nb/emosllm-monitor"])
@@ -118,7 +118,7 @@ def test_installed_as_a_person_does_it_with_settings_and_places_of_their_own(uni
     assert done.returncode == 0, done.stderr
     assert systemctl.calls() == ["daemon-reload", "enable emosllm-monitor.service", "restart emosllm-monitor.service"]
     text = unit.read_text()
-    assert f'ExecStart="{COMMAND}" "--config" "{home}/config/emosllm-monitor/config.toml" "start"' in text
+    assert f'ExecStart="{COMMAND}" "--config" "{home}/config/emosllm-monitor/config.toml" "start" "--unattended"' in text
     assert f'Environment="XDG_STATE_HOME={home}/state"' in text
     assert "TimeoutStopSec=130" in text, "systemd must not kill what the daemon still may judge"
     assert f"written {unit}" in done.stdout

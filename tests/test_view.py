@@ -29,7 +29,16 @@ def _console() -> Console:
 
 def test_the_panel_shows_level_speech_segments_queue_and_engine() -> None:
     status = Status(
-        "the default microphone", live=True, level_dbfs=-30, speaking=True, listening=True, position=NOON, segments=4, judged=2, unjudged=1
+        "the default microphone",
+        live=True,
+        level_dbfs=-30,
+        speaking=True,
+        listening=True,
+        position=NOON,
+        segments=4,
+        judged=2,
+        unjudged=1,
+        waiting=1,
     )
     status.engine, status.engine_detail = EngineState.READY, "embedded, nano-1"
     status.recent.extend([Judged(NOON, 3.2, SAD), Judged(NOON, 1.0, UNSURE), Judged(NOON, 2.0, None, "the engine failed")])
@@ -58,7 +67,7 @@ def test_a_microphone_that_is_gone_is_never_shown_as_open() -> None:
     console = _console()
     console.print(LiveView(console, PARIS).render(status))
     text = console.export_text()
-    assert "○ not listening" in text
+    assert "○ no microphone" in text
     assert "trying to open it again" in text
     assert "microphone open" not in text
 
@@ -92,3 +101,20 @@ def test_on_a_terminal_the_panel_is_drawn_and_stays(home: Path) -> None:
     assert "hearing a recording" in screen
     assert "microphone open" not in screen
     assert re.search(r"\d\d:\d\d:\d\d +\d+\.\d s +\w+", screen)
+
+
+def test_a_closed_or_muted_microphone_is_shown_as_that() -> None:
+    paused = Status("the default microphone", live=True, paused=True, paused_until=NOON)
+    muted = Status("the default microphone", live=True, listening=True, muted=True)
+    for status, title in ((paused, "○ paused until 12:00"), (muted, "● microphone open, but muted")):
+        console = _console()
+        console.print(LiveView(console, PARIS).render(status))
+        assert title in console.export_text()
+
+
+def test_where_output_is_kept_no_answer_is_printed() -> None:
+    console = _console()
+    view = PlainView(console, PARIS, answers=False)
+    view.tell("listening to the default microphone")
+    view.judged(Judged(NOON, 3.2, SAD))
+    assert console.export_text() == "listening to the default microphone\n"
