@@ -6,6 +6,7 @@ it to `pactl`, which is the only thing this file calls. Where there is no `pactl
 """
 
 import os
+import select
 import shutil
 import subprocess
 import threading
@@ -15,6 +16,8 @@ from monitor.backoff import Backoff
 
 _ANSWER_S: Final = 2.0
 _CLOSE_S: Final = 2.0
+_FIRST_S: Final = 1.0
+_PIPE_BYTES: Final = 65_536
 # How the servers name a source that records what a sink plays.
 _MONITOR: Final = ".monitor"
 
@@ -41,7 +44,7 @@ class DefaultSource:
     def __init__(self) -> None:
         self._name = self._now = ""
         self._closed = threading.Event()
-        self._child: subprocess.Popen[str] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._follow, name="default source", daemon=True)
 
     @property
@@ -77,7 +80,7 @@ class DefaultSource:
         backoff = Backoff()
         while not self._closed.is_set():
             with subprocess.Popen(
-                _subscription(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_english()
+                _subscription(), bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_english()
             ) as self._child:
                 if self._closed.is_set():
                     self._child.kill()
@@ -85,11 +88,22 @@ class DefaultSource:
                     self._listen(self._child.stdout)
             self._closed.wait(backoff.next_s())
 
-    def _listen(self, events: IO[str]) -> None:
-        """Look when the server says that its settings changed, and at the first event: before it, nobody was listening."""
-        for number, event in enumerate(events):
-            if number == 0 or " on server" in event:
+    def _listen(self, events: IO[bytes]) -> None:
+        """Look when the server says that its settings changed, and at the first event: before it, nobody may have listened.
+
+        Each look is an event itself, so that the first one comes soon.
+        """
+        listening = False
+        while not self._closed.is_set():
+            if not select.select([events], [], [], None if listening else _FIRST_S)[0]:
                 self._look()
+                continue
+            lines = os.read(events.fileno(), _PIPE_BYTES)  # whole lines: each is written at once
+            if not lines:
+                return
+            if not listening or b" on server" in lines:
+                self._look()
+            listening = True
 
     def _look(self) -> None:
         if name := default_source():

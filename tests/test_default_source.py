@@ -1,5 +1,6 @@
 """The default source of a real sound server, followed until it changes, and never in the way."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,8 +46,12 @@ def eventually(happened: Callable[[], bool], seconds: float = 10) -> None:
 
 def children(of: int | None = None) -> list[psutil.Process]:
     """The processes that listen to a sound server's events for a process, this one by default."""
-    listed = psutil.Process(of).children(recursive=True)
-    return [child for child in listed if child.is_running() and "subscribe" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(of).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.cmdline() == ["pactl", "subscribe"]:
+                found.append(child)
+    return found
 
 
 @needs_pulseaudio
@@ -69,8 +74,6 @@ def test_a_listener_that_is_killed_is_replaced_and_what_it_missed_is_seen(server
     server.plug_in("headset")
     children()[0].kill()
     server.make_default("headset")
-    eventually(lambda: len(children()) == 1)
-    server.mute(False)  # any event will do
     eventually(lambda: followed.changed_to == "headset")
 
 
