@@ -13,15 +13,15 @@ from zoneinfo import ZoneInfo
 
 from bench.sounds import DEMO
 from model.audio import Int16
-from monitor.bundle_choice import BundleChoice
 from monitor.config import EngineConfig, SegmenterConfig
-from monitor.judge import EngineState, Judge, Listener
-from monitor.keys import Keys
-from monitor.messages import Judgement
-from monitor.segmenter import Segmenter
-from monitor.sources import FileSource
-from monitor.timeline import Timeline
-from monitor.types import StreamClock
+from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.judge import EngineState, Judge, Listener
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.sources import FileSource
+from monitor.sound.types import StreamClock
+from monitor.store.keys import Keys
+from monitor.store.records import Judgement
+from monitor.store.timeline import Timeline
 
 _START_TIMEOUT_S = 300.0
 

@@ -13,8 +13,8 @@ import webrtcvad
 
 from model.audio import SAMPLE_RATE, Int16, ms_to_samples, samples_to_s
 from monitor.config import SegmenterConfig
-from monitor.segmenter import Segmenter
-from monitor.types import AudioChunk
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.types import AudioChunk
 from tests.virtual_microphone import synthetic_voice
 
 _CHUNKS_MS = (10, 30, 100, 1000)

@@ -25,13 +25,14 @@ import psutil
 from bench.sounds import spoken_clips
 from model.audio import SAMPLE_RATE, Int16
 from monitor.config import TimelineConfig
-from monitor.reader import TimelineReader
-from monitor.records import Coverage
+from monitor.store.reader import TimelineReader
+from monitor.store.records import Coverage
 
 _AT = datetime(2026, 1, 1, tzinfo=UTC)
 _BLOCK_S = 60
 _CLIP_EVERY_S = 60.0
 _NOISE = 20.0
+_NEAR_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,9 @@ def _compare(placed: list[float], hours: float) -> tuple[int, tuple[float, float
         span = _AT, _AT + timedelta(hours=hours, minutes=1)
         starts = np.array([(entry.start_at - _AT).total_seconds() for entry in reader.segments_between(*span)])
         coverage = reader.coverage_between(*span)
-    distances = [float(starts[nearest] - begin) for begin in placed if abs(starts[nearest := int(np.abs(starts - begin).argmin())] - begin) < 2]
+    distances = [
+        float(starts[nearest] - begin) for begin in placed if abs(starts[nearest := int(np.abs(starts - begin).argmin())] - begin) < 2
+    ]
     tenth = max(1, len(distances) // 10)
     heard_s = sum((part.end_at - part.start_at).total_seconds() for part in coverage if part.kind is Coverage.HEARD)
     return len(distances), (float(np.median(distances[:tenth])), float(np.median(distances[-tenth:]))), heard_s

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from model.audio import Int16, float_to_pcm16, read_audio, s_to_samples
 from monitor.config import SegmenterConfig
-from monitor.segmenter import Segmenter
-from monitor.types import AudioChunk
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.types import AudioChunk
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo.opus"
 

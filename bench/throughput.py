@@ -8,7 +8,7 @@ from model.audio import SAMPLE_RATE, pcm16_to_float
 from model.bundle import open_bundle
 from model.manifest import find_bundle
 from model.predictor import Predictor, Sound
-from monitor.engine import EmbeddedEngine, TransformersEngine
+from monitor.judging.engine import EmbeddedEngine, TransformersEngine
 
 _BACKLOG = 64
 _ROUNDS = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model.errors import EmosllmError, NotRunning
 from monitor.control import Answer, ask
-from monitor.lock import make_private
+from monitor.store.lock import make_private
 
 _START_S = 30.0
 _POLL_S = 0.1

@@ -175,10 +175,10 @@ def report(
     form: Annotated[Format, typer.Option("--format", help="text to read, or json.")] = Format.TEXT,
 ) -> None:
     """Show one day: what was heard, how much of it was speech, and which emotions were estimated."""
-    from monitor.days import parse_day
-    from monitor.reader import TimelineReader
-    from monitor.report import render_text, to_json
-    from monitor.summary import summarize
+    from monitor.day.days import parse_day
+    from monitor.day.report import render_text, to_json
+    from monitor.day.summary import summarize
+    from monitor.store.reader import TimelineReader
 
     settings, now = _config(context).timeline, datetime.now(UTC)
     asked = parse_day(day, settings.zone_info(), now)
@@ -194,7 +194,7 @@ def report(
 @app.command()
 def backup(context: typer.Context) -> None:
     """Make an encrypted backup of the timeline now; the daemon makes one a day and may go on running."""
-    from monitor.backup import Backups
+    from monitor.store.backup import Backups
 
     print(Backups.of(_config(context).timeline).make(datetime.now(UTC)))
 
@@ -204,8 +204,8 @@ def restore(
     context: typer.Context, file: Annotated[str | None, typer.Argument(help="The backup; without it, those there are are listed.")] = None
 ) -> None:
     """List the backups, or put one in the timeline's place; the file that was there is kept under another name."""
-    from monitor.backup import Backups
-    from monitor.lock import DatabaseLock
+    from monitor.store.backup import Backups
+    from monitor.store.lock import DatabaseLock
 
     backups = Backups.of(_config(context).timeline)
     if file is None:
@@ -233,9 +233,9 @@ def show_place(context: typer.Context) -> None:
 @key_app.command()
 def rotate(context: typer.Context) -> None:
     """Encrypt the timeline and its backups with a new key. Not while the daemon runs."""
-    from monitor.backup import Backups
-    from monitor.lock import DatabaseLock
-    from monitor.rotation import rotate as run
+    from monitor.store.backup import Backups
+    from monitor.store.lock import DatabaseLock
+    from monitor.store.rotation import rotate as run
 
     settings = _config(context).timeline
     with DatabaseLock(settings.database_path(), "nothing, to change the key"):
@@ -261,7 +261,7 @@ def import_key(context: typer.Context, file: Annotated[Path, typer.Argument(help
 @app.command()
 def devices() -> None:
     """List the microphones that can be named in [audio] device."""
-    from monitor.capture import list_devices
+    from monitor.sound.capture import list_devices
 
     found = list_devices()
     for device in found:

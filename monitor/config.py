@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import ConfigError
-from monitor.keys import Keys, PlaceName
+from monitor.store.keys import Keys, PlaceName
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

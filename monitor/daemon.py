@@ -11,19 +11,19 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from model.errors import DeviceError, DeviceFault, EmosllmError
-from monitor.backoff import Backoff
-from monitor.clocks import ClockSet, ClockWatch, Slept
 from monitor.config import Config
 from monitor.hearing import Hearing
-from monitor.ledger import Ledger
 from monitor.notify import Notifier
 from monitor.pausing import Pause
 from monitor.recorder import Recorder
-from monitor.records import Coverage
-from monitor.segmenter import Segmenter
-from monitor.sources import Source
+from monitor.sound.backoff import Backoff
+from monitor.sound.clocks import ClockSet, ClockWatch, Slept
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.sources import Source
+from monitor.sound.types import StreamClock
 from monitor.status import Status
-from monitor.types import StreamClock
+from monitor.store.ledger import Ledger
+from monitor.store.records import Coverage
 from monitor.view import View
 
 logger = logging.getLogger(__name__)

@@ -7,16 +7,16 @@ import logging
 from collections.abc import Sequence
 
 from model.audio import samples_to_s
-from monitor.clocks import ClockSet, Reading
-from monitor.drift import DriftTracker
-from monitor.ledger import Ledger
-from monitor.mute import MuteWatch, Stretch
 from monitor.recorder import Recorder
-from monitor.records import Coverage
-from monitor.segmenter import Segmenter
-from monitor.sources import Delivery
+from monitor.sound.clocks import ClockSet, Reading
+from monitor.sound.drift import DriftTracker
+from monitor.sound.mute import MuteWatch, Stretch
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.sources import Delivery
+from monitor.sound.types import AudioChunk, Segment, StreamClock
 from monitor.status import Status
-from monitor.types import AudioChunk, Segment, StreamClock
+from monitor.store.ledger import Ledger
+from monitor.store.records import Coverage
 
 _logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from model.errors import EmosllmError
-from monitor.backup import Backups
-from monitor.timeline import Timeline
+from monitor.store.backup import Backups
+from monitor.store.timeline import Timeline
 
 _logger = logging.getLogger(__name__)
 

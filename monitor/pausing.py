@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from model.errors import ConfigError, TimelineError
-from monitor.lock import make_private
+from monitor.store.lock import make_private
 
 _SPAN = re.compile(r"(\d{1,4})\s*(s|m|min|h|d)", re.ASCII | re.IGNORECASE)
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}

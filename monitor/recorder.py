@@ -16,14 +16,13 @@ import numpy as np
 
 from model.audio import Int16
 from model.errors import TimelineError
-from monitor.bundle_choice import BundleChoice
 from monitor.config import Config
-from monitor.judge import EngineState, Judge, Listener
-from monitor.messages import Judgement
-from monitor.patience import PatientWriter, Write
-from monitor.records import Coverage
+from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.judge import EngineState, Judge, Listener
 from monitor.status import Judged, Status
-from monitor.timeline import Timeline
+from monitor.store.patience import PatientWriter, Write
+from monitor.store.records import Coverage, Judgement
+from monitor.store.timeline import Timeline
 from monitor.view import View
 
 _logger = logging.getLogger(__name__)

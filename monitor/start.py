@@ -17,22 +17,22 @@ from rich.console import Console
 from model.audio import audio_length_s
 from model.errors import ConfigError, TimelineError
 from model.manifest import find_bundle, read_manifest
-from monitor.backup import Backups
-from monitor.bundle_choice import BundleChoice
-from monitor.capture import MicrophoneSource
 from monitor.config import Config, state_dir
 from monitor.control import Answer, Command, ControlServer, socket_path
 from monitor.daemon import Daemon
 from monitor.housekeeping import Housekeeper, tasks_of
-from monitor.keys import Keys
-from monitor.lock import DatabaseLock, make_private, make_tree_private
+from monitor.judging.bundle_choice import BundleChoice
 from monitor.notify import Notifier
 from monitor.pausing import Pause, parse_span
-from monitor.reader import TimelineReader
 from monitor.recorder import Recorder
-from monitor.sources import FileSource, Source, StdinSource
+from monitor.sound.capture import MicrophoneSource
+from monitor.sound.sources import FileSource, Source, StdinSource
 from monitor.status import Status
-from monitor.timeline import Timeline
+from monitor.store.backup import Backups
+from monitor.store.keys import Keys
+from monitor.store.lock import DatabaseLock, make_private, make_tree_private
+from monitor.store.reader import TimelineReader
+from monitor.store.timeline import Timeline
 from monitor.view import LiveView, PlainView
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from model.types import Prediction
-from monitor.judge import EngineState
+from monitor.judging.judge import EngineState
 
 RECENT = 8
 QUIETEST_DBFS = -60.0

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from monitor.config import TimelineConfig
-from monitor.reader import TimelineReader
-from monitor.records import CoverageInterval, TimelineEntry
+from monitor.store.reader import TimelineReader
+from monitor.store.records import CoverageInterval, TimelineEntry
 
 COMMAND = str(Path(sys.executable).parent / "emosllm-monitor")
 
@@ -74,3 +76,16 @@ class Running:
             self.process.send_signal(number)
             time.sleep(0.3)
         return self.process.wait(seconds)
+
+
+def worker_of(running: Running) -> psutil.Process:
+    """The judging process of a monitor, once there is one."""
+    found: list[psutil.Process] = []
+
+    def there() -> bool:
+        children = psutil.Process(running.process.pid).children()
+        found[:] = [child for child in children if "monitor.judging.worker" in child.cmdline()]
+        return bool(found)
+
+    running.until(there)
+    return found[0]

@@ -14,7 +14,7 @@ import pytest
 from model.audio import SAMPLE_RATE, Int16, float_to_pcm16, read_audio, s_to_samples
 from model.bundle import Bundle, open_bundle
 from model.manifest import find_bundle
-from monitor.engine import EmbeddedEngine
+from monitor.judging.engine import EmbeddedEngine
 from tests.servers import Server, serving
 from tests.virtual_microphone import VirtualMicrophone
 

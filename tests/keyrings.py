@@ -7,7 +7,7 @@ import keyring.core
 import pytest
 from keyring.backend import KeyringBackend
 
-from monitor import key_places
+from monitor.store import key_places
 
 
 class Memory(KeyringBackend):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from monitor.cipher import Connection, connect
 from monitor.config import TimelineConfig
-from monitor.keys import Keys
+from monitor.store.cipher import Connection, connect
+from monitor.store.keys import Keys
 
 
 def keys() -> Keys:

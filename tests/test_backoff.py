@@ -1,6 +1,6 @@
 """Pauses between tries."""
 
-from monitor.backoff import Backoff
+from monitor.sound.backoff import Backoff
 
 
 def test_pauses_grow_to_ten_seconds_and_never_end() -> None:

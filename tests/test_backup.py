@@ -12,14 +12,14 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from model.errors import StoreKeyError, TimelineError
-from monitor.backup import Backups
-from monitor.cipher import connect
 from monitor.config import TimelineConfig
-from monitor.copies import check
-from monitor.lock import DatabaseLock
-from monitor.reader import TimelineReader
-from monitor.records import SegmentState
-from monitor.timeline import Timeline
+from monitor.store.backup import Backups
+from monitor.store.cipher import connect
+from monitor.store.copies import check
+from monitor.store.lock import DatabaseLock
+from monitor.store.reader import TimelineReader
+from monitor.store.records import SegmentState
+from monitor.store.timeline import Timeline
 from tests.commands import run
 from tests.stores import keys, raw
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from monitor.blame import DEATHS_OF_A_BUNDLE, Blame
+from monitor.judging.blame import DEATHS_OF_A_BUNDLE, Blame
 
 
 class Engine:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.manifest import find_bundle, read_manifest
-from monitor.bundle_choice import BundleChoice
+from monitor.judging.bundle_choice import BundleChoice
 
 NANO = find_bundle("nano")
 

@@ -18,12 +18,12 @@ import soundfile
 
 from model.audio import SAMPLE_RATE, Int16, pcm16_to_float, s_to_samples, samples_to_s
 from model.errors import DeviceError, DeviceFault
-from monitor.capture import MicrophoneSource, list_devices
-from monitor.clocks import Reading
-from monitor.devices import InputDevice, choose_device
-from monitor.mute import MuteWatch, Stretch
-from monitor.resampler import Resampler
-from monitor.types import AudioChunk
+from monitor.sound.capture import MicrophoneSource, list_devices
+from monitor.sound.clocks import Reading
+from monitor.sound.devices import InputDevice, choose_device
+from monitor.sound.mute import MuteWatch, Stretch
+from monitor.sound.resampler import Resampler
+from monitor.sound.types import AudioChunk
 from tests.virtual_microphone import VirtualMicrophone, synthetic_voice
 
 ROOT = Path(__file__).parent.parent
@@ -113,7 +113,7 @@ def test_resampling_keeps_positions_over_a_hole(rate_hz: int, channels: int) -> 
 
 
 def test_neither_pyaudio_nor_torch_is_loaded_before_a_microphone_is_asked_for() -> None:
-    code = "import sys, monitor.capture; print([m for m in ('pyaudio', 'torch') if m in sys.modules])"
+    code = "import sys, monitor.sound.capture; print([m for m in ('pyaudio', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
 
 
@@ -388,7 +388,7 @@ def test_without_a_sound_server_there_is_no_microphone(
 def test_the_sound_systems_chatter_does_not_reach_the_terminal(plugged_in: VirtualMicrophone) -> None:
     code = """
 import os
-from monitor.capture import MicrophoneSource, list_devices
+from monitor.sound.capture import MicrophoneSource, list_devices
 list_devices()
 with MicrophoneSource() as source:
     next(iter(source))

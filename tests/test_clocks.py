@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from monitor.clocks import ClockSet, ClockWatch, Reading, Slept, read_clocks
-from monitor.watchdog import Watchdog
+from monitor.sound.clocks import ClockSet, ClockWatch, Reading, Slept, read_clocks
+from monitor.sound.watchdog import Watchdog
 
 # Ten minutes before the clocks of Europe go forward.
 START = datetime(2026, 3, 29, 0, 50, tzinfo=UTC)

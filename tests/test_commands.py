@@ -2,17 +2,22 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.audio import float_to_pcm16, read_audio, s_to_samples
-from monitor.records import Coverage, SegmentState
-from tests.commands import Running, configure, run, stored
+from model.types import Emotion
+from monitor.store.records import Coverage, SegmentState
+from tests.commands import Running, configure, run, stored, worker_of
 from tests.conftest import DEMO
+from tests.stores import raw
 
 AT = "2026-01-05T09:00"
 AT_UTC = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)  # the tests live in Paris
@@ -168,15 +173,42 @@ def test_an_engine_that_does_not_start_is_explained_and_nothing_heard_is_lost(ho
     assert {entry.state for entry in judged if entry.id in {one.id for one in heard}} == {SegmentState.JUDGED}
 
 
-def test_nothing_said_or_felt_is_in_the_logs(home: Path) -> None:
-    configure(home, engine={"kind": "transformers"}, log={"level": "debug"})
-    assert run("start", "--source", str(DEMO), "--speed", "max", "--at", AT).returncode == 0
-    folder = home / "state" / "emosllm-monitor"
-    for path in folder.glob("*.log"):
-        text = path.read_text().lower()
-        assert not any(word in text for word in ("angry", "sad ", "happy", "surprise", "fear", "disgust", "neutral")), path
-    for path in folder.iterdir():
-        assert path.stat().st_mode & 0o077 == 0, f"{path} can be read by others"
+def test_nothing_said_felt_or_heard_is_in_any_file_or_message(home: Path) -> None:
+    """Everything that is written anywhere while the engine dies and comes back: no label, no word, no sound."""
+    configure(home, engine={"kind": "transformers"}, log={"level": "debug"}, privacy={"keep_audio": True, "keep_transcripts": True})
+    running = Running(home, "--source", "-", "--at", AT, "--unattended", stdin=subprocess.PIPE)
+    assert running.process.stdin is not None
+    sound = float_to_pcm16(read_audio(DEMO)[: s_to_samples(35.0)])
+    running.process.stdin.write(sound.tobytes())
+    running.process.stdin.flush()
+    running.until(lambda: "engine ready" in running.output)
+    running.until(lambda: any(entry.state is SegmentState.JUDGED for entry in stored(home)[0]))
+    worker_of(running).kill()
+    running.until(lambda: running.output.count("engine ready") == 2)
+    files = [path for path in home.rglob("*") if path.is_file()]  # also what is there only while it runs
+    running.process.stdin.close()
+    assert running.process.wait(120) == 0, running.output
+    entries, _ = stored(home)
+    assert entries
+    readable = [path for path in {*files, *home.rglob("*")} if path.is_file() and ".db" not in path.name and path.suffix != ".key"]
+    assert {"monitor.log", "engine.log"} <= {path.name for path in readable}
+    words = {emotion.word for emotion in Emotion} | {"posterior", "transcript"}
+    for path in readable:
+        text = path.read_bytes().decode(errors="replace").lower()
+        assert not [word for word in words if re.search(rf"\b{word}\b", text)], path
+    # Sixteen loud samples in a row of each segment: they stand nowhere else by chance.
+    pieces = []
+    for entry in entries:
+        loudest = entry.start_sample + int(np.abs(sound[entry.start_sample : entry.end_sample - 16]).argmax())
+        pieces.append(sound[loudest : loudest + 16].tobytes())
+    with closing(raw(home / "state" / "emosllm-monitor" / "timeline.db")) as connection:
+        kept = b"".join(bytes(row[0]) for row in connection.execute("SELECT pcm FROM sound"))
+    assert all(piece in kept for piece in pieces), "kept as the person wants it, and this test would find it"
+    for path in home.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(piece in content for piece in pieces), path
+            assert path.stat().st_mode & 0o077 == 0 or home / "state" not in path.parents, f"{path} can be read by others"
 
 
 @pytest.mark.parametrize(

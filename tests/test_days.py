@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import DayError
-from monitor.days import Day, parse_day
+from monitor.day.days import Day, parse_day
 
 HOUR = timedelta(hours=1)
 ZONES = sorted(available_timezones())

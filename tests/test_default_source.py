@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from monitor.default_source import DefaultSource, default_source
+from monitor.sound.default_source import DefaultSource, default_source
 from tests.virtual_microphone import VirtualMicrophone
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +89,7 @@ def test_a_server_that_hangs_delays_by_seconds_and_no_more(server: VirtualMicrop
 
 @needs_pulseaudio
 def test_the_listener_ends_with_the_process_that_was_killed(server: VirtualMicrophone) -> None:
-    code = "import time; from monitor.default_source import DefaultSource; DefaultSource().start(); time.sleep(60)"
+    code = "import time; from monitor.sound.default_source import DefaultSource; DefaultSource().start(); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as process:
         eventually(lambda: len(children(process.pid)) == 1, 20)
         listener = children(process.pid)[0]

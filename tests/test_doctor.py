@@ -12,16 +12,16 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from model.errors import EngineRejected, EngineUnavailable, TimelineError
-from monitor.backup import Backups
 from monitor.config import Config, EngineConfig, TimelineConfig
 from monitor.doctor import machine, storage
 from monitor.doctor.findings import Finding, Verdict, counted, to_json, worst
 from monitor.doctor.judging import engine
 from monitor.doctor.machine import clock, service
 from monitor.doctor.storage import backups, disk, permissions, timeline
-from monitor.reader import TimelineReader
-from monitor.records import Coverage
-from monitor.timeline import Timeline
+from monitor.store.backup import Backups
+from monitor.store.reader import TimelineReader
+from monitor.store.records import Coverage
+from monitor.store.timeline import Timeline
 from tests.commands import COMMAND, configure, run
 from tests.stores import keys
 
@@ -234,7 +234,7 @@ def test_an_engine_that_cannot_be_used_or_takes_too_long_is_not_waited_for(tmp_p
     with pytest.raises(EngineUnavailable, match="did not answer within 5 s"):
         engine(Config(engine=EngineConfig(kind="transformers", start_timeout_s=5)))
     left = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False).stdout
-    assert "monitor.worker" not in left, "a judging process was left behind"
+    assert "monitor.judging.worker" not in left, "a judging process was left behind"
 
 
 def test_a_connection_of_the_engine_is_found_by_the_whole_examination(home: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from model.audio import SAMPLE_RATE
-from monitor.drift import DriftTracker
+from monitor.sound.drift import DriftTracker
 
 DAY_S = 86_400.0
 LIMIT_S = 0.3

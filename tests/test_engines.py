@@ -18,7 +18,7 @@ from model.prompts import Strategy, Task
 from model.request import Request
 from model.speech_llm import SpeechLLM
 from monitor.config import EngineConfig
-from monitor.engine import EmbeddedEngine, Engine, ServerEngine, TransformersEngine, open_engine, read_key
+from monitor.judging.engine import EmbeddedEngine, Engine, ServerEngine, TransformersEngine, open_engine, read_key
 from tests import tiny
 from tests.servers import Server, serving
 

@@ -9,11 +9,11 @@ import pytest
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
-from monitor.backup import Backups
 from monitor.config import TimelineConfig
 from monitor.housekeeping import Housekeeper, tasks_of
-from monitor.messages import Judgement
-from monitor.timeline import Timeline
+from monitor.store.backup import Backups
+from monitor.store.records import Judgement
+from monitor.store.timeline import Timeline
 from tests.stores import keys, raw
 
 PARIS = ZoneInfo("Europe/Paris")
@@ -54,5 +54,5 @@ def test_kept_sound_goes_after_its_days_and_a_backup_is_made_a_day(home: Path) -
             with closing(raw(settings.database_path())) as connection:
                 return int(connection.execute("SELECT count(*) FROM sound").fetchone()[0])
 
-        assert [sounds_after(days) for days in (0, 29.9, 30.1)] == [1, 1, 0]
+        assert [sounds_after(days) for days in (0, 29, 31)] == [1, 1, 0]
     assert len(kept.found()) == 3

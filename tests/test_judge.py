@@ -13,10 +13,10 @@ import pytest
 from model.audio import Int16
 from model.errors import EngineUnavailable
 from model.manifest import find_bundle, read_manifest
-from monitor.bundle_choice import BundleChoice
 from monitor.config import EngineConfig
-from monitor.judge import EngineState, Judge, Listener
-from monitor.messages import Judgement
+from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.judge import EngineState, Judge, Listener
+from monitor.store.records import Judgement
 
 QUICK = EngineConfig(kind="transformers", max_batch=4)
 
@@ -74,7 +74,7 @@ def _child_of(judge: Judge) -> int:
     """The process id of the judging process."""
     children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     pids = [int(pid) for file in children for pid in file.read_text().split()]
-    return next(pid for pid in pids if b"monitor.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    return next(pid for pid in pids if b"monitor.judging.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 def test_what_waits_while_the_model_loads_is_answered_in_order_once_each(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_an_engine_that_never_starts_is_tried_three_times_and_its_last_words_are
     # A torch that dies while it is imported, as one built for another machine does.
     (tmp_path / "torch.py").write_text("import sys, os\nprint('illegal instruction in kernel', file=sys.stderr, flush=True)\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("monitor.judge._BACKOFF_S", (0.01,))
+    monkeypatch.setattr("monitor.judging.judge._BACKOFF_S", (0.01,))
     record = Record(_sounds(1))
     judge = record.judge(tmp_path)
     judge.start()
@@ -178,7 +178,7 @@ def test_a_tireless_judge_goes_on_until_the_engine_lives(tmp_path: Path, monkeyp
     broken.mkdir()
     (broken / "torch.py").write_text("import os\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(broken))
-    monkeypatch.setattr("monitor.judge._BACKOFF_S", (0.01,))
+    monkeypatch.setattr("monitor.judging.judge._BACKOFF_S", (0.01,))
     record = Record(_sounds(3))
     judge = record.judge(tmp_path, tireless=True)
     judge.start()
@@ -194,8 +194,8 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
 
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from monitor.bundle_choice import BundleChoice\n"
-        "from monitor.config import EngineConfig; from monitor.judge import Judge, Listener\n"
+        "from monitor.judging.bundle_choice import BundleChoice\n"
+        "from monitor.config import EngineConfig; from monitor.judging.judge import Judge, Listener\n"
         "log = Path(sys.argv[1]); choice = BundleChoice('nano', log.with_name('bundles.json'))\n"
         "j = Judge(EngineConfig(kind='transformers'), choice, log, Listener(print, print, print, print), False); j.start(); time.sleep(1)\n"
         "import os; os.kill(os.getpid(), 9)"
@@ -205,7 +205,7 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
     def gone() -> bool:
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                if b"monitor.worker" in entry.read_bytes() and int(Path(entry.parent / "stat").read_text().split()[3]) == 1:
+                if b"monitor.judging.worker" in entry.read_bytes() and int(Path(entry.parent / "stat").read_text().split()[3]) == 1:
                     return False
             except OSError:
                 continue

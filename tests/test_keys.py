@@ -10,11 +10,11 @@ import pytest
 
 from model.errors import StoreKeyError, TimelineError
 from model.types import Emotion, Prediction
-from monitor.cipher import StoreKey
-from monitor.keys import Keys, PlaceName
-from monitor.messages import Judgement
-from monitor.reader import TimelineReader
-from monitor.timeline import Timeline
+from monitor.store.cipher import StoreKey
+from monitor.store.keys import Keys, PlaceName
+from monitor.store.reader import TimelineReader
+from monitor.store.records import Judgement
+from monitor.store.timeline import Timeline
 from tests.keyrings import Broken, Locked, Memory, Plain, use
 from tests.stores import keys
 

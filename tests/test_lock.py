@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from model.errors import TimelineError
-from monitor.lock import DatabaseLock, make_private, make_tree_private
+from monitor.store.lock import DatabaseLock, make_private, make_tree_private
 
 HOLD = """
 import sys
 from pathlib import Path
-from monitor.lock import DatabaseLock
+from monitor.store.lock import DatabaseLock
 with DatabaseLock(Path(sys.argv[1]), "the other microphone"):
     print("held", flush=True)
     sys.stdin.read()

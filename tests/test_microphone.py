@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from model.audio import SAMPLE_RATE, read_audio
-from monitor.records import Coverage, SegmentState
+from monitor.store.records import Coverage, SegmentState
 from tests.commands import Running, configure, run, stored
 from tests.conftest import DEMO
 from tests.virtual_microphone import VirtualMicrophone, synthetic_voice
@@ -51,7 +51,7 @@ def test_devices_and_doctor_know_the_microphone_and_a_wrong_name_is_answered_wit
     assert "*" in listed.stdout
     silent = run("doctor", "--quick", environment=microphone.env)
     assert silent.returncode == 0, silent.stdout
-    assert "warn  microphone" in silent.stdout
+    assert "ok    microphone" in silent.stdout
     assert "pactl set-source-mute" in silent.stdout
     soundfile.write(tmp_path / "voice.wav", synthetic_voice(30), SAMPLE_RATE)
     with subprocess.Popen(["paplay", "--device=virt", tmp_path / "voice.wav"], env=os.environ | microphone.env) as speaker:

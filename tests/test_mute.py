@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.audio import Int16, s_to_samples
-from monitor.mute import MUTED_AFTER_S, MuteWatch, Stretch
-from monitor.types import AudioChunk
+from monitor.sound.mute import MUTED_AFTER_S, MuteWatch, Stretch
+from monitor.sound.types import AudioChunk
 
 LONG = s_to_samples(MUTED_AFTER_S)
 

@@ -15,7 +15,7 @@ from monitor.config import EngineConfig
 from monitor.doctor import network
 from monitor.doctor.findings import Finding, Verdict
 from monitor.doctor.network import Watch, expected_addresses, own_roots, running_monitor
-from monitor.lock import DatabaseLock
+from monitor.store.lock import DatabaseLock
 
 ROOT = Path(__file__).parent.parent
 DURING = ["the test ran"]
@@ -198,7 +198,7 @@ def test_where_nothing_went_on_nothing_is_proved() -> None:
 def test_the_running_monitor_is_who_holds_the_lock_now_not_who_did_once(tmp_path: Path) -> None:
     database = tmp_path / "timeline.db"
     assert running_monitor(database) is None
-    hold = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from monitor.lock import DatabaseLock\n"
+    hold = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from monitor.store.lock import DatabaseLock\n"
     hold += f"with DatabaseLock(Path({str(database)!r}), 'mic'): print('done', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

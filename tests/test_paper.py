@@ -17,7 +17,7 @@ from model.predictor import Predictor, Sound, Style
 from model.prompts import Strategy
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
-from monitor.engine import EmbeddedEngine
+from monitor.judging.engine import EmbeddedEngine
 from tests import corpora, tiny
 from tests.commands import run
 from train.corpora.manifest import of_splits

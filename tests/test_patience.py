@@ -3,7 +3,7 @@
 import pytest
 
 from model.errors import TimelineError
-from monitor.patience import PatientWriter, Write
+from monitor.store.patience import PatientWriter, Write
 
 
 class Disk:

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from model.types import Emotion, Prediction
-from monitor.days import Day
-from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
-from monitor.report import NOTICE, render_text, to_json
-from monitor.summary import DaySummary, summarize
+from monitor.day.days import Day
+from monitor.day.report import NOTICE, render_text, to_json
+from monitor.day.summary import DaySummary, summarize
+from monitor.store.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
 
 PARIS = ZoneInfo("Europe/Paris")
 DAY = Day(date(2026, 7, 14), PARIS)

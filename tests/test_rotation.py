@@ -11,14 +11,14 @@ import keyring
 import pytest
 
 from model.errors import StoreKeyError, TimelineError
-from monitor.backup import Backups
-from monitor.cipher import salt_of
-from monitor.copies import check
-from monitor.keys import Keys
-from monitor.lock import DatabaseLock
-from monitor.reader import TimelineReader
-from monitor.rotation import rotate
-from monitor.timeline import Timeline
+from monitor.store.backup import Backups
+from monitor.store.cipher import salt_of
+from monitor.store.copies import check
+from monitor.store.keys import Keys
+from monitor.store.lock import DatabaseLock
+from monitor.store.reader import TimelineReader
+from monitor.store.rotation import rotate
+from monitor.store.timeline import Timeline
 from tests.commands import run
 from tests.keyrings import Memory, use
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from tests.test_rotation import sound, store
 
 def rotating(folder):
-    from monitor.rotation import rotate
+    from monitor.store.rotation import rotate
     backups = store(folder)
     child = os.fork()
     if child == 0:
@@ -157,7 +157,7 @@ def test_an_older_backup_that_is_damaged_stops_it_and_nothing_is_lost(tmp_path: 
 
 def test_it_is_refused_where_something_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backups = filled(tmp_path)
-    monkeypatch.setattr("monitor.rotation._BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("monitor.store.rotation._BUSY_TIMEOUT_S", 0.1)
     with closing(TimelineReader.open(backups.database, backups.keys)) as reader:
         reader.segments_between(NOON, NOON + timedelta(days=1))
         with pytest.raises(TimelineError, match="another program holds it"):

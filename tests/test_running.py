@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from model.audio import SAMPLE_RATE, float_to_pcm16, read_audio
-from monitor.days import Day
-from monitor.reader import TimelineReader
-from monitor.records import Coverage, SegmentState
-from monitor.tiling import Tile, tile
-from tests.commands import Running, configure, run, stored
+from monitor.day.days import Day
+from monitor.store.reader import TimelineReader
+from monitor.store.records import Coverage, SegmentState
+from monitor.store.tiling import Tile, tile
+from tests.commands import Running, configure, run, stored, worker_of
 from tests.conftest import DEMO
 from tests.stores import keys, raw
 from tests.virtual_microphone import VirtualMicrophone
@@ -203,7 +203,7 @@ def test_an_engine_killed_again_and_again_answers_everything_once(home: Path) ->
     configure(home, **QUICK)
     running = Running(home, "--source", str(DEMO), "--speed", "max", "--at", "2026-01-05T09:00")
     for _ in range(2):  # a third death without an answer would be blamed on the bundle
-        child = _engine_of(running)
+        child = worker_of(running)
         time.sleep(0.5)
         child.kill()
         running.until(lambda child=child: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)  # type: ignore[misc]
@@ -211,18 +211,6 @@ def test_an_engine_killed_again_and_again_answers_everything_once(home: Path) ->
     entries, _ = stored(home)
     assert {entry.state for entry in entries} == {SegmentState.JUDGED}
     assert running.output.count("%") == len(entries)
-
-
-def _engine_of(running: Running) -> psutil.Process:
-    found: list[psutil.Process] = []
-
-    def there() -> bool:
-        children = psutil.Process(running.process.pid).children()
-        found[:] = [child for child in children if "monitor.worker" in " ".join(child.cmdline())]
-        return bool(found)
-
-    running.until(there)
-    return found[0]
 
 
 def test_speech_that_waits_beyond_the_limit_is_given_up_and_stored_as_that(home: Path, tmp_path: Path) -> None:

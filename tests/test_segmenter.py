@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from model.audio import SAMPLE_RATE, Int16, float_to_pcm16, ms_to_samples, read_audio, s_to_samples
 from monitor.config import SegmenterConfig
-from monitor.segmenter import Segmenter
-from monitor.types import AudioChunk, Segment
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.types import AudioChunk, Segment
 from tests.virtual_microphone import synthetic_voice
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo.opus"

@@ -16,8 +16,8 @@ import soundfile
 
 from model.audio import SAMPLE_RATE, Int16, pcm16_to_float, s_to_samples
 from model.errors import FormatError
-from monitor.sources import FileSource, Source, StdinSource
-from monitor.types import AudioChunk
+from monitor.sound.sources import FileSource, Source, StdinSource
+from monitor.sound.types import AudioChunk
 from tests.virtual_microphone import synthetic_voice
 
 VOICE = synthetic_voice(3)

@@ -33,8 +33,8 @@ from model.prompts import (
 from model.request import Request
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
-from monitor import worker
-from monitor.engine import _chat_messages
+from monitor.judging import worker
+from monitor.judging.engine import _chat_messages
 from tests import tiny
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.types import Emotion, Prediction
-from monitor.days import Day
-from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
-from monitor.summary import Amount, DayState, DaySummary, Gap, summarize
+from monitor.day.days import Day
+from monitor.day.summary import Amount, DayState, DaySummary, Gap, summarize
+from monitor.store.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
 
 PARIS = ZoneInfo("Europe/Paris")
 DAY = Day(date(2026, 7, 14), PARIS)

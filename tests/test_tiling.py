@@ -6,9 +6,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.ledger import Ledger
-from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
-from monitor.tiling import Tile, tile
+from monitor.store.ledger import Ledger
+from monitor.store.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
+from monitor.store.tiling import Tile, tile
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 STORED = [kind for kind in Coverage if kind is not Coverage.NOT_RUNNING]

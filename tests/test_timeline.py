@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
-from monitor.cipher import DRIVER
-from monitor.messages import Judgement
-from monitor.reader import TimelineReader
-from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry, merge
-from monitor.timeline import Timeline
+from monitor.store.cipher import DRIVER
+from monitor.store.reader import TimelineReader
+from monitor.store.records import Coverage, CoverageInterval, Judgement, SegmentState, TimelineEntry, merge
+from monitor.store.timeline import Timeline
 from tests.stores import keys, raw
 
 ROOT = Path(__file__).parents[1]
@@ -323,5 +322,5 @@ def test_a_row_that_makes_no_sense_is_not_taken_for_an_answer(timeline: Timeline
 
 def test_reading_imports_neither_sqlmodel_nor_numpy() -> None:
     heavy = "{'sqlalchemy', 'sqlmodel', 'alembic', 'numpy', 'torch', 'pydantic'}"
-    script = f"import sys, monitor.reader, monitor.summary, monitor.report; print({heavy} & sys.modules.keys() or 'none')"
+    script = f"import sys, monitor.store.reader, monitor.day.summary, monitor.day.report; print({heavy} & sys.modules.keys() or 'none')"
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "none\n"

@@ -22,11 +22,10 @@ from sqlmodel import SQLModel, create_engine, inspect
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
-from monitor.cipher import DRIVER
-from monitor.messages import Judgement
-from monitor.reader import SCHEMA_VERSION, TimelineReader
-from monitor.records import Coverage, SegmentState
-from monitor.timeline import Timeline
+from monitor.store.cipher import DRIVER
+from monitor.store.reader import SCHEMA_VERSION, TimelineReader
+from monitor.store.records import Coverage, Judgement, SegmentState
+from monitor.store.timeline import Timeline
 from tests.stores import keys, raw
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +38,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
-from monitor.records import Coverage
-from monitor.timeline import Timeline
+from monitor.store.records import Coverage
+from monitor.store.timeline import Timeline
 from tests.stores import keys
 timeline = Timeline.open(Path(sys.argv[1]), ZoneInfo("UTC"), keys())
 for second in range(20_000):
@@ -222,7 +221,7 @@ def test_models_and_migrations_agree(path: Path) -> None:
 
 def test_the_reader_knows_the_last_migration() -> None:
     config = Config()
-    config.set_main_option("script_location", "monitor:migrations")
+    config.set_main_option("script_location", "monitor.store:migrations")
     assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA_VERSION]
 
 
@@ -242,7 +241,7 @@ def test_a_failing_migration_leaves_nothing_behind(path: Path) -> None:
 def test_an_up_to_date_database_opens_without_alembic(path: Path) -> None:
     open_writing(path)
     script = (
-        "import sys; from pathlib import Path; from zoneinfo import ZoneInfo; from monitor.timeline import Timeline; "
+        "import sys; from pathlib import Path; from zoneinfo import ZoneInfo; from monitor.store.timeline import Timeline; "
         "from tests.stores import keys; Timeline.open(Path(sys.argv[1]), ZoneInfo('UTC'), keys()).close(); print('alembic' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", script, str(path)], cwd=ROOT, text=True) == "False\n"

@@ -10,7 +10,7 @@ from model.audio import s_to_samples
 from model.manifest import find_bundle, read_manifest, verify
 from monitor.config import Config
 from monitor.doctor.findings import Finding, Verdict
-from monitor.judge import try_out
+from monitor.judging.trial import try_out
 
 _TRIED_S = 1.0
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from monitor.config import Config
 from monitor.doctor.findings import Finding, Verdict
-from monitor.reader import TimelineReader
 from monitor.service import program, state
+from monitor.store.reader import TimelineReader
 from monitor.unit import starts
 
 # When this was written. A clock that shows less was reset, as happens where a battery is empty.

@@ -20,7 +20,7 @@ import psutil
 
 from monitor.config import EngineConfig
 from monitor.doctor.findings import Finding, Verdict
-from monitor.lock import noted_holder
+from monitor.store.lock import noted_holder
 
 _EVERY_S = 0.05
 # Where a look takes longer than that, something is left for what is being looked at.

@@ -6,9 +6,9 @@ import numpy as np
 
 from model.audio import Int16, s_to_samples
 from model.errors import DeviceError
-from monitor.capture import MicrophoneSource
 from monitor.config import Config
 from monitor.doctor.findings import Finding, Verdict
+from monitor.sound.capture import MicrophoneSource
 
 _HEARD_S = 2.0
 _FULL_SCALE = 32768

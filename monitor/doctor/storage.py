@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from monitor.backup import Backups
 from monitor.config import Config, state_dir
 from monitor.doctor.findings import Finding, Verdict
-from monitor.reader import TimelineReader
+from monitor.store.backup import Backups
+from monitor.store.reader import TimelineReader
 
 _ENOUGH_DISK_MIB = 500
 _BACKUP_DUE = timedelta(days=2)

@@ -12,7 +12,7 @@ import subprocess
 import threading
 from typing import IO, Final
 
-from monitor.backoff import Backoff
+from monitor.sound.backoff import Backoff
 
 _ANSWER_S: Final = 2.0
 _CLOSE_S: Final = 2.0

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from model.errors import StoreKeyError
-from monitor.cipher import StoreKey, salt_of
-from monitor.key_places import EnvironmentKey, KeyFile, KeyPlace, KeyringEntry, label, read_key_file, write_key_file
+from monitor.store.cipher import StoreKey, salt_of
+from monitor.store.key_places import EnvironmentKey, KeyFile, KeyPlace, KeyringEntry, label, read_key_file, write_key_file
 
 _logger = logging.getLogger(__name__)
 

@@ -75,6 +75,14 @@ class TimelineEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the model said about one segment, and the words it wrote where it transcribes."""
+
+    prediction: Prediction
+    transcript: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CoverageInterval:
     """One kind of coverage over [start_at, end_at); reason is empty where the kind says it all."""
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from model.audio import s_to_samples
-from monitor.types import AudioChunk
+from monitor.sound.types import AudioChunk
 
 MUTED_AFTER_S: Final = 2.0
 

@@ -14,12 +14,12 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from model.errors import TimelineError
-from monitor.cipher import salt_of
 from monitor.config import TimelineConfig, state_dir
-from monitor.copies import PART, checked_copy
-from monitor.key_places import label
-from monitor.keys import Keys
-from monitor.lock import BESIDE, sync, taking_turns
+from monitor.store.cipher import salt_of
+from monitor.store.copies import PART, checked_copy
+from monitor.store.key_places import label
+from monitor.store.keys import Keys
+from monitor.store.lock import BESIDE, sync, taking_turns
 
 _logger = logging.getLogger(__name__)
 

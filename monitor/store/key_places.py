@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from model.errors import StoreKeyError
-from monitor.cipher import StoreKey
-from monitor.lock import make_folder_private, sync
+from monitor.store.cipher import StoreKey
+from monitor.store.lock import make_folder_private, sync
 
 _logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Reads a timeline, also while a daemon writes to it; never creates one, and never changes what is in it.
 
 Speaks SQL through the driver, because importing SQLModel takes most of a second and a report must not wait
-for that. `monitor/timeline.py` owns the tables; a test holds both to the same columns. What SQLite says is turned
+for that. `monitor/store/timeline.py` owns the tables; a test holds both to the same columns. What SQLite says is turned
 into TimelineError here, for the writing side too.
 """
 
@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
-from monitor.cipher import DRIVER, Connection, Error, Row, StoreKey, connect, name_of, salt_of
-from monitor.keys import Keys
-from monitor.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, TimelineEntry
+from monitor.store.cipher import DRIVER, Connection, Error, Row, StoreKey, connect, name_of, salt_of
+from monitor.store.keys import Keys
+from monitor.store.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, TimelineEntry
 
 SCHEMA_VERSION = "0002"
 """The last migration this program knows."""

@@ -18,7 +18,8 @@ import numpy as np
 from model.audio import Int16, pcm16_to_float, s_to_samples
 from model.errors import EmosllmError, EngineUnavailable
 from monitor.config import EngineConfig
-from monitor.messages import Ask, Failed, Failure, Judgement, Ready, Told
+from monitor.judging.messages import Ask, Failed, Failure, Ready, Told
+from monitor.store.records import Judgement
 
 if TYPE_CHECKING:
     from model.predictor import Predictor
@@ -27,7 +28,7 @@ _WARM_UP_S = (1.0, 2.0, 4.0, 8.0)
 
 
 def main() -> None:
-    """`python -m monitor.worker FD CONFIG`: FD a socket inherited from the daemon, CONFIG the [engine] section as JSON."""
+    """`python -m monitor.judging.worker FD CONFIG`: FD a socket inherited from the daemon, CONFIG the [engine] section as JSON."""
     # Ctrl-C in a terminal reaches every process of the group; the daemon alone decides when judging ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
@@ -49,7 +50,7 @@ def serve(connection: Connection, asked: "queue.SimpleQueue[Ask]", config: Engin
     from model.bundle import open_bundle
     from model.manifest import find_bundle
     from model.predictor import Predictor
-    from monitor.engine import open_engine
+    from monitor.judging.engine import open_engine
 
     bundle = open_bundle(find_bundle(config.bundle))
     predictor = Predictor(bundle, open_engine(config, bundle))

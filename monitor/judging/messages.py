@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model.audio import Int16
-from model.types import Prediction
+from monitor.store.records import Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,6 @@ class Ready:
 
     bundle_version: str
     engine: str
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What the model said about one segment, and the words it wrote where it transcribes."""
-
-    prediction: Prediction
-    transcript: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

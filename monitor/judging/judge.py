@@ -4,39 +4,27 @@ It holds the numbers of the segments that wait, not their sound, which comes fro
 timeline: answers go to the callbacks of a Listener, from one thread.
 """
 
-import json
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
 
 from model.audio import Int16
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
-from model.types import Prediction
-from monitor.blame import Blame
-from monitor.bundle_choice import BundleChoice
 from monitor.config import EngineConfig
-from monitor.key_places import VARIABLE as STORE_KEY_VARIABLE
-from monitor.messages import Ask, Failed, Failure, Judgement, Ready, Told
+from monitor.judging.blame import Blame
+from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.messages import Ask, Failed, Failure, Ready, Told
+from monitor.judging.process import JudgingProcess, with_last_words
+from monitor.store.records import Judgement
 
 logger = logging.getLogger(__name__)
 
-_Message = TypeVar("_Message")
-
 _BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 _BATCHES_AHEAD = 2
-_LOG_LINES = 12
-_END_S = 5.0
 _POLL_S = 0.2
 
 
@@ -137,7 +125,7 @@ class Judge:
     def _supervise(self) -> None:
         while not self._stopping.is_set():
             self._listener.changed(EngineState.LOADING, "segments wait until it answers")
-            child = _Child(self._config.model_copy(update={"bundle": self._choice.current}), self._log)
+            child = JudgingProcess(self._config.model_copy(update={"bundle": self._choice.current}), self._log)
             try:
                 failed = self._serve(child)
             finally:
@@ -168,7 +156,7 @@ class Judge:
         self._stopping.wait(pause)
         return True
 
-    def _serve(self, child: "_Child") -> Failed | None:
+    def _serve(self, child: JudgingProcess) -> Failed | None:
         """Talk to one process until it ends or we stop. Returns why it ended (None: we stopped)."""
         deadline = time.monotonic() + self._config.start_timeout_s
         ready = False
@@ -191,7 +179,7 @@ class Judge:
                     return message
         return None
 
-    def _ask(self, child: "_Child") -> None:
+    def _ask(self, child: JudgingProcess) -> None:
         """Hand over what has not been asked yet, at most two batches ahead: more would only fill the socket."""
         with self._change:
             room = _BATCHES_AHEAD * self._config.max_batch - len(self._asked)
@@ -218,113 +206,11 @@ class Judge:
             self._change.notify_all()
 
     def _fail(self, failed: Failed) -> None:
-        tail = last_lines(self._log, _LOG_LINES)
         kind = EngineRejected if failed.failure is Failure.LASTING else EngineUnavailable
-        detail = f"\nThe last lines of {self._log}:\n{tail}" if tail else ""
-        self._end_with(kind(f"the engine cannot be used: {failed.reason}{detail}"))
+        self._end_with(kind(with_last_words(f"the engine cannot be used: {failed.reason}", self._log)))
         self._listener.changed(EngineState.FAILED, failed.reason)
 
     def _end_with(self, error: EmosllmError) -> None:
         with self._change:
             self._error = error
             self._change.notify_all()
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What came of trying the engine out: its answer, and the seconds until it was ready and from there to the answer."""
-
-    prediction: Prediction
-    ready_s: float
-    answer_s: float
-
-
-def try_out(config: EngineConfig, log: Path, pcm: Int16) -> Trial:
-    """Start a judging process as the daemon does, have it judge one segment (N,) and end it.
-
-    Raises EngineUnavailable or EngineRejected with its last words.
-    """
-    child = _Child(config, log)
-    try:
-        began = time.monotonic()
-        _expect(child, Ready, config.start_timeout_s)
-        ready_s = time.monotonic() - began
-        child.send(Ask(0, pcm))
-        told = _expect(child, Told, config.start_timeout_s)
-        return Trial(told.judgements[0].prediction, ready_s, time.monotonic() - began - ready_s)
-    except (EOFError, OSError) as error:
-        raise EngineUnavailable(_with_last_words(f"the judging process died ({child.epitaph()})", log)) from error
-    except EmosllmError as error:
-        raise type(error)(_with_last_words(str(error), log)) from error
-    finally:
-        child.end()
-
-
-def _expect(child: "_Child", kind: type[_Message], patience_s: float) -> _Message:
-    """The next message of a kind. Raises EngineUnavailable, EngineRejected, and EOFError or OSError when the process is gone."""
-    message = child.receive(patience_s)
-    if isinstance(message, kind):
-        return message
-    if isinstance(message, Failed):
-        raise (EngineRejected if message.failure is Failure.LASTING else EngineUnavailable)(message.reason)
-    raise EngineUnavailable(f"the engine did not answer within {patience_s:.0f} s")
-
-
-def _with_last_words(reason: str, log: Path) -> str:
-    tail = last_lines(log, _LOG_LINES)
-    return reason + (f"\nThe last lines it wrote:\n{tail}" if tail else "")
-
-
-class _Child:
-    """One judging process: its socket, its log, its end."""
-
-    def __init__(self, config: EngineConfig, log: Path) -> None:
-        ours, theirs = socket.socketpair()
-        self._connection = Connection(ours.detach())
-        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with theirs, os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "monitor.worker", str(theirs.fileno()), json.dumps(config.model_dump())],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[theirs.fileno()],
-                # The key of the timeline is none of its business.
-                env={name: value for name, value in os.environ.items() if name != STORE_KEY_VARIABLE},
-                start_new_session=True,
-            )
-
-    def send(self, message: Ask) -> None:
-        self._connection.send(message)
-
-    def receive(self, timeout_s: float) -> object:
-        """The next message, or None when there is none in time. Raises EOFError or OSError when the process is gone."""
-        return self._connection.recv() if self._connection.poll(timeout_s) else None
-
-    def epitaph(self) -> str:
-        """How the process ended, in words."""
-        try:
-            code = self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            return "it closed its connection"
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-
-    def end(self) -> None:
-        """End the process and what it started."""
-        self._connection.close()
-        try:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait(_END_S)
-        except ProcessLookupError:
-            pass
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def last_lines(path: Path, count: int) -> str:
-    """The last lines of a text file; empty when it cannot be read."""
-    try:
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
-    except OSError:
-        return ""

@@ -1,7 +1,7 @@
 """How to call PortAudio, which may hang, prints to the terminal, and fails with numbers.
 
 It knows nothing of devices or sound, and does not import PyAudio: it bounds, silences and translates the calls that
-`monitor.capture` makes.
+`monitor.sound.capture` makes.
 """
 
 import contextlib

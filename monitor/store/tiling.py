@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from monitor.records import Coverage, CoverageInterval, TimelineEntry
+from monitor.store.records import Coverage, CoverageInterval, TimelineEntry
 
 # Of two kinds for one moment the earlier in this list is told. Given-up speech is a part of heard time; what one life of an
 # hour heard is known, whatever its other life missed; what a person did is told before what went wrong.

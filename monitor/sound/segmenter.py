@@ -14,8 +14,8 @@ import numpy as np
 
 from model.audio import ms_to_samples
 from monitor.config import SegmenterConfig
-from monitor.types import AudioChunk, Segment
-from monitor.voice import mean_square, voice_detector
+from monitor.sound.types import AudioChunk, Segment
+from monitor.sound.voice import mean_square, voice_detector
 
 _logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from model.types import Emotion
-from monitor.records import Coverage
-from monitor.summary import Amount, DayState, DaySummary, Gap, HourSummary, Speech
+from monitor.day.summary import Amount, DayState, DaySummary, Gap, HourSummary, Speech
+from monitor.store.records import Coverage
 
 NOTICE = (
     "A computer estimated this from the sound of a voice. It is often wrong, and it is not a diagnosis. "

@@ -7,13 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 from model.errors import StoreKeyError, TimelineError
-from monitor.backup import Backups
-from monitor.cipher import Error, StoreKey, connect, salt_of
-from monitor.copies import check, checked_copy
-from monitor.key_places import EnvironmentKey, KeyPlace
-from monitor.keys import Keys
-from monitor.lock import sync, taking_turns
-from monitor.reader import explain
+from monitor.store.backup import Backups
+from monitor.store.cipher import Error, StoreKey, connect, salt_of
+from monitor.store.copies import check, checked_copy
+from monitor.store.key_places import EnvironmentKey, KeyPlace
+from monitor.store.keys import Keys
+from monitor.store.lock import sync, taking_turns
+from monitor.store.reader import explain
 
 _BUSY_TIMEOUT_S = 5.0
 

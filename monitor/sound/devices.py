@@ -1,4 +1,4 @@
-"""A microphone as it is listed, and which one a person means. Lists none itself: that is `monitor.capture`'s, which has PyAudio."""
+"""A microphone as it is listed, and which one a person means. Lists none itself: that is `monitor.sound.capture`'s, which has PyAudio."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

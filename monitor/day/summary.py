@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from model.types import Emotion
-from monitor.days import Day
-from monitor.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
-from monitor.tiling import Tile, tile
+from monitor.day.days import Day
+from monitor.store.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
+from monitor.store.tiling import Tile, tile
 
 ENOUGH_HEARD_S = 4 * 3600.0
 """A day with less sound than this is PARTIAL: a quarter of the 16 hours most people are awake."""

@@ -1,7 +1,7 @@
 """What every source of sound is, and the two that need no sound card: a file and standard input.
 
 They hand on mono int16 at SAMPLE_RATE as AudioChunks and lose nothing: whoever reads slowly makes them wait. They know
-nothing of speech, nor of wall time; the microphone is in `monitor.capture`.
+nothing of speech, nor of wall time; the microphone is in `monitor.sound.capture`.
 """
 
 import itertools
@@ -17,8 +17,8 @@ import numpy as np
 
 from model.audio import SAMPLE_RATE, Float32, float_to_pcm16, samples_to_s, stream_audio
 from model.errors import FormatError
-from monitor.clocks import Reading
-from monitor.types import AudioChunk
+from monitor.sound.clocks import Reading
+from monitor.sound.types import AudioChunk
 
 _logger = logging.getLogger(__name__)
 

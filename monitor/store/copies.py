@@ -5,9 +5,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from model.errors import TimelineError
-from monitor.cipher import Connection, Error, StoreKey, connect, name_of
-from monitor.lock import BESIDE, make_private, sync
-from monitor.reader import explain
+from monitor.store.cipher import Connection, Error, StoreKey, connect, name_of
+from monitor.store.lock import BESIDE, make_private, sync
+from monitor.store.reader import explain
 
 PART = ".part"
 """How the name of a copy ends while it is made."""

@@ -7,7 +7,7 @@ leaves a hole, however the day goes, except where the clock itself was set.
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from monitor.records import Coverage
+from monitor.store.records import Coverage
 
 Store = Callable[[Coverage, datetime, datetime, str], None]
 

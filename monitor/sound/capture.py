@@ -15,13 +15,13 @@ from typing import Any, Final, Self
 
 from model.audio import SAMPLE_RATE, ms_to_samples, s_to_samples
 from model.errors import DeviceError, DeviceFault
-from monitor.clocks import Reading, read_clocks
-from monitor.default_source import DefaultSource
-from monitor.devices import InputDevice, choose_device
-from monitor.resampler import Resampler
-from monitor.sound_system import as_device_error, ask, portaudio_turn, quiet_stderr
-from monitor.types import AudioChunk
-from monitor.watchdog import STALL_S, Watchdog
+from monitor.sound.clocks import Reading, read_clocks
+from monitor.sound.default_source import DefaultSource
+from monitor.sound.devices import InputDevice, choose_device
+from monitor.sound.resampler import Resampler
+from monitor.sound.sound_system import as_device_error, ask, portaudio_turn, quiet_stderr
+from monitor.sound.types import AudioChunk
+from monitor.sound.watchdog import STALL_S, Watchdog
 
 _logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 from model.errors import BundleError
 from model.manifest import find_bundle, read_manifest
 from monitor.config import PACKAGED_BUNDLE
-from monitor.lock import make_private
+from monitor.store.lock import make_private
 
 _logger = logging.getLogger(__name__)
 

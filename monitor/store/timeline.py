@@ -2,7 +2,7 @@
 
 Three tables in one encrypted SQLite file: `segment` (a stretch of speech: waiting, then judged or unjudged for good), `sound` (of
 those that wait: the spool; and of others, where the person wants it kept) and `coverage` (what became of every stretch of time the
-monitor ran). `monitor/reader.py` reads them. Every write is one transaction and on disk when the call returns; so a segment never
+monitor ran). `monitor/store/reader.py` reads them. Every write is one transaction and on disk when the call returns; so a segment never
 waits without its sound, and none is judged twice. Knows nothing of audio formats, engines or days.
 """
 
@@ -23,12 +23,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 from sqlmodel import Field, Session, SQLModel, col, create_engine, delete, func, select
 
-from monitor.cipher import DRIVER, Error, StoreKey, connect
-from monitor.keys import Keys
-from monitor.lock import make_private
-from monitor.messages import Judgement
-from monitor.reader import SCHEMA_VERSION, explain, schema_of
-from monitor.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, check_stretch, merge
+from monitor.store.cipher import DRIVER, Error, StoreKey, connect
+from monitor.store.keys import Keys
+from monitor.store.lock import make_private
+from monitor.store.reader import SCHEMA_VERSION, explain, schema_of
+from monitor.store.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, Judgement, SegmentState, check_stretch, merge
 
 _logger = logging.getLogger(__name__)
 
@@ -337,7 +336,7 @@ def _migrate(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", "monitor:migrations")
+    config.set_main_option("script_location", "monitor.store:migrations")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 

@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 
 from model.audio import SAMPLE_RATE, Int16, float_to_pcm16, pcm16_to_float
-from monitor.types import AudioChunk
+from monitor.sound.types import AudioChunk
 
 
 class Resampler:

@@ -6,7 +6,7 @@ It is told of every delivery and asked between them, by two threads. It knows ne
 from collections.abc import Callable
 from typing import Final
 
-from monitor.clocks import Reading, read_clocks
+from monitor.sound.clocks import Reading, read_clocks
 
 # A microphone that delivers nothing for this long has gone, whatever the sound system says about it.
 STALL_S: Final = 3.0

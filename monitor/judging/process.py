@@ -1,0 +1,74 @@
+"""One judging process as its parent sees it: started with a socket and a log of its own, asked, and ended with all it started."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from monitor.config import EngineConfig
+from monitor.judging.messages import Ask
+from monitor.store.key_places import VARIABLE as STORE_KEY_VARIABLE
+
+_LOG_LINES = 12
+_END_S = 5.0
+
+
+class JudgingProcess:
+    """One judging process: its socket, its log, its end."""
+
+    def __init__(self, config: EngineConfig, log: Path) -> None:
+        ours, theirs = socket.socketpair()
+        self._connection = Connection(ours.detach())
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with theirs, os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "monitor.judging.worker", str(theirs.fileno()), json.dumps(config.model_dump())],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
+                # The key of the timeline is none of its business.
+                env={name: value for name, value in os.environ.items() if name != STORE_KEY_VARIABLE},
+                start_new_session=True,
+            )
+
+    def send(self, message: Ask) -> None:
+        """Hand over a question. Raises OSError when the process is gone."""
+        self._connection.send(message)
+
+    def receive(self, timeout_s: float) -> object:
+        """The next message, or None when there is none in time. Raises EOFError or OSError when the process is gone."""
+        return self._connection.recv() if self._connection.poll(timeout_s) else None
+
+    def epitaph(self) -> str:
+        """How the process ended, in words."""
+        try:
+            code = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return "it closed its connection"
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+    def end(self) -> None:
+        """End the process and what it started."""
+        self._connection.close()
+        try:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait(_END_S)
+        except ProcessLookupError:
+            pass
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def with_last_words(reason: str, log: Path) -> str:
+    """A reason with the end of what the process wrote to its log, as far as it can be read."""
+    try:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:])
+    except OSError:
+        tail = ""
+    return reason + (f"\nThe last lines of {log}:\n{tail}" if tail else "")

@@ -1,0 +1,1 @@
+"""What is kept, encrypted: the timeline, its keys and its backups."""
