@@ -1,5 +1,7 @@
 """Voice detectors on real speech and on noise: Silero tells them apart, wakes in time, sleeps in quiet, and takes any frame size."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,9 @@ import pytest
 
 from model.audio import SAMPLE_RATE, Int16, float_to_pcm16, ms_to_samples, pcm16_to_float, read_audio, s_to_samples
 from monitor.config import SegmenterConfig
-from monitor.sound.segmenter import Segmenter
-from monitor.sound.types import AudioChunk
-from monitor.sound.voice import GatedSilero, VoiceDetector, voice_detector
+from monitor.segmenter import Segmenter
+from monitor.types import AudioChunk
+from monitor.voice import GatedSilero, Silero, VoiceDetector, voice_detector
 
 DEMO = float_to_pcm16(read_audio(Path(__file__).parent.parent / "examples" / "demo.opus"))
 
@@ -64,6 +66,48 @@ def test_silero_sleeps_while_nothing_is_heard_and_wakes_for_each_voice() -> None
         assert not detector._awake
         assert np.mean(heard(detector, speech())) > 0.5
         assert detector._awake
+
+
+def test_silero_sleeps_through_steady_noise_that_webrtcvad_takes_for_speech() -> None:
+    detector, noise = GatedSilero(2, 30), pink_noise(12, rms=0.05)
+    assert np.mean(heard(voice_detector("webrtcvad", 2, 30), noise)) > 0.5
+    size = ms_to_samples(30)
+    awake = []
+    for start in range(0, len(noise) - size + 1, size):
+        detector.hears(noise[start : start + size].tobytes())
+        awake.append(detector._awake)
+    assert np.mean(awake[s_to_samples(2) // size :]) < 0.5
+    assert np.mean(heard(detector, noise[: SAMPLE_RATE // 2] + speech()[: SAMPLE_RATE // 2])) > 0.3, "a voice still wakes it"
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.25])
+def test_what_silero_makes_of_a_sound_does_not_depend_on_its_pieces(slower: float) -> None:
+    sound = speech()[: s_to_samples(1.2)]
+    whole = Silero(slower)
+    whole.hear(sound.tobytes())
+    for frame_ms in (10, 20, 30):
+        pieces, size = Silero(slower), ms_to_samples(frame_ms)
+        for start in range(0, len(sound), size):
+            pieces.hear(sound[start : start + size].tobytes())
+        assert pieces.probability == pytest.approx(whole.probability, abs=1e-6)
+
+
+def test_silero_is_one_thread_and_limits_nobody_elses() -> None:
+    program = """
+import os
+from pathlib import Path
+from monitor.voice import Silero
+silero = Silero()
+silero.hear(bytes(32000))
+own = len(list(Path("/proc/self/task").iterdir()))
+import torch
+torch.set_num_threads(2)
+torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+print(own, os.environ.get("OMP_THREAD_LIMIT"), len(list(Path("/proc/self/task").iterdir())) > own)
+"""
+    environment = {"PATH": "", "PYTHONPATH": ":".join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True).stdout
+    assert said.split() == ["1", "None", "True"]
 
 
 def test_a_day_in_noise_makes_no_segments_and_speech_in_it_makes_its_own() -> None:

