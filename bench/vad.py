@@ -22,9 +22,9 @@ import numpy as np
 
 from bench.scenes import FRAME, SETTINGS, Bools, Corpora, Half, Scene, clip_in_a_room, without_short
 from model.audio import SAMPLE_RATE, Float32, Int16, float_to_pcm16, ms_to_samples, read_audio, s_to_samples
-from monitor.segmenter import Segmenter
-from monitor.types import AudioChunk
-from monitor.voice import GatedSilero, Silero, VoiceDetector, Webrtcvad
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.types import AudioChunk
+from monitor.sound.voice import GatedSilero, Silero, VoiceDetector, Webrtcvad
 
 _SNRS_DB = (20, 10, 5, 0)
 _DELAY_FRAMES = 2
@@ -146,7 +146,7 @@ def cost(corpora: Corpora, seconds: int) -> Iterator[str]:
         alone = took[list(DETECTORS).index("Silero alone")]
         yield _row(name, *(f"{value:.1f} ({value / alone:.2f})" for value in (*took, whole)), f"{whole / 3600:.2%}")
     yield (
-        f"\nMemory of a process with the segmenter: {_memory('import monitor.segmenter')} with its imports, of which numpy "
+        f"\nMemory of a process with the segmenter: {_memory('import monitor.sound.segmenter')} with its imports, of which numpy "
         f"{_memory('import numpy')}; after an hour of noise {_memory(_AN_HOUR)}.\n"
     )
 
@@ -155,8 +155,8 @@ def cost(corpora: Corpora, seconds: int) -> Iterator[str]:
 _AN_HOUR = """
 import numpy as np
 from monitor.config import SegmenterConfig
-from monitor.segmenter import Segmenter
-from monitor.types import AudioChunk
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.types import AudioChunk
 segmenter, sound = Segmenter(SegmenterConfig()), np.random.default_rng(0).normal(0, 1000, 16000).astype(np.int16)
 for second in range(3600):
     segmenter.push(AudioChunk(16000 * second, sound * (second % 3)))

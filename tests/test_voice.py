@@ -9,9 +9,9 @@ import pytest
 
 from model.audio import SAMPLE_RATE, Int16, float_to_pcm16, ms_to_samples, pcm16_to_float, read_audio, s_to_samples
 from monitor.config import SegmenterConfig
-from monitor.segmenter import Segmenter
-from monitor.types import AudioChunk
-from monitor.voice import GatedSilero, Silero, VoiceDetector, voice_detector
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.types import AudioChunk
+from monitor.sound.voice import GatedSilero, Silero, VoiceDetector, voice_detector
 
 DEMO = float_to_pcm16(read_audio(Path(__file__).parent.parent / "examples" / "demo.opus"))
 
@@ -96,7 +96,7 @@ def test_silero_is_one_thread_and_limits_nobody_elses() -> None:
     program = """
 import os
 from pathlib import Path
-from monitor.voice import Silero
+from monitor.sound.voice import Silero
 silero = Silero()
 silero.hear(bytes(32000))
 own = len(list(Path("/proc/self/task").iterdir()))
