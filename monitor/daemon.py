@@ -147,7 +147,6 @@ class Daemon:
                 finally:
                     hearing.close()
                     self._position = hearing.end
-                    self._ledger.reach(hearing.clock.at(hearing.end))
         finally:
             self._source = None
             self._status.listening = False

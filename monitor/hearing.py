@@ -76,12 +76,14 @@ class Hearing:
         """The sound ends here: what is open is closed and accounted for."""
         self._store(self._segmenter.flush())
         self._account(self._mute.flush())
+        self._ledger.reach(self._clock.at(self._end))
         self._status.speaking = self._status.muted = False
 
     def _anchor_anew(self, event: ClockSet) -> None:
         """What is open is closed by the old time, and what follows is told by the new one."""
         self._store(self._segmenter.flush())
         self._account(self._mute.flush())
+        self._ledger.reach(self._clock.at(self._end))
         self._clock = self._clock.moved(event.by_s, self._end)
         self._ledger.clock_moved(self._clock.at(self._end))
         self._drift = DriftTracker()

@@ -89,7 +89,7 @@ class Recorder:
     def flush(self) -> None:
         """To be called now and then: write what waits, and say whether something does."""
         self._writer.flush()
-        self._status.unwritten = self._writer.waiting
+        self._status.waiting, self._status.unwritten = self.judge.waiting, self._writer.waiting
         self._status.store_problem = self._writer.problem
 
     def trim(self) -> None:
@@ -106,7 +106,7 @@ class Recorder:
         self.judge.finish(out_of_patience)
         self._closing.set()
         if not self._writer.flush(now=True):
-            raise TimelineError(self._writer.problem)
+            raise TimelineError(f"{self._writer.problem}; {self._writer.waiting} things that were heard could not be stored")
 
     def stop_waiting(self) -> None:
         """Let the judge's thread not insist on a write any longer."""
@@ -115,7 +115,6 @@ class Recorder:
     def _submit(self, entry: int, stretch: _Stretch) -> None:
         self._stretches[entry] = stretch
         self.judge.submit(entry)
-        self._status.waiting = self.judge.waiting
 
     def _give_up(self, entries: list[int], reason: str) -> None:
         if entries:
@@ -141,7 +140,6 @@ class Recorder:
         self._show(entry, None, reason)
 
     def _show(self, entry: int, judgement: Judgement | None, reason: str) -> None:
-        self._status.waiting = self.judge.waiting
         if judgement is None:
             self._status.unjudged += 1
         else:
