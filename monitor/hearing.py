@@ -42,11 +42,6 @@ class Hearing:
         """The stream position up to which sound has come."""
         return self._end
 
-    @property
-    def clock(self) -> StreamClock:
-        """As it is now."""
-        return self._clock
-
     def take(self, chunk: AudioChunk) -> None:
         """The next sound; its positions count from the opening."""
         placed = AudioChunk(self._base + chunk.start, chunk.pcm)
