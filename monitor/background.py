@@ -1,5 +1,6 @@
 """Starts the monitor without a terminal, and ends it from another one. Talks to it through its control socket only."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -17,8 +18,12 @@ _POLL_S = 0.1
 def start_detached(database: Path, arguments: Sequence[str], output: Path) -> Answer:
     """Start `emosllm-monitor` with `arguments` in a session of its own; returns its status once it is there.
 
-    output: file that gets what it prints, which holds no emotion. Raises EmosllmError with what it printed when it ends at once.
+    output: file that gets what it prints, which holds no emotion. Raises EmosllmError when one runs already, and with what it printed
+    when it ends at once.
     """
+    with contextlib.suppress(NotRunning):
+        running = ask(database, "status")
+        raise EmosllmError(f"the monitor runs already: process {running['pid']}, {running['state']}; `emosllm-monitor stop` ends it")
     make_private(output)
     with output.open("wb") as file:
         process = subprocess.Popen(

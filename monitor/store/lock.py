@@ -133,6 +133,7 @@ class DatabaseLock:
         try:
             note = json.loads(self._path.read_text())
             since = datetime.fromisoformat(note["since"]).astimezone()
-            return f"process {note['pid']}, listening to {note['source']} since {since:%Y-%m-%d %H:%M:%S}"
+            source = {"mic": "the microphone", "-": "standard input"}.get(note["source"], note["source"])
+            return f"process {note['pid']}, listening to {source} since {since:%Y-%m-%d %H:%M:%S}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process, which only just started"
