@@ -13,6 +13,7 @@ from monitor.config import Config
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
+COMMANDS = ("keeping", "looking", "running", "settings", "tending", "training")
 OWNERS = {
     "pyaudio": {"monitor/sound/capture.py"},
     "webrtcvad": {"monitor/sound/voice.py"},
@@ -22,7 +23,7 @@ OWNERS = {
     "vllm": {"monitor/judging/engine.py"},
     "httpx": {"monitor/judging/engine.py", "train/scoring/served.py"},
     "sqlmodel": {"monitor/store/timeline.py"},
-    "typer": {"monitor/cli.py"},
+    "typer": {"monitor/cli.py", *(f"monitor/commands/{name}.py" for name in COMMANDS)},
     "peft": {"model/speech_llm.py"},
     "psutil": {"monitor/doctor/network.py", "train/building.py", "train/dry/real_steps.py"},
     "soundfile": {"model/audio.py"},

@@ -1,0 +1,39 @@
+"""Commands that show what was stored."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from monitor.commands.settings import settings_of
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def report(
+    context: typer.Context,
+    day: Annotated[str, typer.Option(metavar="DAY", help="today, yesterday or YYYY-MM-DD.")] = "today",
+    form: Annotated[Format, typer.Option("--format", help="text to read, or json.")] = Format.TEXT,
+) -> None:
+    """Show one day: what was heard, how much of it was speech, and which emotions were estimated."""
+    from monitor.day.days import parse_day
+    from monitor.day.report import render_text, to_json
+    from monitor.day.summary import summarize
+    from monitor.store.reader import TimelineReader
+
+    settings, now = settings_of(context).timeline, datetime.now(UTC)
+    asked = parse_day(day, settings.zone_info(), now)
+    with TimelineReader.open(settings.database_path(), settings.keys()) as timeline:
+        entries = timeline.segments_between(asked.start, asked.end)
+        summary = summarize(asked, entries, timeline.coverage_between(asked.start, asked.end), now)
+    if form is Format.JSON:
+        print(to_json(summary))
+    else:
+        Console(soft_wrap=False).print(render_text(summary))
