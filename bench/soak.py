@@ -24,7 +24,9 @@ import psutil
 
 from bench.sounds import spoken_clips
 from model.audio import SAMPLE_RATE, Int16
+from model.errors import NotRunning
 from monitor.config import TimelineConfig
+from monitor.control import ask
 from monitor.store.reader import TimelineReader
 from monitor.store.records import Coverage
 
@@ -33,6 +35,7 @@ _BLOCK_S = 60
 _CLIP_EVERY_S = 60.0
 _NOISE = 20.0
 _NEAR_S = 2.0
+_TENTH = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +91,26 @@ def _play(hours: float, environment: dict[str, str]) -> tuple[dict[str, Growth],
         blocks = round(hours * 3600 / _BLOCK_S)
         for number, (block, begins) in enumerate(_day(blocks)):
             process.stdin.write(block.tobytes())
+            process.stdin.flush()
+            if number == 0:
+                _wait_for_engine()
             placed += begins
             progress[0] = (number + 1) / blocks
         process.stdin.close()
         if process.wait() != 0:
             raise RuntimeError(f"the monitor ended with {process.returncode}")
     return {name: _growth(series) for name, series in samples.items()}, placed
+
+
+def _wait_for_engine() -> None:
+    """Loading takes memory and time that are not what is looked for."""
+    while True:
+        try:
+            if ask(TimelineConfig().database_path(), "status")["engine"] == "ready":
+                return
+        except NotRunning:
+            pass
+        time.sleep(0.2)
 
 
 def _day(blocks: int) -> Iterator[tuple[Int16, list[float]]]:
@@ -123,8 +140,8 @@ def _watch(pid: int, samples: dict[str, list[tuple[float, float]]], progress: li
 
 
 def _growth(series: list[tuple[float, float]]) -> Growth:
-    tenth = max(rss for share, rss in series if share <= 0.1)
-    return Growth(tenth, max(rss for share, rss in series if share > 0.1), series[-1][1])
+    tenth = max(rss for share, rss in series if share <= _TENTH)
+    return Growth(tenth, max(rss for share, rss in series if share > _TENTH), series[-1][1])
 
 
 def _compare(placed: list[float], hours: float) -> tuple[int, tuple[float, float], float]:
