@@ -42,7 +42,8 @@ def start_detached(database: Path, arguments: Sequence[str], output: Path) -> An
         except NotRunning:
             time.sleep(_POLL_S)
             continue
-        if status["pid"] == process.pid and status["state"] != "ending":
+        # Opening the microphone takes a moment; what is wrong with it is told as a problem.
+        if status["pid"] == process.pid and (status["state"] != "no microphone" or status["problems"]):
             return status
         time.sleep(_POLL_S)
     process.terminate()

@@ -62,7 +62,7 @@ class Status:
         if self.paused:
             return "paused"
         if not self.listening:
-            return "no microphone" if self.live else "ending"
+            return "no microphone" if self.live else "starting"
         return "muted" if self.muted else "listening"
 
     def as_json(self) -> dict[str, Any]:

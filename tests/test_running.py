@@ -114,13 +114,17 @@ def test_it_runs_without_a_terminal(home: Path, microphone: VirtualMicrophone) -
     configure(home, **QUICK)
     started = run("start", "--detach", environment=microphone.env)
     assert started.returncode == 0, started.stderr
-    assert "listening in the background" in started.stdout
+    assert "running in the background, listening: microphone" in started.stdout
     try:
         assert run("start", "--detach", environment=microphone.env).returncode == 1, "one at a time"
         assert json.loads(run("status", "--json").stdout)["state"] in ("listening", "muted")  # the virtual source is silent
     finally:
         assert run("stop").returncode == 0
     configure(home, audio={"device": "Neumann U 87"}, **QUICK)
+    waits = run("start", "--detach", environment=microphone.env)
+    assert "running in the background, no microphone" in waits.stdout
+    assert "'Neumann U 87' is not there" in waits.stderr
+    assert run("stop").returncode == 0
     assert run("start", "--detach", "--source", "missing.wav").stderr == "error: missing.wav does not exist\n"
 
 

@@ -49,7 +49,9 @@ def _detach(context: typer.Context) -> None:
     config = settings_of(context)
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     status = start_detached(config.timeline.database_path(), [*arguments, "--unattended"], state_dir() / "start.log")
-    print(f"{status['state']} in the background: {status['source']} (process {status['pid']})")
+    print(f"running in the background, {status['state']}: {status['source']} (process {status['pid']})")
+    for problem in status["problems"]:
+        print(problem, file=sys.stderr)
     print("see `emosllm-monitor status`; `pause`, `resume` and `stop` reach it")
 
 
