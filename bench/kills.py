@@ -144,7 +144,7 @@ def _wait_for_answers(folder: Path, running: Running, rng: random.Random) -> Non
 
 
 def _engine_of(running: Running) -> psutil.Process:
-    return next(child for child in psutil.Process(running.process.pid).children() if "monitor.worker" in " ".join(child.cmdline()))
+    return next(child for child in psutil.Process(running.process.pid).children() if ".worker" in " ".join(child.cmdline()))
 
 
 def _check_settled(folder: Path, entries: list[TimelineEntry]) -> None:
