@@ -23,14 +23,14 @@ import soundfile
 from bench.sounds import DEMO
 from bench.watched import Outcome, Pipe, Speech, database, home, spread
 from model.audio import SAMPLE_RATE, float_to_pcm16, read_audio, s_to_samples
-from monitor.cipher import connect
 from monitor.config import SegmenterConfig
 from monitor.control import ask
-from monitor.lock import BESIDE
-from monitor.records import Coverage, SegmentState
-from monitor.segmenter import Segmenter
-from monitor.tiling import tile
-from monitor.types import AudioChunk
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.types import AudioChunk
+from monitor.store.cipher import connect
+from monitor.store.lock import BESIDE
+from monitor.store.records import Coverage, SegmentState
+from monitor.store.tiling import tile
 from tests.commands import Running, configure, run, stored
 from tests.stores import keys
 from tests.virtual_microphone import VirtualMicrophone

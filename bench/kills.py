@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from bench.watched import SETTINGS, Outcome, Pipe, Speech, compare, database, home, spread
-from monitor.records import SegmentState, TimelineEntry
+from monitor.store.records import SegmentState, TimelineEntry
 from tests.commands import Running, configure, stored
 from tests.stores import raw
 

@@ -25,11 +25,11 @@ import numpy as np
 from bench.sounds import DEMO
 from model.audio import float_to_pcm16, read_audio, s_to_samples
 from monitor.config import SegmenterConfig
-from monitor.reader import TimelineReader
-from monitor.records import Coverage, TimelineEntry
-from monitor.segmenter import Segmenter
-from monitor.tiling import Tile, tile
-from monitor.types import AudioChunk, Segment, StreamClock
+from monitor.sound.segmenter import Segmenter
+from monitor.sound.types import AudioChunk, Segment, StreamClock
+from monitor.store.reader import TimelineReader
+from monitor.store.records import Coverage, TimelineEntry
+from monitor.store.tiling import Tile, tile
 from tests.stores import keys
 
 # Many short segments: the more often something is written, the more kills come in the middle of that.
@@ -104,7 +104,7 @@ class Speech:
         """The segments that are closed once the sound was heard up to there, in samples; by silence or their length, not by an end."""
         while self._position < position:
             start = self._position % len(self.once)
-            chunk = AudioChunk(self._position, self.once[start : start + _STEP])
+            chunk = AudioChunk(self._position, self.once[start : start + min(_STEP, position - self._position)])
             self._position = chunk.end
             self._closed += [(chunk.end, segment) for segment in self._segmenter.push(chunk)]
         return [segment for at, segment in self._closed if at <= position]

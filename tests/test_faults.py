@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from model.audio import Int16, float_to_pcm16, read_audio, s_to_samples
-from monitor.cipher import connect
 from monitor.control import ask
-from monitor.lock import BESIDE
-from monitor.records import Coverage
+from monitor.store.cipher import connect
+from monitor.store.lock import BESIDE
+from monitor.store.records import Coverage
 from tests.commands import Running, configure, run, stored
 from tests.conftest import DEMO
 from tests.stores import keys
