@@ -48,10 +48,10 @@ class ControlServer:
         """Listen. Raises EmosllmError when the path cannot be used. Whoever enters holds the database's lock."""
         if len(os.fsencode(self._path)) > _LONGEST_PATH:
             raise EmosllmError(f"the path {self._path} is too long for a socket; use a shorter one in [timeline] database")
-        # What a killed monitor left behind; the lock says that nobody answers there.
-        self._path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
+            # What a killed monitor left behind; the lock says that nobody answers there.
+            self._path.unlink(missing_ok=True)
             self._socket.bind(str(self._path))
         except OSError as error:
             raise EmosllmError(f"cannot listen for commands at {self._path}: {error.strerror}; check the permissions there") from error
@@ -66,7 +66,8 @@ class ControlServer:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.unlink()
 
     def _serve(self) -> None:
         while not self._closed:

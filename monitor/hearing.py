@@ -55,9 +55,9 @@ class Hearing:
         status.position, status.muted = self._clock.at(placed.end), self._mute.muted
 
     def progress(self, delivery: Delivery | None, clock_set: Sequence[ClockSet]) -> None:
-        """To be called about once a second: account for what is certain by now, and keep the clock right.
+        """To be called about once in a second of sound: account for what is certain by now, and keep the clock right.
 
-        delivery: how far the microphone has delivered, and when. clock_set: what happened to the wall clock.
+        delivery: how far a microphone has delivered, and when. clock_set: what happened to the wall clock.
         """
         for stretch in self._mute.settled():
             self._ledger.become(_kind(stretch), self._clock.at(stretch.start))

@@ -166,7 +166,10 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
 def _log_to_file(level: str) -> None:
     path = state_dir() / "monitor.log"
     make_private(path)
-    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_COUNT, encoding="utf-8")
+    try:
+        handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_COUNT, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write the log {path}: {error.strerror}; check the permissions there") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -146,9 +146,9 @@ class StdinSource:
         self._closed = True
 
     def __iter__(self) -> Iterator[AudioChunk]:
-        """Yield the sound as it comes in. Raises FormatError when there is none at all, or plainly none of this format.
+        """Yield the sound as it comes in, and empty chunks while none comes, so that whoever reads can see to other things.
 
-        A last byte that makes no whole sample is left out.
+        Raises FormatError when there is none at all, or plainly none of this format. A last byte that makes no whole sample is left out.
         """
         position = 0
         rest = b""
@@ -158,23 +158,21 @@ class StdinSource:
             rest = data[2 * len(pcm) :]
             if position == 0 and data.startswith(_FILE_MAGIC):
                 raise FormatError(f"standard input holds a sound file, not {_RAW_FORMAT}; convert it: {_RAW_EXAMPLE}")
-            if len(pcm):
-                yield AudioChunk(position, pcm)
-                position += len(pcm)
+            yield AudioChunk(position, pcm)
+            position += len(pcm)
         if rest:
             _logger.warning("standard input ended in the middle of a sample; its last byte is left out")
         if position == 0 and not self._closed:
             raise FormatError(f"standard input ended without any sound; pipe {_RAW_FORMAT} into it: {_RAW_EXAMPLE}")
 
     def _reads(self) -> Iterator[bytes]:
-        """Yield bytes as they come. It polls, because a blocked read could not be ended from another thread."""
+        """Yield bytes as they come, none now and then. It polls, because a blocked read could not be ended from another thread."""
         while not self._closed:
             try:
                 ready, _, _ = select.select([self._descriptor], [], [], _POLL_S)
                 data = os.read(self._descriptor, _READ_BYTES) if ready else b""
             except OSError as error:
                 raise FormatError(f"standard input cannot be read: {error.strerror}") from error
-            if data:
-                yield data
-            elif ready:
+            if ready and not data:
                 return
+            yield data

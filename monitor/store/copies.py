@@ -54,6 +54,23 @@ def check(path: Path, key: StoreKey, named: Path) -> None:
         raise _damaged(named, bad_pages)
 
 
+def refuse_damage(path: Path, key: StoreKey) -> None:
+    """Look at every page of a timeline that no daemon has open; about half a second for 100 MB. Raises TimelineError."""
+    log = path.with_name(path.name + "-wal")
+    try:
+        with closing(connect(path, key, read_only=True, timeout_s=_BUSY_TIMEOUT_S)) as connection:
+            bad_pages = _bad_pages(connection)
+        if bad_pages and log.exists() and log.stat().st_size:
+            # A power cut may leave pages half written: the log beside the file has them whole, and puts them right here.
+            with closing(connect(path, key, read_only=False, timeout_s=_BUSY_TIMEOUT_S)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                bad_pages = _bad_pages(connection)
+    except Error as error:
+        raise explain(error, path) from error
+    if bad_pages:
+        raise _damaged(path, bad_pages)
+
+
 def remove(path: Path) -> None:
     """Remove a database and what SQLite keeps beside it, if they are there. Raises OSError."""
     for ending in ("", *BESIDE):

@@ -110,9 +110,12 @@ class DatabaseLock:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        """Take the lock. Raises TimelineError naming process, time and source of the daemon that holds it."""
+        """Take the lock. Raises TimelineError naming process, time and source of the daemon that holds it, or what forbids it."""
         make_private(self._path)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise TimelineError(f"cannot write {self._path}: {error.strerror}; check the permissions there") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -24,6 +24,7 @@ from sqlalchemy.pool import QueuePool
 from sqlmodel import Field, Session, SQLModel, col, create_engine, delete, func, select
 
 from monitor.store.cipher import DRIVER, Error, StoreKey, connect
+from monitor.store.copies import refuse_damage
 from monitor.store.keys import Keys
 from monitor.store.lock import make_private
 from monitor.store.reader import SCHEMA_VERSION, explain, schema_of
@@ -33,6 +34,9 @@ _logger = logging.getLogger(__name__)
 
 TOUCHING_S = 0.001
 """Intervals of coverage this close are one: their ends are derived from samples, and rounded to microseconds."""
+
+# A larger file holds kept sound, and nobody shall wait for that to be read; the daily backup looks through it.
+_LOOKED_THROUGH_BYTES = 512 * 2**20
 
 _ALL_OR_NONE = (
     "(emotion IS NOT NULL) + (confidence IS NOT NULL) + (unsure IS NOT NULL) + (posterior IS NOT NULL)"
@@ -124,11 +128,13 @@ class Timeline:
 
         zone: in which the monitor runs, stored with every row. keys: where its key is, or goes if it is created.
         busy_timeout_s: how long to wait while another program writes. Raises TimelineError for a folder, a file that is no
-        timeline or a newer one, and missing permission; StoreKeyError when the key is not there.
+        timeline, a newer one or damaged, and missing permission; StoreKeyError when the key is not there.
         """
         key = keys.find_or_make(path)
         make_private(path)
         version = schema_of(path, key)
+        if version is not None and path.stat().st_size <= _LOOKED_THROUGH_BYTES:
+            refuse_damage(path, key)
         engine = _engine(path, key, busy_timeout_s)
         if version != SCHEMA_VERSION:
             with _explained(path), engine.begin() as connection:
