@@ -57,7 +57,8 @@ class ControlServer:
             raise EmosllmError(f"cannot listen for commands at {self._path}: {error.strerror}; check the permissions there") from error
         finally:
             os.umask(before)
-        self._socket.listen(8)
+        # Who finds the queue full is refused at once, and would take that for no monitor.
+        self._socket.listen(64)
         self._thread.start()
         return self
 
