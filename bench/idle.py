@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 
 from bench.watched import home
-from tests.commands import Running, configure
+from tests.commands import Running, configure, worker_of
 from tests.virtual_microphone import VirtualMicrophone
 
 _SETTLE_S = 5.0
@@ -34,7 +34,7 @@ def run(seconds: int = _QUICK_S) -> list[str]:
         running = Running(folder, environment=microphone.env)
         try:
             running.until(lambda: "engine ready" in running.output, 300)
-            parts = _parts(psutil.Process(running.process.pid))
+            parts = _parts(running)
             time.sleep(_SETTLE_S)
             before = {name: _cost(processes) for name, processes in parts.items()}
             began = time.monotonic()
@@ -49,14 +49,13 @@ def run(seconds: int = _QUICK_S) -> list[str]:
     return [f"## {seconds} s of listening while nobody speaks", "", "| process | of one core | MB resident |", "|---|---|---|", *rows]
 
 
-def _parts(monitor: psutil.Process) -> dict[str, list[psutil.Process]]:
+def _parts(running: Running) -> dict[str, list[psutil.Process]]:
     """What to call the processes of a monitor, and which they are."""
-    children = monitor.children()
-    engine = [child for child in children if ".worker" in " ".join(child.cmdline())]
+    monitor, engine = psutil.Process(running.process.pid), worker_of(running)
     return {
         "capture, segmentation and timeline (the monitor)": [monitor],
-        "watching which microphone is the default (pactl)": [child for child in children if child not in engine],
-        "embedded vLLM with nano, loaded and idle (the judging process)": engine,
+        "watching which microphone is the default (pactl)": [child for child in monitor.children() if child != engine],
+        "embedded vLLM with nano, loaded and idle (the judging process)": [engine],
     }
 
 

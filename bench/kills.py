@@ -11,7 +11,7 @@ import psutil
 
 from bench.watched import SETTINGS, Outcome, Pipe, Speech, compare, database, home, spread
 from monitor.store.records import SegmentState, TimelineEntry
-from tests.commands import Running, configure, stored
+from tests.commands import Running, configure, stored, worker_of
 from tests.stores import raw
 
 _FIRST = datetime(2025, 1, 1, 9, tzinfo=UTC)  # a day for each run: a moment is heard once
@@ -100,7 +100,7 @@ def engine_kills(times: int) -> Outcome:
             entries = _entries(folder)
             watch.look(entries)
             before = _judged(entries)
-            _engine_of(running).kill()
+            worker_of(running).kill()
             killed = time.monotonic()
             running.until(lambda number=number: running.output.count("engine ready") > number + 1)  # type: ignore[misc]
             running.until(lambda before=before: _judged(_entries(folder)) > before)  # type: ignore[misc]
@@ -141,10 +141,6 @@ def _wait_for_answers(folder: Path, running: Running, rng: random.Random) -> Non
     wanted = _judged(entries) + rng.randrange(1, max(2, len(entries) - _judged(entries)))
     running.until(lambda: _judged(_entries(folder)) >= wanted)
     time.sleep(rng.uniform(0.0, 0.1))
-
-
-def _engine_of(running: Running) -> psutil.Process:
-    return next(child for child in psutil.Process(running.process.pid).children() if ".worker" in " ".join(child.cmdline()))
 
 
 def _check_settled(folder: Path, entries: list[TimelineEntry]) -> None:

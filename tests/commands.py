@@ -1,5 +1,6 @@
 """Runs the installed command as a process, as a person does."""
 
+import contextlib
 import json
 import os
 import signal
@@ -84,7 +85,9 @@ def worker_of(running: Running) -> psutil.Process:
 
     def there() -> bool:
         children = psutil.Process(running.process.pid).children()
-        found[:] = [child for child in children if "monitor.judging.worker" in child.cmdline()]
+        # One that was killed has no command line any more until the monitor has seen its end.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[:] = [child for child in children if "monitor.judging.worker" in child.cmdline()]
         return bool(found)
 
     running.until(there)
