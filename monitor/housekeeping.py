@@ -31,10 +31,14 @@ def tasks_of(timeline: Timeline, backups: Backups, zone: ZoneInfo, keep_audio_da
 
 
 class Housekeeper:
-    """Does tasks while the block runs: a minute after its beginning, then hourly."""
+    """Does tasks while the block runs: a minute after its beginning, then hourly.
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    tell: called after each round with what went wrong in it, or with nothing.
+    """
+
+    def __init__(self, tasks: Sequence[Task], tell: Callable[[str], None]) -> None:
         self._tasks = tasks
+        self._tell = tell
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
 
@@ -48,11 +52,14 @@ class Housekeeper:
 
     def run_once(self) -> None:
         """Do every task now."""
+        problems = []
         for task in self._tasks:
             try:
                 task(datetime.now(UTC))
             except EmosllmError as error:
+                problems.append(str(error))
                 _logger.error("housekeeping: %s", error)
+        self._tell("; ".join(problems))
 
     def _work(self) -> None:
         pause_s = _FIRST_S

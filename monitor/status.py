@@ -43,6 +43,7 @@ class Status:
     paused_until: datetime | None = None
     device_problem: str = ""
     store_problem: str = ""
+    upkeep_problem: str = ""
     position: datetime | None = None
     segments: int = 0
     judged: int = 0
@@ -65,6 +66,11 @@ class Status:
             return "no microphone" if self.live else "starting"
         return "muted" if self.muted else "listening"
 
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the microphone, the timeline and its upkeep, as far as something is."""
+        return [problem for problem in (self.device_problem, self.store_problem, self.upkeep_problem) if problem]
+
     def as_json(self) -> dict[str, Any]:
         """What `status` tells, in JSON's types; moments in ISO 8601 UTC."""
         return {
@@ -80,5 +86,5 @@ class Status:
             "waiting": self.waiting,
             "engine": self.engine.value,
             "engine_detail": self.engine_detail,
-            "problems": [problem for problem in (self.device_problem, self.store_problem) if problem],
+            "problems": self.problems,
         }

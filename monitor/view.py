@@ -114,7 +114,7 @@ class LiveView:
         style = {EngineState.READY: "green", EngineState.FAILED: "red"}.get(status.engine, "yellow")
         engine = Text.assemble("engine: ", (status.engine.value, style), f", {status.engine_detail}" if status.engine_detail else "")
         lines = [Text(counts), engine]
-        lines += [Text(text, style="bold yellow") for text in (status.device_problem, status.store_problem, status.ending) if text]
+        lines += [Text(text, style="bold yellow") for text in (*status.problems, status.ending) if text]
         return Group(*lines)
 
 

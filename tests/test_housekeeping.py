@@ -25,15 +25,19 @@ def test_a_task_that_fails_does_not_keep_the_others_from_being_done(caplog: pyte
     def fail(_now: datetime) -> None:
         raise TimelineError("the disk is full")
 
-    Housekeeper([fail, done.append]).run_once()
+    told: list[str] = []
+    Housekeeper([fail, done.append], told.append).run_once()
     assert len(done) == 1
+    assert told == ["the disk is full"]
+    Housekeeper([done.append], told.append).run_once()
+    assert told[-1] == "", "it is over"
     assert "the disk is full" in caplog.text
 
 
 def test_it_works_in_the_background_and_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monitor.housekeeping._FIRST_S", 0.01)
     done: list[datetime] = []
-    with Housekeeper([done.append]):
+    with Housekeeper([done.append], lambda _problem: None):
         while not done:
             pass
     assert len(done) == 1
