@@ -34,8 +34,10 @@ _SLEPT = "the machine slept"
 
 
 class Daemon:
-    """open_source: gives a fresh source each time. anchor: when a recording began, else None. unattended: nobody is there to mend
-    a microphone that is missing at the start, so it is waited for.
+    """Listens from `run` to `stop`.
+
+    open_source: gives a fresh source each time. anchor: aware UTC moment at which a recording began, else None. unattended: nobody is
+    there to mend a microphone that is missing at the start, so it is waited for. clocks: to be looked at about once a second.
     """
 
     def __init__(
@@ -208,8 +210,8 @@ class Daemon:
     def _stay_paused(self) -> None:
         self._status.paused, self._status.paused_until = True, self._pause.until
         self._become(Coverage.PAUSED, "")
-        until = self._pause.until
-        self._view.tell("paused" + (f" until {until.astimezone():%Y-%m-%d %H:%M}" if until else "") + "; the microphone is closed")
+        until, zone = self._pause.until, self._config.timeline.zone_info()
+        self._view.tell("paused" + (f" until {until.astimezone(zone):%Y-%m-%d %H:%M}" if until else "") + "; the microphone is closed")
         self._notify("paused")
         logger.info("paused")
         self._start_judging()

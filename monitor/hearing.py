@@ -24,7 +24,10 @@ _DRIFT_S = 0.3
 
 
 class Hearing:
-    """base: the stream position at which this opening begins; clock: anchored there."""
+    """What one opening of a source delivers, on its way to the recorder.
+
+    base: the stream position, in samples, at which this opening begins; clock: anchored there.
+    """
 
     def __init__(self, base: int, clock: StreamClock, segmenter: Segmenter, ledger: Ledger, recorder: Recorder, status: Status) -> None:
         self._base = base

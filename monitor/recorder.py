@@ -6,6 +6,7 @@ stopped by a timeline that cannot be written for a while. It knows no microphone
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ _T = TypeVar("_T")
 
 _UNWRITTEN_BYTES = 64 * 2**20
 _RETRY_S = 2.0
+_TRIM_EVERY_S = 60.0
 _UNWRITABLE = "the timeline could not be written for too long"
 _SPOOL_FULL = "too much speech was waiting for the engine"
 _SPOOL_OLD = "it had waited too long for the engine"
@@ -55,6 +57,7 @@ class Recorder:
         self._view = view
         self._writer = PatientWriter(_UNWRITTEN_BYTES)
         self._stretches: dict[int, _Stretch] = {}
+        self._trimmed_at = time.monotonic()
         self._closing = threading.Event()
         listener = Listener(self._sound, self._on_judged, self._on_dropped, self._on_engine)
         self.judge = Judge(config.engine, choice, engine_log, listener, tireless=status.live)
@@ -87,13 +90,18 @@ class Recorder:
         self._writer.add(Write(lambda: self._timeline.cover(kind, start_at, end_at, reason)))
 
     def flush(self) -> None:
-        """To be called now and then: write what waits, and say whether something does."""
+        """To be called about once a second: write what waits, and say whether something does; see to the spool's limits."""
+        if time.monotonic() - self._trimmed_at > _TRIM_EVERY_S:
+            self.trim()
         self._writer.flush()
         self._status.waiting, self._status.unwritten = self.judge.waiting, self._writer.waiting
         self._status.store_problem = self._writer.problem
 
     def trim(self) -> None:
-        """Give up what the spool has no room or no time for, oldest first."""
+        """Give up what the spool has no room or no time for, oldest first; later, while the timeline cannot be written."""
+        self._trimmed_at = time.monotonic()
+        if self._writer.waiting:
+            return
         too_old = datetime.now(UTC) - timedelta(hours=self._spool.max_hours)
         self._writer.add(Write(lambda: self._give_up(self._timeline.waiting_since_before(too_old), _SPOOL_OLD)))
         self._writer.add(Write(lambda: self._give_up(self._timeline.beyond(self._spool.max_mib * 2**20), _SPOOL_FULL)))

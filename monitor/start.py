@@ -65,7 +65,7 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
         pause = Pause(database.with_name(database.name + ".paused"))
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, Notifier(), unattended)
         tasks = tasks_of(timeline, Backups.of(config.timeline), zone, config.privacy.keep_audio_days)
-        housekeeper = Housekeeper(tasks, lambda problem: setattr(status, "upkeep_problem", problem))
+        housekeeper = Housekeeper(tasks, status.tell_upkeep)
         control = ControlServer(socket_path(database), commands_of(daemon, status))
         with _signals(daemon.stop), control, housekeeper, view.showing(status):
             daemon.run()

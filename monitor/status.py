@@ -71,6 +71,10 @@ class Status:
         """What is wrong with the microphone, the timeline and its upkeep, as far as something is."""
         return [problem for problem in (self.device_problem, self.store_problem, self.upkeep_problem) if problem]
 
+    def tell_upkeep(self, problem: str) -> None:
+        """What went wrong when the timeline was looked after; empty for nothing."""
+        self.upkeep_problem = problem
+
     def as_json(self) -> dict[str, Any]:
         """What `status` tells, in JSON's types; moments in ISO 8601 UTC."""
         return {
@@ -78,12 +82,13 @@ class Status:
             "since": self.since.isoformat(timespec="seconds"),
             "source": self.source,
             "speaking": self.speaking,
-            "level_dbfs": round(self.level_dbfs, 1),
+            "level_dbfs": round(self.level_dbfs, 1) if self.listening else None,
             "paused_until": self.paused_until and self.paused_until.isoformat(timespec="seconds"),
             "segments": self.segments,
             "judged": self.judged,
             "unjudged": self.unjudged,
             "waiting": self.waiting,
+            "unwritten": self.unwritten,
             "engine": self.engine.value,
             "engine_detail": self.engine_detail,
             "problems": self.problems,

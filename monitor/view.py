@@ -92,9 +92,14 @@ class LiveView:
 
     def _head(self, status: Status) -> RenderableType:
         grid = Table.grid(padding=(0, 2))
+        source = Text(status.source, overflow="ellipsis", no_wrap=True)
+        if not status.listening:
+            # No level and no time: the last ones would look as if something were heard.
+            grid.add_row(Text("nothing is heard", style="dim"), source)
+            return grid
         moment = f"{status.position.astimezone(self._zone):%H:%M:%S}" if status.position else "--:--:--"
         voice = Text("speech", style="bold green") if status.speaking else Text("quiet ", style="dim")
-        grid.add_row(Text(moment, style="bold"), meter(status.level_dbfs), voice, Text(status.source, overflow="ellipsis", no_wrap=True))
+        grid.add_row(Text(moment, style="bold"), meter(status.level_dbfs), voice, source)
         return grid
 
     def _segments(self, status: Status) -> RenderableType:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from monitor.config import TimelineConfig
 from monitor.store.reader import TimelineReader
@@ -92,3 +94,12 @@ def worker_of(running: Running) -> psutil.Process:
 
     running.until(there)
     return found[0]
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback. Nothing is sent to find it: connecting a datagram socket only asks for a route."""
+    for addresses in psutil.net_if_addrs().values():
+        for address in addresses:
+            if address.family is socket.AF_INET and not address.address.startswith("127."):
+                return str(address.address)
+    pytest.skip("this machine has loopback addresses only")

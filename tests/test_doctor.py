@@ -22,7 +22,7 @@ from monitor.store.backup import Backups
 from monitor.store.reader import TimelineReader
 from monitor.store.records import Coverage
 from monitor.store.timeline import Timeline
-from tests.commands import COMMAND, configure, run
+from tests.commands import COMMAND, configure, own_address, run
 from tests.stores import keys
 
 PARIS = Config(timeline=TimelineConfig(zone="Europe/Paris"))
@@ -240,12 +240,7 @@ def test_an_engine_that_cannot_be_used_or_takes_too_long_is_not_waited_for(tmp_p
 def test_a_connection_of_the_engine_is_found_by_the_whole_examination(home: Path, tmp_path: Path) -> None:
     """A bundle's library that calls home while the engine loads."""
     configure(home, engine={"kind": "transformers"})
-    import psutil
-
-    hosts = [a.address for found in psutil.net_if_addrs().values() for a in found if a.family is socket.AF_INET]
-    host = next((host for host in hosts if not host.startswith("127.")), None)
-    if host is None:
-        pytest.skip("this machine has loopback addresses only")
+    host = own_address()
     with socket.create_server((host, 0)) as server:
         port = server.getsockname()[1]
         home_call = f"import socket, time; line = socket.create_connection(({host!r}, {port})); time.sleep(3)"

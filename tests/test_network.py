@@ -16,6 +16,7 @@ from monitor.doctor import network
 from monitor.doctor.findings import Finding, Verdict
 from monitor.doctor.network import Watch, expected_addresses, own_roots, running_monitor
 from monitor.store.lock import DatabaseLock
+from tests.commands import own_address
 
 ROOT = Path(__file__).parent.parent
 DURING = ["the test ran"]
@@ -35,15 +36,6 @@ elif kind != "none":
 print("done", flush=True)
 sys.stdin.read()
 """
-
-
-def _own_address() -> str:
-    """An address of this machine that is not loopback. Nothing is sent to find it: connecting a datagram socket only asks for a route."""
-    for addresses in psutil.net_if_addrs().values():
-        for address in addresses:
-            if address.family is socket.AF_INET and not address.address.startswith("127."):
-                return str(address.address)
-    pytest.skip("this machine has loopback addresses only")
 
 
 @contextmanager
@@ -79,7 +71,7 @@ def _watched(roots: list[int], engine: EngineConfig | None = None) -> Finding:
 
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
 def test_a_child_that_is_connected_beyond_loopback_is_caught_by_name_and_address(kind: str) -> None:
-    host = _own_address()
+    host = own_address()
     with listening(host) as port, talking(kind, host, port) as child:
         # The server is of this process too, and its listening at that address is another matter.
         found = _watched([child.pid])
@@ -89,7 +81,7 @@ def test_a_child_that_is_connected_beyond_loopback_is_caught_by_name_and_address
 
 
 def test_a_grandchild_of_this_process_is_caught_too() -> None:
-    host = _own_address()
+    host = own_address()
     with listening("127.0.0.1") as near, listening(host) as port, talking("tcp", "127.0.0.1", near), talking("tcp", host, port, "away"):
         found = _watched(own_roots(None))
     assert found.verdict is Verdict.FAIL
@@ -98,7 +90,7 @@ def test_a_grandchild_of_this_process_is_caught_too() -> None:
 
 
 def test_one_whose_parent_ended_stays_in_sight() -> None:
-    host = _own_address()
+    host = own_address()
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {TALK!r}, *sys.argv[1:]]); sys.stdin.read()"
     with listening(host) as port:
         command = [sys.executable, "-c", code, "tcp", host, str(port), ""]
@@ -133,7 +125,7 @@ def test_loopback_is_not_the_network(kind: str, host: str) -> None:
 def test_an_ipv4_address_written_as_ipv6_is_what_it_is() -> None:
     with listening("127.0.0.1") as port, talking("tcp", "::ffff:127.0.0.1", port) as child:
         assert _watched([child.pid]).verdict is Verdict.OK
-    host = _own_address()
+    host = own_address()
     with listening(host) as port, talking("tcp", f"::ffff:{host}", port) as child:
         assert _watched([child.pid]).verdict is Verdict.FAIL
 
@@ -146,7 +138,7 @@ def test_a_process_that_takes_calls_from_the_network_is_a_remark() -> None:
 
 
 def test_the_server_in_the_settings_is_expected_and_said_but_nobody_else() -> None:
-    host = _own_address()
+    host = own_address()
     with listening(host) as port, talking("tcp", host, port) as child:
         found = _watched([child.pid], EngineConfig(kind="server", url=f"http://{host}:{port}"))
         assert found.verdict is Verdict.WARN

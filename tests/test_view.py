@@ -109,7 +109,9 @@ def test_a_closed_or_muted_microphone_is_shown_as_that() -> None:
     for status, title in ((paused, "○ paused until 12:00"), (muted, "● microphone open, but muted")):
         console = _console()
         console.print(LiveView(console, PARIS).render(status))
-        assert title in console.export_text()
+        text = console.export_text()
+        assert title in text
+        assert ("nothing is heard" in text, " dB" in text) == ((True, False) if status is paused else (False, True))
 
 
 def test_where_output_is_kept_no_answer_is_printed() -> None:

@@ -68,6 +68,7 @@ class Judge:
         # In the order of arrival; an entry leaves when its answer is there, so a restarted process is asked again.
         self._waiting: dict[int, None] = {}
         self._asked: set[int] = set()
+        self._proven = False  # whether the process that runs has answered
         self._change = threading.Condition()
         self._stopping = threading.Event()
         self._error: EmosllmError | None = None
@@ -160,6 +161,7 @@ class Judge:
         """Talk to one process until it ends or we stop. Returns why it ended (None: we stopped)."""
         deadline = time.monotonic() + self._config.start_timeout_s
         ready = False
+        self._proven = False
         while not self._stopping.is_set():
             if not ready and time.monotonic() > deadline:
                 return Failed(f"the engine was not ready after {self._config.start_timeout_s} s", Failure.PASSING)
@@ -195,7 +197,9 @@ class Judge:
     def _settle(self, judgements: Mapping[int, Judgement]) -> None:
         with self._change:
             due = {entry: judgement for entry, judgement in judgements.items() if entry in self._waiting}
-        self._choice.answered()
+        if not self._proven:
+            self._proven = True
+            self._choice.answered()
         self._blame.answered(judgements)
         if due:
             self._listener.judged(due)
