@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -139,7 +139,7 @@ class Recorder:
     def _on_judged(self, judgements: Mapping[int, Judgement]) -> None:
         kept = judgements
         if not self._privacy.keep_transcripts:
-            kept = {entry: Judgement(judgement.prediction) for entry, judgement in judgements.items()}
+            kept = {entry: replace(judgement, transcript=None) for entry, judgement in judgements.items()}
         for entry in self._insist(lambda: self._timeline.judge(kept, self._privacy.keep_audio)):
             self._show(entry, judgements[entry], "")
 

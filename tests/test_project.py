@@ -22,7 +22,7 @@ OWNERS = {
     "keyring": {"monitor/store/key_places.py"},
     "vllm": {"monitor/judging/engine.py"},
     "httpx": {"monitor/judging/engine.py", "train/scoring/served.py"},
-    "sqlmodel": {"monitor/store/timeline.py"},
+    "sqlmodel": {"monitor/store/tables.py", "monitor/store/timeline.py"},
     "typer": {"monitor/cli.py", *(f"monitor/commands/{name}.py" for name in COMMANDS)},
     "peft": {"model/speech_llm.py"},
     "psutil": {"monitor/doctor/network.py", "train/building.py", "train/dry/real_steps.py"},

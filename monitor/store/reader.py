@@ -1,12 +1,12 @@
 """Reads a timeline, also while a daemon writes to it; never creates one, and never changes what is in it.
 
 Speaks SQL through the driver, because importing SQLModel takes most of a second and a report must not wait
-for that. `monitor/store/timeline.py` owns the tables; a test holds both to the same columns. What SQLite says is turned
+for that. `monitor/store/tables.py` owns the tables; a test holds both to the same columns. What SQLite says is turned
 into TimelineError here, for the writing side too.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,17 +16,31 @@ from model.errors import TimelineError
 from model.types import Emotion, Prediction
 from monitor.store.cipher import DRIVER, Connection, Error, Row, StoreKey, connect, name_of, salt_of
 from monitor.store.keys import Keys
-from monitor.store.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, SegmentState, TimelineEntry
+from monitor.store.records import (
+    LONGEST_SEGMENT_S,
+    CheckIn,
+    Correction,
+    Coverage,
+    CoverageInterval,
+    SegmentState,
+    TimelineEntry,
+    Voice,
+)
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The last migration this program knows."""
 
 _BUSY_TIMEOUT_S = 5.0
 _STORED_TIME = "%Y-%m-%d %H:%M:%S.%f"
-_SEGMENTS = """
-    SELECT id, stream, start_sample, end_sample, start_at, end_at, zone, state, reason,
-           posterior, unsure, bundle_version, judged_at
-    FROM segment WHERE start_at > :earliest AND start_at < :end AND end_at > :start ORDER BY start_at, id"""
+_ENTRY = """
+    SELECT segment.id, stream, start_sample, end_sample, start_at, end_at, zone, state, reason,
+           posterior, unsure, bundle_version, judged_at, loudness_db, pitch_hz,
+           said.id AS said_id, said.emotion AS said_emotion, said.confirmed AS said_confirmed, said.at AS said_at
+    FROM segment LEFT JOIN correction AS said
+    ON said.id = (SELECT max(id) FROM correction WHERE segment_id = segment.id AND undone_at IS NULL)"""
+_SEGMENTS = f"{_ENTRY} WHERE start_at > :earliest AND start_at < :end AND end_at > :start ORDER BY start_at, segment.id"
+_SEGMENT = f"{_ENTRY} WHERE segment.id = :id"
+_CHECKINS = "SELECT id, at, zone, valence, emotion, note FROM checkin WHERE at >= :start AND at < :end ORDER BY at, id"
 _COVERAGE = """
     SELECT stream, kind, start_at, end_at, zone, reason
     FROM coverage WHERE start_at < :end AND end_at > :start ORDER BY start_at, id"""
@@ -81,6 +95,18 @@ class TimelineReader:
         with _sensible(self._path):
             return [_entry(row) for row in rows]
 
+    def segment(self, segment_id: int) -> TimelineEntry | None:
+        """The segment of that number, if there is one."""
+        rows = self._query(_SEGMENT, {"id": segment_id})
+        with _sensible(self._path):
+            return next((_entry(row) for row in rows), None)
+
+    def checkins_between(self, start: datetime, end: datetime) -> list[CheckIn]:
+        """What the person said of how they felt in [start, end), by time. Both moments in UTC."""
+        rows = self._rows(_CHECKINS, start, end)
+        with _sensible(self._path):
+            return [_checkin(row) for row in rows]
+
     def coverage_between(self, start: datetime, end: datetime) -> list[CoverageInterval]:
         """The coverage that overlaps [start, end), by start. Both moments in UTC."""
         rows = self._rows(_COVERAGE, start, end)
@@ -118,7 +144,9 @@ class TimelineReader:
     def _rows(self, query: str, start: datetime, end: datetime) -> list[Row]:
         # `earliest` lets SQLite find overlapping segments by the index of their starts, however long the timeline.
         bounds = {"start": start, "end": end, "earliest": start - timedelta(seconds=LONGEST_SEGMENT_S)}
-        values = {name: _stored(moment) for name, moment in bounds.items()}
+        return self._query(query, {name: _stored(moment) for name, moment in bounds.items()})
+
+    def _query(self, query: str, values: Mapping[str, object]) -> list[Row]:
         if self._connection is None:
             return []
         try:
@@ -191,13 +219,23 @@ def _moment(stored: str) -> datetime:
 def _entry(row: Row) -> TimelineEntry:
     values: dict[str, Any] = dict(row)
     posterior, unsure, bundle = values.pop("posterior"), values.pop("unsure"), values.pop("bundle_version")
+    loudness_db, pitch_hz = values.pop("loudness_db"), values.pop("pitch_hz")
+    said = {name: values.pop(f"said_{name}") for name in ("id", "emotion", "confirmed", "at")}
     values["state"] = SegmentState(values["state"])
     if values["state"] is SegmentState.JUDGED:
         letters = {Emotion(letter): probability for letter, probability in json.loads(posterior).items()}
         values["prediction"] = Prediction(letters, bool(unsure), bundle)
     for name in ("start_at", "end_at", "judged_at"):
         values[name] = values[name] and _moment(values[name])
+    if loudness_db is not None:
+        values["voice"] = Voice(loudness_db, pitch_hz)
+    if said["id"] is not None:
+        values["correction"] = Correction(said["id"], Emotion(said["emotion"]), bool(said["confirmed"]), _moment(said["at"]))
     return TimelineEntry(**values)
+
+
+def _checkin(row: Row) -> CheckIn:
+    return CheckIn(row["id"], _moment(row["at"]), row["zone"], row["valence"], Emotion(row["emotion"]), row["note"])
 
 
 def _interval(row: Row) -> CoverageInterval:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from model.types import Prediction
+from model.types import Emotion, Prediction
 
 LONGEST_SEGMENT_S = 60.0
 
@@ -48,12 +48,43 @@ def check_stretch(start_at: datetime, end_at: datetime) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """What the person says a segment was. confirmed: they agreed with the model; otherwise they chose the emotion themselves."""
+
+    id: int
+    emotion: Emotion
+    confirmed: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIn:
+    """How the person says they feel at a moment. valence: -1 (very unpleasant) to 1 (very pleasant). emotion: what they call it."""
+
+    id: int
+    at: datetime
+    zone: str
+    valence: float
+    emotion: Emotion
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How a segment sounded. loudness_db: RMS level, dB re full scale. pitch_hz: median pitch of voiced frames, None without any."""
+
+    loudness_db: float
+    pitch_hz: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class TimelineEntry:
     """One segment of speech as stored.
 
     stream: names one start of the monitor; samples are positions in it, half open, at SAMPLE_RATE.
     zone: IANA name of the zone the monitor ran in. reason: why it is unjudged, else None.
-    prediction and judged_at are None unless the state is judged.
+    prediction and judged_at are None unless the state is judged. correction: what the person says it was, where they said so.
+    voice: None where it was not measured.
     """
 
     id: int
@@ -67,6 +98,8 @@ class TimelineEntry:
     reason: str | None = None
     prediction: Prediction | None = None
     judged_at: datetime | None = None
+    correction: Correction | None = None
+    voice: Voice | None = None
 
     def __post_init__(self) -> None:
         check_stretch(self.start_at, self.end_at)
@@ -76,10 +109,11 @@ class TimelineEntry:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the model said about one segment, and the words it wrote where it transcribes."""
+    """What the model said about one segment, how it sounded, and the words where the model transcribes."""
 
     prediction: Prediction
     transcript: str | None = None
+    voice: Voice | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Writes the timeline: what was heard and what the model said about it. The only file that knows SQLModel.
+"""Writes the timeline: what was heard and what the model said about it.
 
 Three tables in one encrypted SQLite file: `segment` (a stretch of speech: waiting, then judged or unjudged for good), `sound` (of
 those that wait: the spool; and of others, where the person wants it kept) and `coverage` (what became of every stretch of time the
@@ -15,20 +15,19 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import JSON, CheckConstraint, Column, Connection, Engine, Index, UniqueConstraint, event, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
-from sqlmodel import Field, Session, SQLModel, col, create_engine, delete, func, select
+from sqlalchemy import Connection, Engine
+from sqlmodel import Session, col, delete, func, select
 
-from monitor.store.cipher import DRIVER, Error, StoreKey, connect
 from monitor.store.copies import refuse_damage
 from monitor.store.keys import Keys
 from monitor.store.lock import make_private
-from monitor.store.reader import SCHEMA_VERSION, explain, schema_of
+from monitor.store.reader import SCHEMA_VERSION, schema_of
 from monitor.store.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, Judgement, SegmentState, check_stretch, merge
+from monitor.store.tables import CoverageRow, SegmentRow, SoundRow
+from monitor.store.writing import engine_of, explained
 
 _logger = logging.getLogger(__name__)
 
@@ -37,75 +36,6 @@ TOUCHING_S = 0.001
 
 # A larger file holds kept sound, and nobody shall wait for that to be read; the daily backup looks through it.
 _LOOKED_THROUGH_BYTES = 512 * 2**20
-
-_ALL_OR_NONE = (
-    "(emotion IS NOT NULL) + (confidence IS NOT NULL) + (unsure IS NOT NULL) + (posterior IS NOT NULL)"
-    " + (bundle_version IS NOT NULL) + (judged_at IS NOT NULL) = 6 * (state = 'judged')"
-)
-
-
-class SegmentRow(SQLModel, table=True):
-    """A row of `segment`. Table models do not validate, so the constraints do."""
-
-    __tablename__ = "segment"
-    __table_args__ = (
-        UniqueConstraint("stream", "start_sample", name="segment_once"),
-        CheckConstraint("0 <= start_sample AND start_sample < end_sample", name="segment_samples"),
-        CheckConstraint("start_at < end_at", name="segment_times"),
-        CheckConstraint("state IN ('waiting', 'judged', 'unjudged')", name="segment_state"),
-        CheckConstraint("(state = 'unjudged') = (reason IS NOT NULL)", name="segment_reason"),
-        CheckConstraint(_ALL_OR_NONE, name="segment_judged"),
-        CheckConstraint("confidence BETWEEN 0 AND 1", name="segment_confidence"),
-        Index("segment_by_start", "start_at"),
-        Index("segment_waiting", "state", sqlite_where=text("state = 'waiting'")),
-    )
-
-    id: int | None = Field(default=None, primary_key=True)
-    stream: str
-    start_sample: int
-    end_sample: int
-    start_at: datetime
-    end_at: datetime
-    zone: str
-    state: str
-    reason: str | None = None
-    emotion: str | None = None
-    confidence: float | None = None
-    unsure: bool | None = None
-    posterior: dict[str, float] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
-    bundle_version: str | None = None
-    judged_at: datetime | None = None
-    transcript: str | None = None
-
-
-class SoundRow(SQLModel, table=True):
-    """A row of `sound`: mono int16 at SAMPLE_RATE, little endian. It ages from when it was stored: a recording may be old."""
-
-    __tablename__ = "sound"
-    __table_args__ = (CheckConstraint("length(pcm) > 0", name="sound_not_empty"),)
-
-    segment_id: int = Field(primary_key=True, foreign_key="segment.id", ondelete="CASCADE")
-    pcm: bytes
-    stored_at: datetime
-
-
-class CoverageRow(SQLModel, table=True):
-    """A row of `coverage`. Kinds are not listed in a constraint: they grow, and SQLite cannot change one in place."""
-
-    __tablename__ = "coverage"
-    __table_args__ = (
-        CheckConstraint("start_at < end_at", name="coverage_times"),
-        Index("coverage_by_end", "end_at"),
-        Index("coverage_last", "stream", "kind", "end_at"),
-    )
-
-    id: int | None = Field(default=None, primary_key=True)
-    stream: str
-    kind: str
-    start_at: datetime
-    end_at: datetime
-    zone: str
-    reason: str
 
 
 class Timeline:
@@ -135,9 +65,9 @@ class Timeline:
         version = schema_of(path, key)
         if version is not None and path.stat().st_size <= _LOOKED_THROUGH_BYTES:
             refuse_damage(path, key)
-        engine = _engine(path, key, busy_timeout_s)
+        engine = engine_of(path, key, busy_timeout_s)
         if version != SCHEMA_VERSION:
-            with _explained(path), engine.begin() as connection:
+            with explained(path), engine.begin() as connection:
                 _migrate(connection)
             _logger.info("timeline tables brought from version %s to %s", version, SCHEMA_VERSION)
         return cls(path, engine, zone)
@@ -184,6 +114,9 @@ class Timeline:
                 row.bundle_version = prediction.bundle_version
                 row.judged_at = judged_at
                 row.transcript = judgements[segment_id].transcript
+                voice = judgements[segment_id].voice
+                if voice is not None:
+                    row.loudness_db, row.pitch_hz = voice.loudness_db, voice.pitch_hz
             if not keep_sound:
                 session.exec(delete(SoundRow).where(col(SoundRow.segment_id).in_(rows)))
             return list(rows)
@@ -256,7 +189,7 @@ class Timeline:
 
     def give_back_space(self) -> None:
         """Return the file's free pages to the disk: what a large spool leaves behind."""
-        with self._turn, _explained(self._path), self._engine.begin() as connection:
+        with self._turn, explained(self._path), self._engine.begin() as connection:
             # Each step of the statement frees a page, and SQLAlchemy takes but one step of what has no columns.
             connection.connection.cursor().execute("PRAGMA incremental_vacuum").fetchall()
 
@@ -291,7 +224,7 @@ class Timeline:
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
-        with self._turn, _explained(self._path), Session(self._engine) as session, session.begin():
+        with self._turn, explained(self._path), Session(self._engine) as session, session.begin():
             yield session
 
 
@@ -308,33 +241,6 @@ def _interval(row: CoverageRow) -> CoverageInterval:
     return CoverageInterval(row.stream, Coverage(row.kind), row.start_at, row.end_at, row.zone, row.reason)
 
 
-def _engine(path: Path, key: StoreKey, busy_timeout_s: float) -> Engine:
-    # One pooled connection: writes take turns anyway, and it stays open from write to write.
-    engine = create_engine(
-        "sqlite://",
-        module=DRIVER,
-        creator=lambda: connect(path, key, read_only=False, timeout_s=busy_timeout_s),
-        poolclass=QueuePool,
-        pool_size=1,
-        max_overflow=0,
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        # FULL: a few rows a minute can afford to reach the disk each, so that a power cut loses none.
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # Explicit, because the driver begins nothing before DDL, and a failed migration would stay half done. IMMEDIATE
-        # takes the write lock at once, where waiting works; turning a read lock into one fails without waiting.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
-
-
 def _migrate(connection: Connection) -> None:
     """Apply all pending migrations in the transaction that is open: all of them with their records, or none."""
     # Imported here: it takes half a second, and a database is migrated once in its life.
@@ -345,13 +251,3 @@ def _migrate(connection: Connection) -> None:
     config.set_main_option("script_location", "monitor.store:migrations")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what SQLAlchemy and SQLite raise into TimelineError."""
-    try:
-        yield
-    except (Error, SQLAlchemyError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        raise explain(cause, path) from error

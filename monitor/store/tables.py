@@ -1,0 +1,141 @@
+"""The tables of a timeline, as SQLModel sees them. Migrations make them; a test holds both to the same columns."""
+
+from datetime import datetime
+
+from sqlalchemy import JSON, CheckConstraint, Column, Index, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+_ALL_OR_NONE = (
+    "(emotion IS NOT NULL) + (confidence IS NOT NULL) + (unsure IS NOT NULL) + (posterior IS NOT NULL)"
+    " + (bundle_version IS NOT NULL) + (judged_at IS NOT NULL) = 6 * (state = 'judged')"
+)
+
+
+class SegmentRow(SQLModel, table=True):
+    """A row of `segment`. Table models do not validate, so the constraints do."""
+
+    __tablename__ = "segment"
+    __table_args__ = (
+        UniqueConstraint("stream", "start_sample", name="segment_once"),
+        CheckConstraint("0 <= start_sample AND start_sample < end_sample", name="segment_samples"),
+        CheckConstraint("start_at < end_at", name="segment_times"),
+        CheckConstraint("state IN ('waiting', 'judged', 'unjudged')", name="segment_state"),
+        CheckConstraint("(state = 'unjudged') = (reason IS NOT NULL)", name="segment_reason"),
+        CheckConstraint(_ALL_OR_NONE, name="segment_judged"),
+        CheckConstraint("confidence BETWEEN 0 AND 1", name="segment_confidence"),
+        Index("segment_by_start", "start_at"),
+        Index("segment_waiting", "state", sqlite_where=text("state = 'waiting'")),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    stream: str
+    start_sample: int
+    end_sample: int
+    start_at: datetime
+    end_at: datetime
+    zone: str
+    state: str
+    reason: str | None = None
+    emotion: str | None = None
+    confidence: float | None = None
+    unsure: bool | None = None
+    posterior: dict[str, float] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    bundle_version: str | None = None
+    judged_at: datetime | None = None
+    transcript: str | None = None
+    loudness_db: float | None = None
+    pitch_hz: float | None = None
+
+
+class SoundRow(SQLModel, table=True):
+    """A row of `sound`: mono int16 at SAMPLE_RATE, little endian. It ages from when it was stored: a recording may be old."""
+
+    __tablename__ = "sound"
+    __table_args__ = (CheckConstraint("length(pcm) > 0", name="sound_not_empty"),)
+
+    segment_id: int = Field(primary_key=True, foreign_key="segment.id", ondelete="CASCADE")
+    pcm: bytes
+    stored_at: datetime
+
+
+class CoverageRow(SQLModel, table=True):
+    """A row of `coverage`. Kinds are not listed in a constraint: they grow, and SQLite cannot change one in place."""
+
+    __tablename__ = "coverage"
+    __table_args__ = (
+        CheckConstraint("start_at < end_at", name="coverage_times"),
+        Index("coverage_by_end", "end_at"),
+        Index("coverage_last", "stream", "kind", "end_at"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    stream: str
+    kind: str
+    start_at: datetime
+    end_at: datetime
+    zone: str
+    reason: str
+
+
+class CorrectionRow(SQLModel, table=True):
+    """A row of `correction`: what the person says a segment was. Of a segment's, the last that is not undone holds."""
+
+    __tablename__ = "correction"
+    __table_args__ = (
+        CheckConstraint("length(emotion) = 1", name="correction_letter"),
+        Index("correction_by_segment", "segment_id"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    segment_id: int = Field(foreign_key="segment.id", ondelete="CASCADE")
+    emotion: str
+    confirmed: bool
+    at: datetime
+    undone_at: datetime | None = None
+
+
+class CheckInRow(SQLModel, table=True):
+    """A row of `checkin`: how the person says they feel."""
+
+    __tablename__ = "checkin"
+    __table_args__ = (
+        CheckConstraint("valence BETWEEN -1 AND 1", name="checkin_valence"),
+        CheckConstraint("length(emotion) = 1", name="checkin_letter"),
+        Index("checkin_by_time", "at"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    at: datetime
+    zone: str
+    valence: float
+    emotion: str
+    note: str | None = None
+
+
+class PromptRow(SQLModel, table=True):
+    """A row of `prompt`: when the person was asked to check in, and the check-in that answered."""
+
+    __tablename__ = "prompt"
+    __table_args__ = (Index("prompt_by_time", "at"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    at: datetime
+    zone: str
+    checkin_id: int | None = Field(default=None, foreign_key="checkin.id", ondelete="SET NULL")
+
+
+class DaySummaryRow(SQLModel, table=True):
+    """A row of `day_summary`: what a day that is over amounts to, in one time zone. Triggers remove it when the day's rows change."""
+
+    __tablename__ = "day_summary"
+    __table_args__ = (
+        CheckConstraint("start_at < end_at", name="day_summary_times"),
+        Index("day_summary_by_end", "end_at"),
+    )
+
+    on_date: str = Field(primary_key=True)
+    zone: str = Field(primary_key=True)
+    start_at: datetime
+    end_at: datetime
+    format: int
+    summary: str
