@@ -53,7 +53,7 @@ def test_an_excerpt_has_the_length_asked_for_and_starts_again_where_a_recording_
 
 
 def test_a_room_is_drawn_by_the_generator_alone_and_is_never_the_clip_itself() -> None:
-    clip, rooms = np.concatenate([np.zeros(8000, np.float32), tone(200), np.zeros(8000, np.float32)]), Rooms([tone(500, 0.5)])
+    clip, rooms = np.concatenate([np.zeros(8000, np.float32), tone(200), np.zeros(8000, np.float32)]), Rooms([[tone(500, 0.5)]])
     drawn = [rooms.anywhere(clip, np.random.default_rng(seed)) for seed in range(40)]
     again = [rooms.anywhere(clip, np.random.default_rng(seed)) for seed in range(40)]
     for one, other in zip(drawn, again, strict=True):
@@ -66,4 +66,19 @@ def test_a_room_is_drawn_by_the_generator_alone_and_is_never_the_clip_itself() -
 
 def test_rooms_without_noises_and_silent_clips_are_fine() -> None:
     for seed in range(20):
-        assert np.isfinite(Rooms([np.zeros(100, np.float32)]).anywhere(np.zeros(5000, np.float32), np.random.default_rng(seed))).all()
+        assert np.isfinite(Rooms([[np.zeros(100, np.float32)], []]).anywhere(np.zeros(5000, np.float32), np.random.default_rng(seed))).all()
+
+
+def test_a_kind_of_noise_is_heard_as_often_as_any_other_however_many_recordings_it_has() -> None:
+    """One high tone of one kind, forty low ones of another, each told from the clip by its frequency."""
+    rooms, clip = Rooms([[tone(3000)], [tone(400)] * 40]), tone(1000)
+    hz = np.fft.rfftfreq(len(clip), 1 / SAMPLE_RATE)
+    heard = {"high": 0, "low": 0}
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        spectrum = np.abs(np.fft.rfft(rooms.anywhere(clip, rng), len(clip)))
+        clip_level = spectrum[np.abs(hz - 1000) < 30].max()
+        levels = {name: spectrum[np.abs(hz - at) < 30].max() / clip_level for name, at in {"high": 3000, "low": 400}.items()}
+        for name, level in levels.items():
+            heard[name] += level > 0.05
+    assert 0.6 < heard["high"] / heard["low"] < 1.6

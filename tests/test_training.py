@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from model.bundle import open_bundle
+from model.confusion import read_confusion
 from model.manifest import read_manifest as read_bundle_manifest
 from model.manifest import verify, version_of
 from tests.commands import run
@@ -85,6 +86,16 @@ def test_every_speaker_calibrates_and_is_judged_by_a_training_without_them(train
     assert (validation["clips"], validation["speakers"]) == (4 * OF_A_SPEAKER, 4)
     assert "never heard them" in validation["about"]["split"]
     assert validation["uar"]["value"] > 0.7
+
+
+def test_a_bundle_tells_how_it_answered_each_voice_that_its_training_left_out(trained: Trained) -> None:
+    (validation,) = json.loads((trained.bundle / "training.json").read_text())["validation"]
+    voices = read_confusion(trained.bundle)
+    assert len(voices) == validation["speakers"] > 1
+    sure = sum(count for voice in voices for answers in voice.sure.values() for count in answers.values())
+    unsure = sum(count for voice in voices for count in voice.unsure.values())
+    assert sure + unsure == validation["clips"]
+    assert sure / (sure + unsure) == pytest.approx(validation["sure_share"], abs=1e-3)
 
 
 def test_what_the_folds_answered_is_used_again_from_a_corpus_that_was_moved(trained: Trained, tmp_path: Path) -> None:

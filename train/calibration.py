@@ -1,6 +1,7 @@
 """Temperature and threshold from voices that a training never heard: what makes probabilities mean something, and `unsure` honest."""
 
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -8,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from model.bundle import Bundle
+from model.confusion import VoiceConfusion
 from model.errors import TrainingError
 from model.predictor import Style
 from model.request import LanguageModel
@@ -68,6 +70,28 @@ class Calibration:
         logs = np.log(np.maximum([list(one.posterior.values())], _FLOOR))
         posterior = dict(zip(one.posterior, calibrate(logs, self.temperature)[0].tolist(), strict=True))
         return replace(one, posterior=posterior, unsure=max(posterior.values()) < self.unsure_below)
+
+
+def confusion_of(judged: Mapping[str, Sequence[Judged]]) -> list[VoiceConfusion]:
+    """What calibrated answers by corpus say about each voice; clips whose speaker is not known are one voice of their corpus."""
+    by_voice: defaultdict[tuple[str, str | None], list[Judged]] = defaultdict(list)
+    for corpus, answers in judged.items():
+        for one in answers:
+            by_voice[corpus, one.utterance.speaker].append(one)
+    return [_voice_confusion(answers) for answers in by_voice.values()]
+
+
+def _voice_confusion(answers: Sequence[Judged]) -> VoiceConfusion:
+    sure: defaultdict[Emotion, Counter[Emotion]] = defaultdict(Counter)
+    unsure: Counter[Emotion] = Counter()
+    for one in answers:
+        if one.utterance.emotion is None or one.emotion is None:
+            continue
+        if one.unsure:
+            unsure[one.utterance.emotion] += 1
+        else:
+            sure[one.utterance.emotion][one.emotion] += 1
+    return VoiceConfusion(sure=sure, unsure=unsure)
 
 
 def judged_by_corpus(bundle: Bundle, llm: LanguageModel, parts: Sequence[Part]) -> dict[str, list[Judged]]:

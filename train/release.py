@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from model.bundle import Bundle
+from model.confusion import VoiceConfusion, write_confusion
 from model.errors import TrainingError
 from model.manifest import CARD, MANIFEST, BundleManifest, Score, digests, read_manifest, version_of
 from train.calibration import Calibration
@@ -74,13 +75,15 @@ def write_bundle(
     recipe: Recipe,
     materials: Materials,
     calibration: Calibration,
+    confusion: list[VoiceConfusion],
     validation: Sequence[Evaluation],
     record: dict[str, Any],
     folder: Path,
 ) -> None:
     """Write a bundle without scores to `folder`, which must not exist yet.
 
-    validation: figures of the speakers it was calibrated on, and record: how it came about, both for training.json.
+    confusion: its answers to voices that it was calibrated on. validation: figures of those, and record: how it came about, both for
+    training.json.
     """
     refuse_existing(folder)
     partial = folder.with_name(folder.name + ".partial")
@@ -90,6 +93,7 @@ def write_bundle(
         materials.hearing.encoder.save(partial / "encoder")
     save_file(materials.mapper.state_dict(), partial / "mapper.safetensors")
     materials.llm.save(None if isinstance(recipe.llm, Pretrained) else partial / "llm", partial / "adapter")
+    write_confusion(confusion, partial)
     (partial / "LICENSE").write_text(_license_text(recipe, materials), encoding="utf-8")
     seen = [evaluation.model_dump(mode="json") for evaluation in validation]
     (partial / "training.json").write_text(json.dumps({**record, "validation": seen}, indent=2) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from model.errors import TrainingError
 from model.manifest import find_bundle, sha256
-from train.calibration import Calibration, judged_by_corpus
+from train.calibration import Calibration, confusion_of, judged_by_corpus
 from train.corpora.splits import Corpora
 from train.folds import cross_fitted
 from train.learning.encoders import feature_store
@@ -49,8 +49,10 @@ def train(recipe: Recipe, manifests: Sequence[Path], out: Path, work: Path, seed
     if judged is None:
         judged = judged_by_corpus(draft(recipe, materials), materials.llm, corpora.validation)
     calibration = Calibration.fit(judged, recipe.letters, recipe.release.trusted_accuracy)
-    validation = _validation(recipe, manifests, {corpus: calibration.applied(answers) for corpus, answers in judged.items()})
-    write_bundle(recipe, materials, calibration, validation, run_record(recipe, corpora.train, seed), out)
+    calibrated = {corpus: calibration.applied(answers) for corpus, answers in judged.items()}
+    validation = _validation(recipe, manifests, calibrated)
+    record = run_record(recipe, corpora.train, seed)
+    write_bundle(recipe, materials, calibration, confusion_of(calibrated), validation, record, out)
     del materials  # scoring loads what was written, and a device may not hold both
     evaluations = score(recipe, corpora, manifests, str(out))
     add_scores(out, evaluations, validation)

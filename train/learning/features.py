@@ -39,20 +39,22 @@ Raw = npt.NDArray[np.float16]
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Which views of each clip there are: at each of `speeds`, and `rooms` times in a room drawn at random, heard in `room_share`."""
+    """Which views of each clip there are: at each of `speeds`, and `rooms` times in a room drawn at random, heard in `room_share`.
+
+    noises: recordings by kind; halved: of the kinds, those of which only the first halves are heard.
+    """
 
     speeds: tuple[float, ...]
     rooms: int = 0
     room_share: float = 0.0
-    noises: tuple[Path, ...] = ()
-    first_halves: tuple[Path, ...] = ()
+    noises: tuple[tuple[Path, ...], ...] = ()
+    halved: tuple[bool, ...] = ()
 
     @classmethod
     def of(cls, speeds: Sequence[float], rooms: int, room_share: float, noises: Sequence[Noise]) -> "Augmentation":
-        """As a recipe says it; of noises in halves, the first is heard."""
-        whole = [path.absolute() for noise in noises if noise.second_half is None for path in noise.paths]
-        halved = [path.absolute() for noise in noises if noise.second_half is not None for path in noise.paths]
-        return cls(tuple(speeds), rooms, room_share, tuple(whole), tuple(halved))
+        """As a recipe says it."""
+        recordings = tuple(tuple(path.absolute() for path in noise.paths) for noise in noises)
+        return cls(tuple(speeds), rooms, room_share, recordings, tuple(noise.second_half is not None for noise in noises))
 
     @property
     def count(self) -> int:
@@ -124,9 +126,9 @@ _worker: dict[str, tuple[Augmentation, Rooms]] = {}
 
 def _begin(augmentation: Augmentation) -> None:
     torch.set_num_threads(1)
-    noises = [read_audio(path) for path in augmentation.noises]
-    halves = [read_audio(path) for path in augmentation.first_halves]
-    _worker["views"] = augmentation, Rooms([*noises, *(noise[: len(noise) // 2] for noise in halves)])
+    kinds = [[read_audio(path) for path in kind] for kind in augmentation.noises]
+    halved = zip(kinds, augmentation.halved, strict=True)
+    _worker["views"] = augmentation, Rooms([[noise[: len(noise) // 2] if half else noise for noise in kind] for kind, half in halved])
 
 
 def _views_of(paths: Sequence[Path]) -> list[Raw]:

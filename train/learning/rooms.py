@@ -22,27 +22,32 @@ _POWER_FLOOR = 1e-12
 class Rooms:
     """Draws a room for a training clip: something else to hear, walls, or a telephone line."""
 
-    def __init__(self, noises: Sequence[Float32]) -> None:
-        """noises: recordings of sounds that are not speech; those that hold nothing are left out. None at all means coloured noise only."""
-        self._noises = [noise for noise in noises if float(np.square(noise).mean()) > _POWER_FLOOR]
+    def __init__(self, noises: Sequence[Sequence[Float32]]) -> None:
+        """noises: recordings of sounds that are not speech, by kind; every kind is heard as often, however many recordings it has.
+
+        Those that hold nothing are left out. None at all means coloured noise only.
+        """
+        audible = [[noise for noise in kind if float(np.square(noise).mean()) > _POWER_FLOOR] for kind in noises]
+        self._kinds = [kind for kind in audible if kind]
 
     def anywhere(self, audio: Float32, rng: np.random.Generator) -> Float32:
         """The clip in a room nobody has been in before; often without the silence around it, as the monitor cuts its segments."""
         if rng.random() < 0.6:
             audio = _closely_cut(audio, rng)
         kind = rng.random()
-        if kind < 0.55:
+        if kind < 0.5:
             if rng.random() < 0.35:
                 audio = reverberated(audio, float(rng.uniform(0.15, 0.6)), rng)
             return with_noise(audio, self._noise(len(audio), rng), float(rng.uniform(3, 20)))
-        if kind < 0.8:
+        if kind < 0.7:
             return reverberated(audio, float(rng.uniform(0.15, 0.6)), rng)
         return telephone(audio, (float(rng.uniform(150, 350)), float(rng.uniform(3000, 3800))))
 
     def _noise(self, size: int, rng: np.random.Generator) -> Float32:
-        if not self._noises or rng.random() < 0.15:
+        if not self._kinds or rng.random() < 0.15:
             return coloured_noise(size, float(rng.uniform(0, 1)), rng)
-        return excerpt(self._noises[int(rng.integers(len(self._noises)))], size, rng)
+        kind = self._kinds[int(rng.integers(len(self._kinds)))]
+        return excerpt(kind[int(rng.integers(len(kind)))], size, rng)
 
 
 def with_noise(audio: Float32, noise: Float32, snr_db: float) -> Float32:
