@@ -12,7 +12,8 @@ from rich.console import Console
 from model.types import Emotion, Prediction
 from monitor.day.days import Day
 from monitor.day.report import NOTICE, render_text, to_json
-from monitor.day.summary import DaySummary, summarize
+from monitor.day.summarizing import summarize
+from monitor.day.summary import DaySummary
 from monitor.store.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
 
 PARIS = ZoneInfo("Europe/Paris")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from model.types import Emotion, Prediction
 from monitor.day.days import Day
-from monitor.day.summary import Amount, DayState, DaySummary, Gap, summarize
+from monitor.day.summarizing import summarize
+from monitor.day.summary import Amount, DayState, DaySummary, Gap
 from monitor.store.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
 
 PARIS = ZoneInfo("Europe/Paris")

@@ -25,14 +25,11 @@ def report(
     """Show one day: what was heard, how much of it was speech, and which emotions were estimated."""
     from monitor.day.days import parse_day
     from monitor.day.report import render_text, to_json
-    from monitor.day.summary import summarize
-    from monitor.store.reader import TimelineReader
+    from monitor.look import Look
 
     settings, now = settings_of(context).timeline, datetime.now(UTC)
-    asked = parse_day(day, settings.zone_info(), now)
-    with TimelineReader.open(settings.database_path(), settings.keys()) as timeline:
-        entries = timeline.segments_between(asked.start, asked.end)
-        summary = summarize(asked, entries, timeline.coverage_between(asked.start, asked.end), now)
+    with Look.open(settings, now) as look:
+        summary = look.day(parse_day(day, look.zone, now))
     if form is Format.JSON:
         print(to_json(summary))
     else:

@@ -1,20 +1,20 @@
 """What a day amounts to: time heard, time of speech, seconds per emotion, and everything that is missing.
 
-Pure arithmetic on records of the timeline; knows no database and prints nothing. Time is clipped to the day and split
-at its hours. Only judged speech that passed the bundle's threshold ("sure") is given to an emotion; what is unsure,
-waits, or will never be judged keeps its own place, so that nothing is silently left out.
+Plain frozen records and what follows from them; `summarizing.py` makes them of a timeline, `stored.py` makes text of them. Only what
+passed the bundle's threshold ("sure") or was named by the person is given to an emotion; what is unsure, waits, or will never be judged
+keeps its own place, so that nothing is silently left out.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from model.types import Emotion
 from monitor.day.days import Day
-from monitor.store.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
-from monitor.store.tiling import Tile, tile
+from monitor.day.figures import Affect, Run, VoiceFigures
+from monitor.store.records import Coverage
+from monitor.store.tiling import Tile
 
 ENOUGH_HEARD_S = 4 * 3600.0
 """A day with less sound than this is PARTIAL: a quarter of the 16 hours most people are awake."""
@@ -22,7 +22,8 @@ ENOUGH_HEARD_S = 4 * 3600.0
 MUCH_UNJUDGED = 0.1
 """A day of which more than this part of the speech will never be judged is PARTIAL."""
 
-_LISTENED = (Coverage.HEARD, Coverage.ENGINE_DOWN)
+LISTENED = (Coverage.HEARD, Coverage.ENGINE_DOWN)
+"""Kinds of coverage in which sound was taken in, whether or not what was said could be judged."""
 
 Stretch = tuple[datetime, datetime]
 
@@ -59,15 +60,23 @@ class Amount:
 class Speech:
     """The segments of a stretch of time, by what became of them. A segment counts wherever some of it lies.
 
-    emotions: sure segments. It has every letter that the models of this time could have answered with, so 0 means
-    "could have been heard and was not"; a letter that is missing could not be answered.
+    emotions: sure segments, by what the person says they were, else by what the model said. It has every letter that the models of this
+    time could have answered with, so 0 means "could have been heard and was not"; a letter that is missing could not be answered.
     unjudged: by the reason why.
+    intervals: of the shares, 95 %: what each share may be in truth, by how the model is known to confuse emotions. Of a day only, and empty
+    where nothing is known about a model that judged some of it.
+    affect: None where nothing was judged. corrected: segments about which the person said what they were, or agreed with the model.
+    voice: None where it was not measured.
     """
 
     emotions: Mapping[Emotion, Amount]
     unsure: Amount
     waiting: Amount
     unjudged: Mapping[str, Amount]
+    intervals: Mapping[Emotion, tuple[float, float]] = field(default_factory=dict)
+    affect: Affect | None = None
+    corrected: int = 0
+    voice: VoiceFigures | None = None
 
     @property
     def sure(self) -> Amount:
@@ -128,6 +137,8 @@ class DaySummary:
 
     coverage: tiles of what has passed of the day, so that every moment of it is of one kind.
     bundles: segments judged by each bundle version. gaps: empty unless the state is PARTIAL.
+    longest_run: the most speech of one emotion in neighbouring segments. transitions: how often a segment of the first emotion was followed
+    by a neighbour of the second, which may be the same. Both pass over what is unsure or not judged.
     """
 
     day: Day
@@ -138,6 +149,8 @@ class DaySummary:
     speech: Speech
     bundles: Mapping[str, int]
     hours: tuple[HourSummary, ...]
+    longest_run: Run | None = None
+    transitions: Mapping[tuple[Emotion, Emotion], int] = field(default_factory=dict)
 
     @property
     def length_s(self) -> float:
@@ -147,12 +160,12 @@ class DaySummary:
     @property
     def passed_s(self) -> float:
         """Seconds of the day that had passed at `now`."""
-        return _overlap_s((self.day.start, self.now), (self.day.start, self.day.end))
+        return overlap_s((self.day.start, self.now), (self.day.start, self.day.end))
 
     @property
     def heard_s(self) -> float:
         """Seconds that were listened to, whether or not what was said could be judged."""
-        return sum(self.coverage_s.get(kind, 0.0) for kind in _LISTENED)
+        return sum(self.coverage_s.get(kind, 0.0) for kind in LISTENED)
 
     @property
     def coverage_s(self) -> dict[Coverage, float]:
@@ -163,81 +176,6 @@ class DaySummary:
         return {kind: seconds[kind] for kind in Coverage if kind in seconds}
 
 
-def summarize(day: Day, entries: Iterable[TimelineEntry], coverage: Iterable[CoverageInterval], now: datetime) -> DaySummary:
-    """Summarize a day from the segments and coverage that overlap it; others are ignored. now: aware UTC."""
-    whole = (day.start, day.end)
-    entries = [entry for entry in entries if _overlap_s(_stretch(entry), whole)]
-    coverage = list(coverage)
-    tiles = tile(day.start, min(day.end, now), coverage, entries)
-    # Where a clock was set back something is known of what is still to come.
-    tiles += [part for part in tile(max(day.start, now), day.end, coverage, entries) if part.kind is not Coverage.NOT_RUNNING]
-    heard = [(part.start_at, part.end_at) for part in tiles if part.kind in _LISTENED]
-    speech = _speech(entries, whole)
-    state, gaps = _state(day, _within_s(heard, whole), speech, now)
-    return DaySummary(
-        day=day,
-        now=now.astimezone(UTC),
-        state=state,
-        gaps=gaps,
-        coverage=tuple(tiles),
-        speech=speech,
-        bundles=Counter(entry.prediction.bundle_version for entry in entries if entry.prediction),
-        hours=tuple(
-            HourSummary(
-                hour.label,
-                hour.start,
-                hour.end,
-                _within_s(heard, (hour.start, hour.end)),
-                _speech(entries, (hour.start, hour.end)),
-            )
-            for hour in day.hours()
-        ),
-    )
-
-
-def _state(day: Day, heard_s: float, speech: Speech, now: datetime) -> tuple[DayState, tuple[Gap, ...]]:
-    if not heard_s:
-        return DayState.NO_DATA, ()
-    found = {
-        Gap.NOT_OVER: now < day.end,
-        Gap.HEARD_LITTLE: heard_s < ENOUGH_HEARD_S,
-        Gap.WAITING: speech.waiting.segments > 0,
-        Gap.UNJUDGED: speech.given_up.seconds > MUCH_UNJUDGED * speech.total.seconds,
-    }
-    gaps = tuple(gap for gap, present in found.items() if present)
-    return (DayState.PARTIAL if gaps else DayState.COVERED), gaps
-
-
-def _speech(entries: Iterable[TimelineEntry], within: Stretch) -> Speech:
-    emotions: dict[Emotion, Amount] = {}
-    unjudged: defaultdict[str, Amount] = defaultdict(Amount)
-    unsure = waiting = Amount()
-    for entry in entries:
-        if entry.start_at >= within[1] or entry.end_at <= within[0]:
-            continue
-        amount = Amount(1, _overlap_s(_stretch(entry), within))
-        if entry.prediction is None:
-            if entry.state is SegmentState.WAITING:
-                waiting += amount
-            else:
-                unjudged[entry.reason or "no reason stored"] += amount
-            continue
-        for emotion in entry.prediction.posterior:
-            emotions.setdefault(emotion, Amount())
-        if entry.prediction.unsure:
-            unsure += amount
-        else:
-            emotions[entry.prediction.emotion] += amount
-    return Speech(emotions, unsure, waiting, dict(unjudged))
-
-
-def _stretch(record: TimelineEntry) -> Stretch:
-    return record.start_at, record.end_at
-
-
-def _overlap_s(first: Stretch, second: Stretch) -> float:
+def overlap_s(first: Stretch, second: Stretch) -> float:
+    """Seconds that two stretches have in common."""
     return max(0.0, (min(first[1], second[1]) - max(first[0], second[0])).total_seconds())
-
-
-def _within_s(stretches: Iterable[Stretch], within: Stretch) -> float:
-    return sum(_overlap_s(stretch, within) for stretch in stretches)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
@@ -47,6 +47,8 @@ _COVERAGE = """
 _KNOWN = f"""
     SELECT min(start_at) AS start_at, max(end_at) AS end_at
     FROM (SELECT start_at, end_at FROM ({_SEGMENTS}) UNION ALL SELECT start_at, end_at FROM ({_COVERAGE}))"""
+_LETTERS = {emotion.value: emotion for emotion in Emotion}
+_STATES = {state.value: state for state in SegmentState}
 _DAMAGED = "it is damaged; `emosllm-monitor restore` puts a backup back and keeps the damaged file"
 _ADVICE = {
     "SQLITE_FULL": "the disk is full; free some space",
@@ -88,6 +90,11 @@ class TimelineReader:
                 "run `emosllm-monitor start` once, which brings them up to date"
             )
         return cls(path, _connect(path, key))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a timeline to be read."""
+        return self._connection is not None
 
     def segments_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
         """The segments that overlap [start, end), by start. Both moments in UTC."""
@@ -144,7 +151,7 @@ class TimelineReader:
     def _rows(self, query: str, start: datetime, end: datetime) -> list[Row]:
         # `earliest` lets SQLite find overlapping segments by the index of their starts, however long the timeline.
         bounds = {"start": start, "end": end, "earliest": start - timedelta(seconds=LONGEST_SEGMENT_S)}
-        return self._query(query, {name: _stored(moment) for name, moment in bounds.items()})
+        return self._query(query, {name: stored_moment(moment) for name, moment in bounds.items()})
 
     def _query(self, query: str, values: Mapping[str, object]) -> list[Row]:
         if self._connection is None:
@@ -201,11 +208,11 @@ def _sensible(path: Path) -> Iterator[None]:
     """Rows that cannot be understood were not written by this program."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise TimelineError(f"the timeline {path} holds a row that makes no sense: {error}") from error
 
 
-def _stored(moment: datetime) -> str:
+def stored_moment(moment: datetime) -> str:
     """A moment as SQLModel stores it: UTC, of fixed width, so that text order is time order."""
     if moment.tzinfo is not UTC:
         raise ValueError(f"moments must be aware and in UTC, this one is {moment!r}")
@@ -213,25 +220,35 @@ def _stored(moment: datetime) -> str:
 
 
 def _moment(stored: str) -> datetime:
-    return datetime.fromisoformat(stored).replace(tzinfo=UTC)
+    return datetime.fromisoformat(stored + "+00:00")
 
 
 def _entry(row: Row) -> TimelineEntry:
-    values: dict[str, Any] = dict(row)
-    posterior, unsure, bundle = values.pop("posterior"), values.pop("unsure"), values.pop("bundle_version")
-    loudness_db, pitch_hz = values.pop("loudness_db"), values.pop("pitch_hz")
-    said = {name: values.pop(f"said_{name}") for name in ("id", "emotion", "confirmed", "at")}
-    values["state"] = SegmentState(values["state"])
-    if values["state"] is SegmentState.JUDGED:
-        letters = {Emotion(letter): probability for letter, probability in json.loads(posterior).items()}
-        values["prediction"] = Prediction(letters, bool(unsure), bundle)
-    for name in ("start_at", "end_at", "judged_at"):
-        values[name] = values[name] and _moment(values[name])
-    if loudness_db is not None:
-        values["voice"] = Voice(loudness_db, pitch_hz)
-    if said["id"] is not None:
-        values["correction"] = Correction(said["id"], Emotion(said["emotion"]), bool(said["confirmed"]), _moment(said["at"]))
-    return TimelineEntry(**values)
+    # By position, and without a call per letter: a year of a talkative person has half a million rows.
+    (number, stream, start_sample, end_sample, start_at, end_at, zone, state_name, reason, posterior, unsure, bundle, judged_at) = row[:13]
+    loudness_db, pitch_hz, said_id, said_emotion, said_confirmed, said_at = row[13:]
+    state, prediction = _STATES[state_name], None
+    if state is SegmentState.JUDGED:
+        letters = {_LETTERS[letter]: probability for letter, probability in json.loads(posterior).items()}
+        prediction = Prediction(letters, bool(unsure), bundle)
+    correction = None
+    if said_id is not None:
+        correction = Correction(said_id, _LETTERS[said_emotion], bool(said_confirmed), _moment(said_at))
+    return TimelineEntry(
+        id=number,
+        stream=stream,
+        start_sample=start_sample,
+        end_sample=end_sample,
+        start_at=_moment(start_at),
+        end_at=_moment(end_at),
+        zone=zone,
+        state=state,
+        reason=reason,
+        prediction=prediction,
+        judged_at=None if judged_at is None else _moment(judged_at),
+        correction=correction,
+        voice=None if loudness_db is None else Voice(loudness_db, pitch_hz),
+    )
 
 
 def _checkin(row: Row) -> CheckIn:

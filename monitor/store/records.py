@@ -106,6 +106,13 @@ class TimelineEntry:
         if (self.state is SegmentState.JUDGED) != (self.prediction is not None):
             raise ValueError(f"segment {self.id} is {self.state}, and its prediction is {self.prediction}")
 
+    @property
+    def named(self) -> Emotion | None:
+        """The emotion it counts as: what the person says, else what the model was sure of, else None."""
+        if self.correction is not None:
+            return self.correction.emotion
+        return self.prediction.emotion if self.prediction is not None and not self.prediction.unsure else None
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:

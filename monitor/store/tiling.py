@@ -5,6 +5,7 @@ lies in time that was heard) and has holes (a monitor that did not run stores no
 """
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,12 +46,23 @@ def tile(start: datetime, end: datetime, coverage: Iterable[CoverageInterval], s
 
     A segment of speech counts as heard time of its own: a monitor that was killed may have stored the one and not the other.
     """
-    claims = [Tile(part.kind, part.start_at, part.end_at, part.reason) for part in coverage]
-    claims += [Tile(Coverage.HEARD, entry.start_at, entry.end_at) for entry in speech]
-    claims = [claim for claim in claims if claim.start_at < end and claim.end_at > start]
     if start >= end:
         return []
+    claims = [Tile(part.kind, part.start_at, part.end_at, part.reason) for part in coverage]
+    claims += [Tile(Coverage.HEARD, *stretch) for stretch in _unheard(claims, speech)]
+    claims = [claim for claim in claims if claim.start_at < end and claim.end_at > start]
     return _joined(_strongest(start, end, claims))
+
+
+def _unheard(claims: Iterable[Tile], speech: Iterable[TimelineEntry]) -> Iterable[tuple[datetime, datetime]]:
+    """Stretches of speech that do not lie within one that is heard anyway: a day has many segments, and hardly one of these."""
+    heard = sorted((claim.start_at, claim.end_at) for claim in claims if claim.kind is Coverage.HEARD)
+    starts = [start for start, _ in heard]
+    latest_ends = list(itertools.accumulate((end for _, end in heard), max))
+    for entry in speech:
+        before = bisect_right(starts, entry.start_at)
+        if not before or latest_ends[before - 1] < entry.end_at:
+            yield entry.start_at, entry.end_at
 
 
 def _strongest(start: datetime, end: datetime, claims: Sequence[Tile]) -> Iterable[Tile]:

@@ -1,0 +1,216 @@
+"""How measures of a day go on over many days, against the person's own usual range; and changes that last, in plain words.
+
+A day is compared, and counts for the range of later ones, only if it is over and at least ENOUGH_HEARD_S of it were heard, and if it has
+enough of what is measured; a day without data never does. What the model has a say in is compared only among days that the same version
+judged alone, so a new model is not read as a mood. Says what is unusual for this person; what that means, it cannot know.
+
+A change lasts when LASTING of the last LASTING_OF such days lie on one side of the range that was usual before those seven. How often
+that happens in a month in which nothing changed, for one measure: under 0.3 % if days are independent of each other, whatever their
+distribution; 1.3 to 3 % at an autocorrelation of 0.5 (the 3 % with the shortest range); 9 to 13 % at 0.7 (simulated; see
+tests/test_trend.py). There are many measures, and one of them will be unusual more often than any given one.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from model.types import Emotion
+from monitor.day.baseline import Band, band_of
+from monitor.day.summary import DayState, DaySummary, Gap
+
+REACH_DAYS = 56
+"""Days longer ago than this are not part of what is usual now."""
+
+LASTING_OF, LASTING = 7, 5
+"""A change lasts when so many of the last seven days that count lie outside the usual range, on one side."""
+
+ENOUGH_BEFORE = 21
+"""Days that a usual range must have, so that a week can be compared with it."""
+
+WARM_UP_DAYS = REACH_DAYS + 2 * LASTING_OF
+"""How many days before the first that is shown are needed to compare it, and to see a change that lasts."""
+
+ENOUGH_SEGMENTS = 20
+ENOUGH_SURE_S = 60.0
+"""With fewer judged segments, or less sure speech, a day has no value of affect, or of shares."""
+
+_NOUNS = {
+    Emotion.ANGRY: "anger",
+    Emotion.SAD: "sadness",
+    Emotion.HAPPY: "happiness",
+    Emotion.SURPRISE: "surprise",
+    Emotion.FEAR: "fear",
+    Emotion.DISGUST: "disgust",
+    Emotion.CONTEMPT: "contempt",
+    Emotion.NEUTRAL: "neutral speech",
+    Emotion.OTHER: "other emotion",
+}
+
+Get = Callable[[DaySummary], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Something a day has one value of. words: what it is, in the middle of a sentence. get: None where there is too little to tell.
+
+    least: a difference that means nothing. by_model: whether another model would give another value.
+    """
+
+    key: str
+    words: str
+    unit: str
+    get: Get
+    least: float
+    by_model: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A measure on a day.
+
+    value: None where there is too little to tell. band: the usual range by the days before. outside: -1 below it, 1 above it, 0 within or
+    not to be compared. model_changed: a version judged that did not judge on the day before.
+    """
+
+    on: date
+    state: DayState
+    value: float | None
+    band: Band | None
+    outside: int
+    model_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A measure that stayed below (-1) or above (1) what was usual before, on `days_outside` of the last `of_days` days that count."""
+
+    measure: Measure
+    direction: int
+    days_outside: int
+    of_days: int
+    band: Band
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A measure over days; change: one that lasts, as of the last of them."""
+
+    measure: Measure
+    points: tuple[Point, ...]
+    change: Change | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A day that can be compared: its value, and who judged it, where that matters."""
+
+    on: date
+    value: float
+    judged_by: str
+
+
+def _affect(dimension: str, figure: str) -> Get:
+    def get(day: DaySummary) -> float | None:
+        affect = day.speech.affect
+        if affect is None or affect.segments < ENOUGH_SEGMENTS:
+            return None
+        value: float | None = getattr(getattr(affect, dimension), figure)
+        return value
+
+    return get
+
+
+def _share(emotion: Emotion) -> Get:
+    return lambda day: day.speech.shares.get(emotion) if day.speech.sure.seconds >= ENOUGH_SURE_S else None
+
+
+def _minutes_an_hour(day: DaySummary) -> float | None:
+    return 60 * day.speech.total.seconds / day.heard_s if day.heard_s >= 3600 else None
+
+
+def _voice(figure: str) -> Get:
+    def get(day: DaySummary) -> float | None:
+        if day.speech.voice is None or day.speech.voice.segments < ENOUGH_SEGMENTS:
+            return None
+        quartiles = getattr(day.speech.voice, figure)
+        return None if quartiles is None else quartiles.median
+
+    return get
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure("valence", "how pleasant your voice sounded", "-1 to 1", _affect("valence", "mean"), 0.02),
+    Measure("arousal", "how excited your voice sounded", "-1 to 1", _affect("arousal", "mean"), 0.02),
+    Measure("valence_sd", "how much pleasantness varied", "0 to 1", _affect("valence", "sd"), 0.02),
+    Measure("valence_mssd", "how much pleasantness changed from one moment to the next", "0 to 4", _affect("valence", "mssd"), 0.02),
+    Measure("valence_inertia", "how much pleasantness carried over to the next moment", "-1 to 1", _affect("valence", "inertia"), 0.05),
+    Measure("speech_per_hour", "time you spoke", "minutes an hour heard", _minutes_an_hour, 0.5, by_model=False),
+    *(Measure(f"share_{emotion.value}", _NOUNS[emotion], "of sure speech", _share(emotion), 0.02) for emotion in Emotion),
+    Measure("loudness_db", "the loudness of your voice", "dB re full scale", _voice("loudness_db"), 1.0, by_model=False),
+    Measure("pitch_hz", "the pitch of your voice", "Hz", _voice("pitch_hz"), 3.0, by_model=False),
+)
+
+
+def trends(days: Sequence[DaySummary]) -> dict[str, Trend]:
+    """Each measure by its key, over consecutive days. Days before those that are shown have to be among them: WARM_UP_DAYS."""
+    changed = _model_changes(days)
+    return {measure.key: _trend(measure, days, changed) for measure in MEASURES}
+
+
+def counts(day: DaySummary) -> bool:
+    """Whether a day can be compared with others: it is over, and enough of it was heard."""
+    return day.state is not DayState.NO_DATA and not {Gap.NOT_OVER, Gap.HEARD_LITTLE} & set(day.gaps)
+
+
+def _trend(measure: Measure, days: Sequence[DaySummary], changed: Sequence[bool]) -> Trend:
+    points: list[Point] = []
+    known: list[_Known] = []
+    for day, model_changed in zip(days, changed, strict=True):
+        value = None if day.state is DayState.NO_DATA else measure.get(day)
+        judged_by = _judged_by(day) if measure.by_model else ""
+        band = None if judged_by is None else _band(measure, known, day.day.on, judged_by)
+        outside = 0
+        if value is not None and judged_by is not None and counts(day):
+            outside = band.side(value) if band is not None else 0
+            known.append(_Known(day.day.on, value, judged_by))
+        points.append(Point(day.day.on, day.state, value, band, outside, model_changed))
+    return Trend(measure, tuple(points), _change(measure, known))
+
+
+def _band(measure: Measure, known: Iterable[_Known], on: date, judged_by: str) -> Band | None:
+    """What was usual before a day that this version judged."""
+    earliest = on - timedelta(days=REACH_DAYS)
+    return band_of([day.value for day in known if day.judged_by == judged_by and day.on >= earliest], measure.least)
+
+
+def _change(measure: Measure, known: Sequence[_Known]) -> Change | None:
+    before, recent = known[:-LASTING_OF], known[-LASTING_OF:]
+    if len(recent) < LASTING_OF or len({day.judged_by for day in recent}) > 1:
+        return None
+    band = _band(measure, before, recent[0].on, recent[0].judged_by)
+    if band is None or band.days < ENOUGH_BEFORE:
+        return None
+    sides = [band.side(day.value) for day in recent]
+    for direction, word in ((1, "above"), (-1, "below")):
+        outside = sides.count(direction)
+        if outside >= LASTING:
+            subject = measure.words[0].upper() + measure.words[1:]
+            sentence = f"{subject} was {word} your usual range on {outside} of the last {LASTING_OF} covered days."
+            return Change(measure, direction, outside, LASTING_OF, band, sentence)
+    return None
+
+
+def _judged_by(day: DaySummary) -> str | None:
+    """The one model that judged a day; None where there were several, or none."""
+    return next(iter(day.bundles)) if len(day.bundles) == 1 else None
+
+
+def _model_changes(days: Sequence[DaySummary]) -> list[bool]:
+    """Of each day, whether a version judged on it that did not judge on the one before that has any."""
+    changes: list[bool] = []
+    known: set[str] = set()
+    for day in days:
+        changes.append(bool(known) and not set(day.bundles) <= known)
+        known = set(day.bundles) or known
+    return changes

@@ -1,0 +1,114 @@
+"""What every report and every page looks through: days with their summaries, trends, segments and check-ins of one timeline.
+
+Composes the store and the day. Summaries of days that are over are made once and kept; where the timeline may not be written to, or
+is held by another program, they are made each time.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from typing import Self
+from zoneinfo import ZoneInfo
+
+from monitor.config import TimelineConfig
+from monitor.day.days import Day
+from monitor.day.shares import Confusion
+from monitor.day.stored import FORMAT, from_text, to_text
+from monitor.day.summarizing import summarize
+from monitor.day.summary import DaySummary
+from monitor.day.trend import WARM_UP_DAYS, Trend, trends
+from monitor.store.reader import TimelineReader
+from monitor.store.records import CheckIn, TimelineEntry
+from monitor.store.summaries import DaySummaries
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Consecutive days, and by its key how each measure went over them; what is usual is taken from the days before, too."""
+
+    days: tuple[DaySummary, ...]
+    trends: Mapping[str, Trend]
+
+
+class Look:
+    """One look at a timeline, as things stand at `now` (aware UTC), in the zone of its settings. Use it in one thread, and close it."""
+
+    def __init__(self, timeline: TimelineReader, kept: DaySummaries, zone: ZoneInfo, now: datetime) -> None:
+        self.zone, self.now = zone, now.astimezone(UTC)
+        self._timeline, self._kept = timeline, kept
+
+    @classmethod
+    def open(cls, settings: TimelineConfig, now: datetime) -> Self:
+        """Raises TimelineError and StoreKeyError as TimelineReader.open does; where there is no timeline yet, all days are empty."""
+        path, keys, zone = settings.database_path(), settings.keys(), settings.zone_info()
+        timeline = TimelineReader.open(path, keys)
+        kept = DaySummaries(path, keys.find(path) if timeline.is_there else None, str(zone), FORMAT)
+        return cls(timeline, kept, zone, now)
+
+    def day(self, day: Day) -> DaySummary:
+        """The summary of a day of this zone."""
+        return self._summary(day, self._kept.find(day.on, day.on))
+
+    def days(self, first: date, last: date) -> list[DaySummary]:
+        """Every day of the calendar from first to last, those without data too. A date that the calendar jumped over is none."""
+        kept = self._kept.find(first, last)
+        return [self._summary(day, kept) for day in self._calendar(first, last)]
+
+    def story(self, first: date, last: date) -> Story:
+        """The days from first to last with their trends."""
+        days = self.days(first - timedelta(days=WARM_UP_DAYS), last)
+        told = {
+            key: replace(trend, points=tuple(point for point in trend.points if point.on >= first)) for key, trend in trends(days).items()
+        }
+        return Story(tuple(day for day in days if day.day.on >= first), told)
+
+    def entries(self, day: Day) -> list[TimelineEntry]:
+        """The segments that lie in a day at least in part, by start."""
+        return self._timeline.segments_between(day.start, day.end)
+
+    def segment(self, segment_id: int) -> TimelineEntry | None:
+        """The segment of that number, if there is one."""
+        return self._timeline.segment(segment_id)
+
+    def checkins(self, first: date, last: date) -> list[CheckIn]:
+        """What the person said of how they felt, from the first day to the end of the last, by time."""
+        return self._timeline.checkins_between(Day(first, self.zone).start, Day(last, self.zone).end)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._timeline.close()
+        self._kept.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.close()
+
+    def _calendar(self, first: date, last: date) -> Iterator[Day]:
+        for number in range((last - first).days + 1):
+            day = Day(first + timedelta(days=number), self.zone)
+            if day.start < day.end:
+                yield day
+
+    def _summary(self, day: Day, kept: Mapping[date, str]) -> DaySummary:
+        if day.end > self.now:
+            return self._summarize(self._timeline, day)
+        text = kept.get(day.on) or self._kept.make(day.on, day.start, day.end, lambda timeline: to_text(self._summarize(timeline, day)))
+        return self._summarize(self._timeline, day) if text is None else from_text(text, day, self.now)
+
+    def _summarize(self, timeline: TimelineReader, day: Day) -> DaySummary:
+        entries, coverage = timeline.segments_between(day.start, day.end), timeline.coverage_between(day.start, day.end)
+        return summarize(day, entries, coverage, self.now, self._confusions)
+
+    @cached_property
+    def _confusions(self) -> Mapping[str, Confusion]:
+        """How bundles that are here confuse emotions, by version. Only those built in are looked for: others come and go."""
+        from model.confusion import read_confusion
+        from model.manifest import find_bundle, read_manifest
+        from monitor.config import PACKAGED_BUNDLE
+
+        folder = find_bundle(PACKAGED_BUNDLE)
+        voices = read_confusion(folder)
+        return {read_manifest(folder).version: Confusion(voices)} if voices else {}
