@@ -1,5 +1,6 @@
 """What each part of nano costs one core for one segment of four seconds, side by side; vLLM's own overhead is not in it."""
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -13,6 +14,7 @@ from model.manifest import find_bundle
 from model.predictor import Sound, Style
 from model.prompts import Task, emotion_prefix
 from model.request import Request
+from monitor.judging.voice import measure
 
 _SECONDS = 4
 _ROUNDS = 20
@@ -37,7 +39,8 @@ def _times() -> dict[str, float]:
     llm = load_llm(bundle)
     assert isinstance(bundle.encoder, NanoEncoder)
     encoder, mapper = bundle.encoder, bundle.mapper
-    audio = torch.cat([torch.from_numpy(pcm16_to_float(pcm)) for pcm in demo_segments()])[: _SECONDS * SAMPLE_RATE]
+    pcm = np.concatenate(demo_segments())[: _SECONDS * SAMPLE_RATE]
+    audio = torch.from_numpy(pcm16_to_float(pcm))
     raw = analyse(audio)
     features = pad_sequence([normalise(raw)], batch_first=True)
     lengths = torch.tensor([features.shape[1]])
@@ -45,6 +48,7 @@ def _times() -> dict[str, float]:
     turns = Style.of(bundle).turns(Sound(audio.numpy()), emotion_prefix(), Task.SER)
     request = Request(turns, mapper(states, mask)[0])
     return {
+        "level and pitch, for the summary": best_seconds(lambda: measure(pcm), _ROUNDS),
         "features": best_seconds(lambda: normalise(analyse(audio)), _ROUNDS),
         "encoder": best_seconds(lambda: encoder.states(features, lengths), _ROUNDS),
         "mapper": best_seconds(lambda: mapper(states, mask), _ROUNDS),

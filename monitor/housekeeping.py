@@ -1,4 +1,5 @@
-"""What has to be done once in a while as long as the monitor runs: a backup a day, and erasing what was kept long enough.
+"""What has to be done once in a while as long as the monitor runs: a backup a day, erasing what was kept long enough, and the
+summaries of days that are over.
 
 In a thread of its own, because a backup takes its time; each task is tried whatever became of the others, and again an hour later.
 """
@@ -11,6 +12,8 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from model.errors import EmosllmError
+from monitor.config import TimelineConfig
+from monitor.look import keep_summaries
 from monitor.store.backup import Backups
 from monitor.store.timeline import Timeline
 
@@ -21,11 +24,12 @@ _FIRST_S, _EVERY_S = 60.0, 3600.0
 Task = Callable[[datetime], object]
 
 
-def tasks_of(timeline: Timeline, backups: Backups, zone: ZoneInfo, keep_audio_days: int) -> list[Task]:
-    """All that has to be done, each to be given the present moment in UTC."""
+def tasks_of(timeline: Timeline, backups: Backups, zone: ZoneInfo, keep_audio_days: int, settings: TimelineConfig) -> list[Task]:
+    """All that has to be done, each to be given the present moment in UTC. settings: of the timeline."""
     return [
         lambda now: timeline.erase_sound(now - timedelta(days=keep_audio_days)),
         lambda _now: timeline.give_back_space(),
+        lambda now: keep_summaries(settings, now),
         lambda now: backups.make_if_due(now, zone),
     ]
 

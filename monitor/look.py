@@ -22,6 +22,15 @@ from monitor.store.reader import TimelineReader
 from monitor.store.records import CheckIn, TimelineEntry
 from monitor.store.summaries import DaySummaries
 
+# An hour's share of what a long timeline may lack, after an update: it takes some seconds, beside listening.
+_AN_HOUR = 60
+
+
+def keep_summaries(settings: TimelineConfig, now: datetime) -> None:
+    """Make summaries of days that are over and have none, so that nobody has to wait for them. Raises TimelineError."""
+    with Look.open(settings, now) as look:
+        look.keep_missing(_AN_HOUR)
+
 
 @dataclass(frozen=True, slots=True)
 class Story:
@@ -63,6 +72,16 @@ class Look:
         }
         return Story(tuple(day for day in days if day.day.on >= first), told)
 
+    def keep_missing(self, at_most: int) -> int:
+        """Make and keep the summaries of days that are over and have none, the latest first; returns of how many."""
+        begin = self._timeline.earliest()
+        if begin is None:
+            return 0
+        first, last = begin.astimezone(self.zone).date(), self.now.astimezone(self.zone).date() - timedelta(days=1)
+        kept = self._kept.kept(first, last)
+        missing = [day for day in self._calendar(first, last) if day.on not in kept]
+        return sum(self._make(day) is not None for day in missing[: -at_most - 1 : -1])
+
     def entries(self, day: Day) -> list[TimelineEntry]:
         """The segments that lie in a day at least in part, by start."""
         return self._timeline.segments_between(day.start, day.end)
@@ -95,8 +114,11 @@ class Look:
     def _summary(self, day: Day, kept: Mapping[date, str]) -> DaySummary:
         if day.end > self.now:
             return self._summarize(self._timeline, day)
-        text = kept.get(day.on) or self._kept.make(day.on, day.start, day.end, lambda timeline: to_text(self._summarize(timeline, day)))
+        text = kept.get(day.on) or self._make(day)
         return self._summarize(self._timeline, day) if text is None else from_text(text, day, self.now)
+
+    def _make(self, day: Day) -> str | None:
+        return self._kept.make(day.on, day.start, day.end, lambda timeline: to_text(self._summarize(timeline, day)))
 
     def _summarize(self, timeline: TimelineReader, day: Day) -> DaySummary:
         entries, coverage = timeline.segments_between(day.start, day.end), timeline.coverage_between(day.start, day.end)

@@ -64,7 +64,7 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
         recorder = Recorder(config, timeline, choice, state_dir() / "engine.log", status, view)
         pause = Pause(database.with_name(database.name + ".paused"))
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, Notifier(), unattended)
-        tasks = tasks_of(timeline, Backups.of(config.timeline), zone, config.privacy.keep_audio_days)
+        tasks = tasks_of(timeline, Backups.of(config.timeline), zone, config.privacy.keep_audio_days, config.timeline)
         housekeeper = Housekeeper(tasks, status.tell_upkeep)
         control = ControlServer(socket_path(database), commands_of(daemon, status))
         with _signals(daemon.stop), control, housekeeper, view.showing(status):

@@ -50,7 +50,7 @@ def test_kept_sound_goes_after_its_days_and_a_backup_is_made_a_day(home: Path) -
     with closing(Timeline.open(settings.database_path(), PARIS, keys())) as timeline:
         entry = timeline.add_segment(start_sample=0, end_sample=1, start_at=start, end_at=start + timedelta(seconds=1), sound=b"12")
         timeline.judge({entry: Judgement(Prediction({Emotion.SAD: 1.0}, False, "nano-1"))}, keep_sound=True)
-        tasks = tasks_of(timeline, kept, PARIS, keep_audio_days=30)
+        tasks = tasks_of(timeline, kept, PARIS, 30, settings)
 
         def sounds_after(days: float) -> int:
             for task in tasks:

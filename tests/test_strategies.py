@@ -33,7 +33,7 @@ from model.prompts import (
 from model.request import Request
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
-from monitor.judging import worker
+from monitor.judging import voice, worker
 from monitor.judging.engine import _chat_messages
 from tests import tiny
 from train.corpora.manifest import Utterance
@@ -304,5 +304,6 @@ def test_an_answer_outside_the_grammar_is_no_answer_in_evaluation_and_unsure_in_
     prediction = judgement.prediction
     assert prediction.unsure
     assert judgement.transcript is None
+    assert judgement.voice == voice.measure(float_to_pcm16(_noise()))
     assert dict(prediction.posterior) == pytest.approx(dict.fromkeys(Emotion, 1 / 9))
     assert prediction.bundle_version == bundle.manifest.version

@@ -19,6 +19,7 @@ from model.audio import Int16, pcm16_to_float, s_to_samples
 from model.errors import EmosllmError, EngineUnavailable
 from monitor.config import EngineConfig
 from monitor.judging.messages import Ask, Failed, Failure, Ready, Told
+from monitor.judging.voice import measure
 from monitor.store.records import Judgement
 
 if TYPE_CHECKING:
@@ -64,11 +65,14 @@ def serve(connection: Connection, asked: "queue.SimpleQueue[Ask]", config: Engin
 
 
 def _judge(predictor: "Predictor", pcms: Sequence[Int16]) -> list[Judgement]:
-    """Segments of int16 (N,) to what is said about them; an answer outside the grammar says nothing, and so is unsure."""
+    """Segments of int16 (N,) to what is said of them and how they sounded; an answer outside the grammar is unsure."""
     from model.predictor import Sound
 
     answers = predictor.predict([Sound(pcm16_to_float(pcm)) for pcm in pcms])
-    return [Judgement(answer.prediction or predictor.unknown(), answer.transcript) for answer in answers]
+    return [
+        Judgement(answer.prediction or predictor.unknown(), answer.transcript, measure(pcm))
+        for answer, pcm in zip(answers, pcms, strict=True)
+    ]
 
 
 def _receive(connection: Connection, asked: "queue.SimpleQueue[Ask]") -> None:

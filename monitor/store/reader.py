@@ -47,6 +47,7 @@ _COVERAGE = """
 _KNOWN = f"""
     SELECT min(start_at) AS start_at, max(end_at) AS end_at
     FROM (SELECT start_at, end_at FROM ({_SEGMENTS}) UNION ALL SELECT start_at, end_at FROM ({_COVERAGE}))"""
+_EARLIEST = "SELECT min(start_at) AS at FROM segment UNION ALL SELECT min(start_at) FROM coverage"
 _LETTERS = {emotion.value: emotion for emotion in Emotion}
 _STATES = {state.value: state for state in SegmentState}
 _DAMAGED = "it is damaged; `emosllm-monitor restore` puts a backup back and keeps the damaged file"
@@ -125,6 +126,12 @@ class TimelineReader:
         rows = self._rows(_KNOWN, start, end)
         with _sensible(self._path):
             return next(((_moment(row["start_at"]), _moment(row["end_at"])) for row in rows if row["start_at"]), None)
+
+    def earliest(self) -> datetime | None:
+        """When the first segment or coverage begins that is stored."""
+        with _sensible(self._path):
+            moments = [row["at"] for row in self._query(_EARLIEST, {}) if row["at"] is not None]
+            return min((_moment(moment) for moment in moments), default=None)
 
     def check(self) -> None:
         """Look through the whole file for damage. Raises TimelineError when there is some."""

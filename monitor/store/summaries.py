@@ -5,16 +5,20 @@ changes it; so one that is there is true. It is made in the transaction that sto
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 from monitor.store.cipher import DRIVER, Connection, Error, StoreKey, connect, name_of
 from monitor.store.reader import TimelineReader, explain, stored_moment
 
 # A summary is worth a moment, not more: whoever waits for it can do without its being kept.
 _BUSY_TIMEOUT_S = 0.25
+_READ_TIMEOUT_S = 5.0
 _CANNOT_KEEP = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM")
-_FIND = "SELECT on_date, summary FROM day_summary WHERE zone = ? AND format = ? AND on_date BETWEEN ? AND ?"
+_WITHIN = "FROM day_summary WHERE zone = ? AND format = ? AND on_date BETWEEN ? AND ?"
+_FIND, _KEPT = f"SELECT on_date, summary {_WITHIN}", f"SELECT on_date {_WITHIN}"
 _KEEP = "INSERT OR REPLACE INTO day_summary (on_date, zone, start_at, end_at, format, summary) VALUES (?, ?, ?, ?, ?, ?)"
 
 
@@ -31,17 +35,11 @@ class DaySummaries:
 
     def find(self, first: date, last: date) -> dict[date, str]:
         """What is kept of the days from first to last."""
-        if self._key is None:
-            return {}
-        try:
-            connection = connect(self._path, self._key, read_only=True, timeout_s=_BUSY_TIMEOUT_S)
-            try:
-                rows = connection.execute(_FIND, (self._zone, self._form, first.isoformat(), last.isoformat())).fetchall()
-            finally:
-                connection.close()
-        except Error as error:
-            raise explain(error, self._path) from error
-        return {date.fromisoformat(on): summary for on, summary in rows}
+        return {date.fromisoformat(on): summary for on, summary in self._rows(_FIND, first, last)}
+
+    def kept(self, first: date, last: date) -> set[date]:
+        """Of which days from first to last something is kept."""
+        return {date.fromisoformat(on) for (on,) in self._rows(_KEPT, first, last)}
 
     def make(self, on: date, start: datetime, end: datetime, compute: Callable[[TimelineReader], str]) -> str | None:
         """Make the summary of a day from what is stored, and keep it. None where it cannot be kept now: locked, or not to be written to."""
@@ -67,6 +65,15 @@ class DaySummaries:
         """Let go of the file."""
         if self._writing is not None:
             self._writing.close()
+
+    def _rows(self, query: str, first: date, last: date) -> list[Any]:
+        if self._key is None:
+            return []
+        try:
+            with closing(connect(self._path, self._key, read_only=True, timeout_s=_READ_TIMEOUT_S)) as connection:
+                return connection.execute(query, (self._zone, self._form, first.isoformat(), last.isoformat())).fetchall()
+        except Error as error:
+            raise explain(error, self._path) from error
 
     def _connect(self, key: StoreKey) -> Connection:
         self._writing = connect(self._path, key, read_only=False, timeout_s=_BUSY_TIMEOUT_S)
