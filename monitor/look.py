@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Self
 from zoneinfo import ZoneInfo
 
-from monitor.config import TimelineConfig
+from monitor.config import PACKAGED_BUNDLE, TimelineConfig
 from monitor.day.days import Day
 from monitor.day.shares import Confusion
 from monitor.day.stored import FORMAT, from_text, to_text
@@ -129,7 +129,6 @@ class Look:
         """How bundles that are here confuse emotions, by version. Only those built in are looked for: others come and go."""
         from model.confusion import read_confusion
         from model.manifest import find_bundle, read_manifest
-        from monitor.config import PACKAGED_BUNDLE
 
         folder = find_bundle(PACKAGED_BUNDLE)
         voices = read_confusion(folder)

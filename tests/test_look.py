@@ -1,0 +1,148 @@
+"""What reports and pages look through: every day of the calendar, with trends from before, of timelines of every kind."""
+
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from model.confusion import VoiceConfusion, write_confusion
+from model.manifest import find_bundle, read_manifest
+from model.types import Emotion
+from monitor.config import TimelineConfig
+from monitor.day.days import Day
+from monitor.day.summary import DayState
+from monitor.day.trend import LASTING, MEASURES
+from monitor.look import Look, keep_summaries
+from monitor.store.timeline import Timeline
+from tests.days import Person, live
+from tests.stores import keys, raw
+
+PARIS = ZoneInfo("Europe/Paris")
+NOW = datetime(2026, 6, 30, 12, tzinfo=UTC)
+FIRST = date(2026, 4, 1)
+DAYS = 90  # April to June
+FALLS = 80
+
+
+@pytest.fixture
+def settings(home: Path) -> TimelineConfig:
+    return TimelineConfig(zone="Europe/Paris")
+
+
+@pytest.fixture
+def lived(settings: TimelineConfig) -> TimelineConfig:
+    """A person of 90 days whose mood falls ten days before their end."""
+    Timeline.open(settings.database_path(), PARIS, keys()).close()
+    with closing(raw(settings.database_path())) as connection:
+        live(connection, PARIS, FIRST, DAYS, Person(segments=60, change=FALLS))
+    return settings
+
+
+def test_without_a_timeline_every_day_is_without_data(settings: TimelineConfig) -> None:
+    with Look.open(settings, NOW) as look:
+        assert look.day(Day(FIRST, look.zone)).state is DayState.NO_DATA
+        story = look.story(FIRST, FIRST + timedelta(days=6))
+        assert [day.state for day in story.days] == [DayState.NO_DATA] * 7
+        assert all(trend.change is None and len(trend.points) == 7 for trend in story.trends.values())
+        assert (look.entries(Day(FIRST, look.zone)), look.checkins(FIRST, FIRST), look.segment(1)) == ([], [], None)
+    assert not settings.database_path().exists(), "looking makes nothing"
+
+
+def test_an_empty_timeline_is_one_without_data(settings: TimelineConfig) -> None:
+    Timeline.open(settings.database_path(), PARIS, keys()).close()
+    with Look.open(settings, NOW) as look:
+        assert look.day(Day(FIRST, look.zone)).state is DayState.NO_DATA
+    keep_summaries(settings, NOW)
+
+
+def test_a_story_has_every_day_of_the_calendar_and_every_measure(lived: TimelineConfig) -> None:
+    with Look.open(lived, NOW) as look:
+        story = look.story(date(2026, 6, 1), date(2026, 6, 30))
+    assert [day.day.on for day in story.days] == [date(2026, 6, 1 + i) for i in range(30)]
+    assert set(story.trends) == {measure.key for measure in MEASURES}
+    for trend in story.trends.values():
+        assert [point.on for point in trend.points] == [day.day.on for day in story.days]
+    assert {day.state for day in story.days} >= {DayState.COVERED}
+
+
+def test_what_is_usual_comes_from_before_the_days_that_are_shown(lived: TimelineConfig) -> None:
+    with Look.open(lived, NOW) as look:
+        week = look.story(date(2026, 6, 1), date(2026, 6, 7))
+        month = look.story(date(2026, 6, 1), date(2026, 6, 30))
+    assert week.trends["valence"].points[0].band is not None
+    assert week.trends["valence"].points == month.trends["valence"].points[:7]
+
+
+def test_a_mood_that_falls_and_stays_low_is_told(lived: TimelineConfig) -> None:
+    with Look.open(lived, NOW) as look:
+        before = look.story(FIRST + timedelta(days=50), FIRST + timedelta(days=FALLS - 1)).trends["valence"].change
+        after = look.story(FIRST + timedelta(days=FALLS), FIRST + timedelta(days=DAYS - 1)).trends["valence"].change
+    assert before is None
+    assert after is not None
+    assert (after.direction, after.days_outside >= LASTING) == (-1, True)
+
+
+def test_looking_twice_shows_the_same(lived: TimelineConfig) -> None:
+    def story() -> object:
+        with Look.open(lived, NOW) as look:
+            return look.story(date(2026, 6, 1), date(2026, 6, 30))
+
+    assert story() == story()
+
+
+def test_a_date_the_calendar_jumped_over_is_no_day(home: Path) -> None:
+    apia = TimelineConfig(zone="Pacific/Apia")
+    with Look.open(apia, NOW) as look:
+        assert [day.day.on.day for day in look.days(date(2011, 12, 29), date(2011, 12, 31))] == [29, 31]
+
+
+def test_segments_and_check_ins_are_those_of_the_days_asked_for(lived: TimelineConfig) -> None:
+    on = date(2026, 6, 2)
+    with Look.open(lived, NOW) as look:
+        day = Day(on, look.zone)
+        entries = look.entries(day)
+        assert len(entries) == look.day(day).speech.total.segments
+        assert look.segment(entries[0].id) == entries[0]
+        week = look.checkins(date(2026, 6, 1), date(2026, 6, 7))
+        assert week == sorted(week, key=lambda checkin: checkin.at)
+        assert all(date(2026, 6, 1) <= checkin.at.astimezone(PARIS).date() <= date(2026, 6, 7) for checkin in week)
+        assert len(week) > 5
+
+
+def test_the_monitor_makes_summaries_nobody_asked_for_and_each_once(lived: TimelineConfig) -> None:
+    def kept() -> dict[str, str]:
+        with closing(raw(lived.database_path())) as connection:
+            return dict(connection.execute("SELECT on_date, summary FROM day_summary").fetchall())
+
+    keep_summaries(lived, NOW)
+    first = kept()
+    assert max(first) == "2026-06-29", "yesterday, and not today"
+    assert len(first) == 60, "the latest first, and not all at once"
+    keep_summaries(lived, NOW)
+    second = kept()
+    assert min(second) >= "2026-04-01"
+    assert {on: second[on] for on in first} == first
+    with Look.open(lived, NOW) as look:
+        assert look.keep_missing(1000) == 0
+
+
+def test_shares_have_intervals_where_the_models_confusion_is_known(
+    lived: TimelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(find_bundle("nano"))
+    bundle = tmp_path / "measured"
+    bundle.mkdir()
+    (bundle / "bundle.json").write_text(manifest.model_dump_json(), encoding="utf-8")
+    sure = {one: {other: 18 if other is one else 1 for other in manifest.letters} for one in manifest.letters}
+    write_confusion([VoiceConfusion(sure=sure, unsure={})] * 12, bundle)
+    monkeypatch.setattr("monitor.look.PACKAGED_BUNDLE", str(bundle))
+    with Look.open(lived, NOW) as look:
+        days = [day for day in look.days(date(2026, 6, 1), date(2026, 6, 30)) if day.speech.sure.segments > 10]
+    for day in days:
+        assert set(day.speech.intervals) >= set(manifest.letters)
+        assert all(0 <= low <= high <= 1 for low, high in day.speech.intervals.values())
+        low, high = day.speech.intervals[Emotion.NEUTRAL]
+        assert low < day.speech.shares[Emotion.NEUTRAL] + 0.2
+        assert high > day.speech.shares[Emotion.NEUTRAL] - 0.2
