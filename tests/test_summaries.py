@@ -164,6 +164,14 @@ def test_undoing_a_correction_brings_the_summary_back(settings: TimelineConfig, 
     assert look_at(settings) == before
 
 
+def test_a_correction_that_is_erased_is_undone(settings: TimelineConfig, timeline: Timeline) -> None:
+    before = look_at(settings)
+    CHANGES["a correction"](settings, timeline)
+    look_at(settings)
+    change(settings, "DELETE FROM correction")
+    assert look_at(settings) == before
+
+
 def test_a_change_of_one_day_leaves_the_others(settings: TimelineConfig, timeline: Timeline) -> None:
     look_at(settings)
     look_at(settings, date(2026, 1, 4))

@@ -10,7 +10,7 @@ distribution; 1.3 to 3 % at an autocorrelation of 0.5 (the 3 % with the shortest
 tests/test_trend.py). There are many measures, and one of them will be unusual more often than any given one.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -178,10 +178,10 @@ def _trend(measure: Measure, days: Sequence[DaySummary], changed: Sequence[bool]
     return Trend(measure, tuple(points), _change(measure, known))
 
 
-def _band(measure: Measure, known: Iterable[_Known], on: date, judged_by: str) -> Band | None:
+def _band(measure: Measure, known: Sequence[_Known], on: date, judged_by: str) -> Band | None:
     """What was usual before a day that this version judged."""
     earliest = on - timedelta(days=REACH_DAYS)
-    return band_of([day.value for day in known if day.judged_by == judged_by and day.on >= earliest], measure.least)
+    return band_of([day.value for day in known[-REACH_DAYS:] if day.judged_by == judged_by and day.on >= earliest], measure.least)
 
 
 def _change(measure: Measure, known: Sequence[_Known]) -> Change | None:

@@ -68,6 +68,7 @@ def upgrade() -> None:
         _trigger(table, "DELETE", _FORGET_SUMMARIES.format(row="OLD"))
     _trigger("correction", "INSERT", _FORGET_OF_SEGMENT.format(row="NEW"))
     _trigger("correction", "UPDATE", _FORGET_OF_SEGMENT.format(row="NEW"))
+    _trigger("correction", "DELETE", _FORGET_OF_SEGMENT.format(row="OLD"))
 
 
 def _trigger(table: str, change: str, what: str) -> None:
