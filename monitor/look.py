@@ -112,7 +112,7 @@ class Look:
                 yield day
 
     def _summary(self, day: Day, kept: Mapping[date, str]) -> DaySummary:
-        if day.end > self.now:
+        if day.end > self.now or day.start == day.end:
             return self._summarize(self._timeline, day)
         text = kept.get(day.on) or self._make(day)
         return self._summarize(self._timeline, day) if text is None else from_text(text, day, self.now)

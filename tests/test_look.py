@@ -96,6 +96,7 @@ def test_a_date_the_calendar_jumped_over_is_no_day(home: Path) -> None:
     apia = TimelineConfig(zone="Pacific/Apia")
     with Look.open(apia, NOW) as look:
         assert [day.day.on.day for day in look.days(date(2011, 12, 29), date(2011, 12, 31))] == [29, 31]
+        assert look.day(Day(date(2011, 12, 30), look.zone)).state is DayState.NO_DATA
 
 
 def test_segments_and_check_ins_are_those_of_the_days_asked_for(lived: TimelineConfig) -> None:
