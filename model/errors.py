@@ -11,7 +11,12 @@ EmosllmError
 ├── BundleError            a bundle is missing, damaged, foreign or does not fit together
 ├── TimelineError          the database cannot be used, or holds something that forbids the request
 │   └── StoreKeyError      the key that opens the database is missing, wrong or cannot be had
-├── DayError               a day was asked for that is no date
+├── WordError              what the person says cannot be stored or taken back as it was said
+│   ├── UnknownSegment     it is about a segment that is not there
+│   └── EditConflict       it was changed by somebody else in the meantime
+├── DayError               a day or a moment was named that is none
+├── DesktopError           a notification cannot be shown
+├── ReportError            a report cannot be made or written in the way that was asked for
 ├── NotRunning             a command is for a running monitor, and there is none
 ├── ServiceError           systemd does not do what was asked of it
 └── TrainingError          a recipe, corpus or manifest cannot be trained from
@@ -85,8 +90,32 @@ class StoreKeyError(TimelineError):
     """The key that opens the database is missing, wrong or cannot be had."""
 
 
+class WordError(EmosllmError):
+    """What the person says, of themselves or of a segment, cannot be stored or taken back as it was said."""
+
+
+class UnknownSegment(WordError):
+    """A segment was named that is not there; `known` holds the lowest and highest number there is, None where there is no speech."""
+
+    def __init__(self, segment_id: int, known: tuple[int, int] | None) -> None:
+        there = f"there are segments {known[0]} to {known[1]}" if known else "no speech is stored yet"
+        super().__init__(f"there is no segment {segment_id}: {there}; `emosllm-monitor timeline --day DAY` lists those of a day")
+
+
+class EditConflict(WordError):
+    """What the person says of a segment was changed somewhere else since they looked at it; nothing was changed now."""
+
+
 class DayError(EmosllmError):
-    """A day was asked for that is no date."""
+    """A day or a moment was named that is none, or is still to come."""
+
+
+class DesktopError(EmosllmError):
+    """A notification cannot be shown: there is no desktop, or nothing that reaches it."""
+
+
+class ReportError(EmosllmError):
+    """A report cannot be made or written in the way that was asked for."""
 
 
 class NotRunning(EmosllmError):

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from model.errors import EmosllmError
-from monitor.commands import keeping, looking, running, tending, training
+from monitor.commands import keeping, labelling, looking, running, telling, tending, training
 
 app = typer.Typer(
     name="emosllm-monitor",
@@ -30,6 +30,9 @@ for _command in (
     running.resume,
     running.stop,
     looking.report,
+    telling.checkin,
+    labelling.timeline,
+    labelling.label,
     tending.devices,
     tending.doctor,
     keeping.backup,

@@ -1,7 +1,9 @@
 """The settings of the daemon: one frozen tree that mirrors config.toml key for key. Each part gets only its own branch."""
 
 import os
+import re
 import tomllib
+from datetime import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 PACKAGED_BUNDLE = "nano"
+_TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d", re.ASCII)
+_PROMPT_ROOM_MIN = 30
 
 
 def state_dir() -> Path:
@@ -31,6 +35,12 @@ def _known_zone(name: str) -> str:
     if name and name not in available_timezones():
         raise ValueError("must be an IANA time zone such as Europe/Paris, or empty for this machine's")
     return name
+
+
+def _time_of_day(text: str) -> str:
+    if not _TIME_OF_DAY.fullmatch(text):
+        raise ValueError("must be a time of day such as 09:00")
+    return text
 
 
 class _Section(BaseModel):
@@ -120,6 +130,41 @@ class PrivacyConfig(_Section):
     keep_audio_days: Annotated[int, Field(ge=1, le=3650)] = 30
 
 
+class CheckInConfig(_Section):
+    """[checkin]: whether, and between which times of day, the person is asked how they feel."""
+
+    prompts_per_day: Annotated[int, Field(ge=0, le=12)] = 0
+    earliest: Annotated[str, AfterValidator(_time_of_day)] = "09:00"
+    latest: Annotated[str, AfterValidator(_time_of_day)] = "21:00"
+
+    @model_validator(mode="after")
+    def _roomy(self) -> "CheckInConfig":
+        (start, end), needed_min = self.window(), max(1, self.prompts_per_day) * _PROMPT_ROOM_MIN
+        if (end.hour - start.hour) * 60 + end.minute - start.minute < needed_min:
+            raise ValueError(
+                f"latest must be at least {needed_min} minutes after earliest, on the same day: {_PROMPT_ROOM_MIN} for each prompt"
+            )
+        return self
+
+    def window(self) -> tuple[time, time]:
+        """The times of day between which the person may be asked."""
+        return time.fromisoformat(self.earliest), time.fromisoformat(self.latest)
+
+
+def _one_line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("must be one line of text")
+    return text.strip()
+
+
+class ReportConfig(_Section):
+    """[report]: what reports say beside what was heard."""
+
+    # A report is printed on one page, so what everyone finds on it is short.
+    contacts: Annotated[list[Annotated[str, AfterValidator(_one_line), Field(max_length=100)]], Field(max_length=5)] = []
+    patient: Annotated[str, Field(max_length=100)] = ""
+
+
 class LogConfig(_Section):
     """[log]: what the daemon writes about itself; never words, labels or audio."""
 
@@ -135,6 +180,8 @@ class Config(_Section):
     spool: SpoolConfig = SpoolConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     timeline: TimelineConfig = TimelineConfig()
+    checkin: CheckInConfig = CheckInConfig()
+    report: ReportConfig = ReportConfig()
     log: LogConfig = LogConfig()
 
 

@@ -12,7 +12,9 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from monitor.config import PACKAGED_BUNDLE, TimelineConfig
+from monitor.day.agreement import agreement, windows
 from monitor.day.days import Day
+from monitor.day.own_word import OwnWord, compliance, labels
 from monitor.day.shares import Confusion
 from monitor.day.stored import FORMAT, from_text, to_text
 from monitor.day.summarizing import summarize
@@ -93,6 +95,17 @@ class Look:
     def checkins(self, first: date, last: date) -> list[CheckIn]:
         """What the person said of how they felt, from the first day to the end of the last, by time."""
         return self._timeline.checkins_between(Day(first, self.zone).start, Day(last, self.zone).end)
+
+    def own_word(self, first: date, last: date) -> OwnWord:
+        """What the person's own word amounts to, from the first day to the end of the last."""
+        start, end = Day(first, self.zone).start, Day(last, self.zone).end
+        checkins = self._timeline.checkins_between(start, end)
+        near = [entry for stretch in windows(checkins) for entry in self._timeline.segments_between(*stretch)]
+        return OwnWord(
+            agreement(checkins, near, self.zone),
+            labels(self._timeline.corrected_between(start, end), self.zone),
+            compliance(self._timeline.prompts_between(start, end), self.now),
+        )
 
     def close(self) -> None:
         """Let go of the file."""

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from model.manifest import find_bundle, read_manifest
 from monitor.config import Config, state_dir
 from monitor.control import Answer, Command, ControlServer, socket_path
 from monitor.daemon import Daemon
+from monitor.day.days import parse_moment
 from monitor.housekeeping import Housekeeper, tasks_of
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.notify import Notifier
 from monitor.pausing import Pause, parse_span
+from monitor.prompting import Prompter
 from monitor.recorder import Recorder
 from monitor.sound.capture import MicrophoneSource
 from monitor.sound.sources import FileSource, Source, StdinSource
@@ -33,6 +35,7 @@ from monitor.store.keys import Keys
 from monitor.store.lock import DatabaseLock, make_private, make_tree_private
 from monitor.store.reader import TimelineReader
 from monitor.store.timeline import Timeline
+from monitor.store.words import Words
 from monitor.view import LiveView, PlainView
 
 logger = logging.getLogger(__name__)
@@ -66,9 +69,21 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, Notifier(), unattended)
         tasks = tasks_of(timeline, Backups.of(config.timeline), zone, config.privacy.keep_audio_days, config.timeline)
         housekeeper = Housekeeper(tasks, status.tell_upkeep)
+        prompter = Prompter(config.checkin, zone, lambda: status.paused or status.muted, _recorded(config), status.tell_prompts)
         control = ControlServer(socket_path(database), commands_of(daemon, status))
-        with _signals(daemon.stop), control, housekeeper, view.showing(status):
+        with _signals(daemon.stop), control, housekeeper, prompter, view.showing(status):
             daemon.run()
+
+
+def _recorded(config: Config) -> Callable[[datetime], object]:
+    """Stores that the person was asked to check in; a connection of its own each time, as it is needed a few times a day."""
+    timeline = config.timeline
+
+    def record(at: datetime) -> None:
+        with Words.open(timeline.database_path(), timeline.zone_info(), timeline.keys()) as words:
+            words.asked(at)
+
+    return record
 
 
 def commands_of(daemon: Daemon, status: Status) -> dict[str, Command]:
@@ -107,32 +122,17 @@ def source_opener(config: Config, source: str, speed: float | None) -> Callable[
 
 
 def anchor_for(source: str, speed: float | None, at: str | None, zone: ZoneInfo) -> datetime | None:
-    """The moment of the first sample; None for what begins when it is opened. Raises ConfigError for a time that is none.
+    """The moment of the first sample; None for what begins when it is opened. Raises ConfigError for a microphone, DayError.
 
     A file played as fast as possible counts as having ended just now.
     """
     if at is not None and source == "mic":
         raise ConfigError("--at is for recordings; a microphone is heard now")
     if at is not None:
-        return parse_time(at, zone, datetime.now(UTC))
+        return parse_moment(at, zone, datetime.now(UTC))
     if source not in ("mic", "-") and speed is None:
         return datetime.now(UTC) - timedelta(seconds=audio_length_s(Path(source).expanduser()))
     return None
-
-
-def parse_time(text: str, zone: ZoneInfo, now: datetime) -> datetime:
-    """HH:MM (today) or an ISO date and time, local in `zone` unless it says otherwise, as aware UTC. Raises ConfigError."""
-    try:
-        if len(text) <= len("HH:MM:SS"):
-            moment = datetime.combine(now.astimezone(zone).date(), time.fromisoformat(text))
-        else:
-            moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"--at {text!r} is no time; use HH:MM or YYYY-MM-DDTHH:MM") from error
-    moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
-    if moment > now:
-        raise ConfigError(f"--at {text} lies in the future; a recording began earlier")
-    return moment
 
 
 def _refuse_overlap(database: Path, keys: Keys, anchor: datetime, source: str, zone: ZoneInfo) -> None:

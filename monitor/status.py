@@ -44,6 +44,7 @@ class Status:
     device_problem: str = ""
     store_problem: str = ""
     upkeep_problem: str = ""
+    prompt_problem: str = ""
     position: datetime | None = None
     segments: int = 0
     judged: int = 0
@@ -68,12 +69,17 @@ class Status:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with the microphone, the timeline and its upkeep, as far as something is."""
-        return [problem for problem in (self.device_problem, self.store_problem, self.upkeep_problem) if problem]
+        """What is wrong with the microphone, the timeline, its upkeep and the check-in prompts, as far as something is."""
+        found = (self.device_problem, self.store_problem, self.upkeep_problem, self.prompt_problem)
+        return [problem for problem in found if problem]
 
     def tell_upkeep(self, problem: str) -> None:
         """What went wrong when the timeline was looked after; empty for nothing."""
         self.upkeep_problem = problem
+
+    def tell_prompts(self, problem: str) -> None:
+        """Why the person was not asked to check in when they should have been; empty for nothing."""
+        self.prompt_problem = problem
 
     def as_json(self) -> dict[str, Any]:
         """What `status` tells, in JSON's types; moments in ISO 8601 UTC."""

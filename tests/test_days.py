@@ -1,6 +1,6 @@
 """Local days: they tile time in every zone, whatever its clock does."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import DayError
-from monitor.day.days import Day, parse_day
+from monitor.day.days import Day, parse_day, parse_moment
 
 HOUR = timedelta(hours=1)
 ZONES = sorted(available_timezones())
@@ -124,3 +124,50 @@ def test_a_wrong_day_says_what_is_allowed(text: str, zone: str, words: list[str]
     with pytest.raises(DayError) as raised:
         parse_day(text, ZoneInfo(zone), datetime(2026, 7, 14, 22, 30, tzinfo=UTC))
     assert all(word in str(raised.value) for word in words), raised.value
+
+
+@pytest.mark.parametrize(
+    ("on", "clock", "hour_utc"),
+    [
+        (date(2026, 7, 14), time(9, 30), 7.5),
+        (date(2026, 3, 29), time(2, 30), 1.5),  # skipped: half an hour after the jump, 03:30
+        (date(2026, 10, 25), time(2, 30), 0.5),  # twice: the first
+        (date(2026, 10, 25), time(21), 20),
+    ],
+)
+def test_a_time_of_day_is_one_moment_whatever_the_clock_does(on: date, clock: time, hour_utc: float) -> None:
+    assert Day(on, ZoneInfo("Europe/Paris")).at(clock) == datetime(on.year, on.month, on.day, tzinfo=UTC) + timedelta(hours=hour_utc)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("09:30", datetime(2026, 7, 15, 7, 30, tzinfo=UTC)),
+        ("00:30:15", datetime(2026, 7, 14, 22, 30, 15, tzinfo=UTC)),
+        ("2026-07-14T09:30", datetime(2026, 7, 14, 7, 30, tzinfo=UTC)),
+        ("2026-07-14 09:30", datetime(2026, 7, 14, 7, 30, tzinfo=UTC)),
+        ("2025-10-26T02:30", datetime(2025, 10, 26, 0, 30, tzinfo=UTC)),
+        ("2025-10-26T02:30+01:00", datetime(2025, 10, 26, 1, 30, tzinfo=UTC)),
+    ],
+)
+def test_parse_moment(text: str, expected: datetime) -> None:
+    moment = parse_moment(text, ZoneInfo("Europe/Paris"), datetime(2026, 7, 15, 8, tzinfo=UTC))
+    assert (moment, moment.tzinfo) == (expected, UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("noon", "--at 'noon' is no time; use HH:MM"),
+        ("25:00", "--at '25:00' is no time"),
+        ("", "--at '' is no time"),
+        ("10:01", "lies in the future: it is 2026-07-15 10:00 in Europe/Paris"),
+        ("2026-07-16T09:00", "lies in the future"),
+        ("9999-12-31T23:59", "after 1970"),
+        ("0001-01-01T00:00", "after 1970"),
+    ],
+)
+def test_a_wrong_moment_says_what_is_allowed(text: str, words: str) -> None:
+    with pytest.raises(DayError) as raised:
+        parse_moment(text, ZoneInfo("Europe/Paris"), datetime(2026, 7, 15, 8, tzinfo=UTC))
+    assert words in str(raised.value)

@@ -13,7 +13,7 @@ from monitor.config import Config
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
-COMMANDS = ("keeping", "looking", "running", "settings", "tending", "training")
+COMMANDS = ("keeping", "labelling", "looking", "running", "settings", "telling", "tending", "training")
 OWNERS = {
     "pyaudio": {"monitor/sound/capture.py"},
     "webrtcvad": {"monitor/sound/voice.py"},
@@ -22,8 +22,11 @@ OWNERS = {
     "keyring": {"monitor/store/key_places.py"},
     "vllm": {"monitor/judging/engine.py"},
     "httpx": {"monitor/judging/engine.py", "train/scoring/served.py"},
-    "sqlmodel": {"monitor/store/tables.py", "monitor/store/timeline.py"},
+    "sqlmodel": {f"monitor/store/{name}.py" for name in ("tables", "timeline", "words", "writing")},
     "typer": {"monitor/cli.py", *(f"monitor/commands/{name}.py" for name in COMMANDS)},
+    "py_mini_racer": {"monitor/charts/render.py"},
+    "weasyprint": {"monitor/report/pdf.py"},
+    "fhir": {"monitor/report/fhir.py"},
     "peft": {"model/speech_llm.py"},
     "psutil": {"monitor/doctor/network.py", "train/building.py", "train/dry/real_steps.py"},
     "soundfile": {"model/audio.py"},
@@ -66,7 +69,7 @@ def test_layers_only_look_down() -> None:
 
 def test_parts_of_the_monitor_do_not_know_each_other() -> None:
     """Sound, store and the day know nothing of each other's work but records; the engine nothing of sound cards or days."""
-    allowed = {"sound": set(), "store": set(), "judging": {"store"}, "day": {"store"}}
+    allowed = {"sound": set(), "store": set(), "judging": {"store"}, "day": {"store"}, "charts": {"day", "store"}}
     parts = {f"monitor.{part}" for part in allowed}
     for name, tree in _sources():
         package, part, *_ = [*name.split("/"), ""]
@@ -88,7 +91,10 @@ def test_packages_hold_a_docstring_only() -> None:
             assert len(tree.body) == 1, name
 
 
-@pytest.mark.parametrize("command", [["--help"], ["--version"], ["report", "--day", "today"], ["status"]])
+LIGHT = [["--help"], ["--version"], ["report", "--day", "today"], ["status"], ["timeline"], ["checkin", "--help"], ["label", "--help"]]
+
+
+@pytest.mark.parametrize("command", LIGHT)
 def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from monitor.cli import app\n"

@@ -1,8 +1,10 @@
 """The report a person reads: nothing missing, nothing claimed beyond the data, readable on any output."""
 
+import csv
 import io
 import json
 import re
+from dataclasses import replace
 from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
@@ -10,11 +12,20 @@ import pytest
 from rich.console import Console
 
 from model.types import Emotion, Prediction
+from monitor.day.baseline import Band
 from monitor.day.days import Day
-from monitor.day.report import NOTICE, render_text, to_json
 from monitor.day.summarizing import summarize
 from monitor.day.summary import DaySummary
+from monitor.day.trend import Change
+from monitor.day.wording import NOTICE
+from monitor.report import sentences
+from monitor.report.as_csv import to_csv
+from monitor.report.as_json import to_json
+from monitor.report.material import Material
+from monitor.report.plain import to_plain
+from monitor.report.text import TextReport
 from monitor.store.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
+from tests.some_days import of_days, of_one_day, story
 
 PARIS = ZoneInfo("Europe/Paris")
 DAY = Day(date(2026, 7, 14), PARIS)
@@ -47,10 +58,14 @@ def summary(
     return summarize(day, entries, coverage, day.start + timedelta(hours=now_hour))
 
 
+def material(summary: DaySummary) -> Material:
+    return replace(of_one_day(summary), contacts=())
+
+
 def text(summary: DaySummary, width: int = 80, encoding: str = "utf-8", colour: bool = False) -> str:
     raw = io.BytesIO()
     with io.TextIOWrapper(raw, encoding=encoding) as file:
-        Console(file=file, width=width, force_terminal=colour).print(render_text(summary))
+        Console(file=file, width=width, force_terminal=colour).print(TextReport(material(summary)))
         file.flush()
         return raw.getvalue().decode(encoding)
 
@@ -83,8 +98,8 @@ def test_a_report_in_full() -> None:
         "",
         "  How the voice sounded",
         "  of the 2 min of speech the model was sure about",
-        "  neutral   ████████████████████   67 %   2 min",
-        "  sad       ██████████             33 %    50 s",
+        "  neutral   ████████████████   67 %   2 min",
+        "  sad       ████████           33 %    50 s",
         "  not found: happy",
         "",
         "  Hour by hour",
@@ -203,7 +218,7 @@ def test_a_change_of_model_is_not_left_to_look_like_mood() -> None:
 
 
 def test_json_holds_the_same_facts() -> None:
-    report = json.loads(to_json(FULL))
+    report = json.loads(to_json(material(FULL)))
     assert (report["day"], report["zone"], report["state"]) == ("2026-07-14", "Europe/Paris", "PARTIAL")
     assert (report["start"], report["end"]) == ("2026-07-13T22:00:00+00:00", "2026-07-14T22:00:00+00:00")
     assert (report["passed_s"], report["heard_s"]) == (86_400, 21_600)
@@ -212,7 +227,7 @@ def test_json_holds_the_same_facts() -> None:
     assert report["bundles"] == {"nano-1": 4}
     speech = report["speech"]
     assert (speech["segments"], speech["seconds"], speech["unsure_share"]) == (6, 230, 0.25)
-    assert speech["emotions"]["neutral"] == {"letter": "N", "segments": 2, "seconds": 100, "share": 0.666667}
+    assert speech["emotions"]["neutral"] == {"letter": "N", "segments": 2, "seconds": 100, "share": 0.666667, "share_95": None}
     assert speech["emotions"]["happy"]["share"] == 0
     assert speech["unjudged"] == {"the engine did not start": {"segments": 1, "seconds": 20}}
     assert len(report["hours"]) == 24
@@ -221,8 +236,112 @@ def test_json_holds_the_same_facts() -> None:
 
 
 def test_json_of_an_empty_day_has_nulls_not_zeros() -> None:
-    report = json.loads(to_json(summary(heard=None)))
+    report = json.loads(to_json(material(summary(heard=None))))
     assert (report["state"], report["heard_s"], report["coverage_s"]["device-lost"]) == ("NO DATA", 0, 3600)
     assert (report["speech"]["emotions"], report["speech"]["unsure_share"]) == ({}, None)
-    unsure = json.loads(to_json(summary((9, 10, "?"))))
-    assert unsure["speech"]["emotions"]["sad"] == {"letter": "S", "segments": 0, "seconds": 0, "share": None}
+    unsure = json.loads(to_json(material(summary((9, 10, "?")))))
+    assert unsure["speech"]["emotions"]["sad"] == {"letter": "S", "segments": 0, "seconds": 0, "share": None, "share_95": None}
+
+
+def test_shares_stand_beside_what_they_may_be_in_truth() -> None:
+    known = replace(FULL, speech=replace(FULL.speech, intervals={Emotion.NEUTRAL: (0.521, 0.8), Emotion.SAD: (0, 1)}))
+    shown = words(known)
+    assert "neutral ████████████████ 67 % 52 to 80 % 2 min sad ████████ 33 % 0 to 100 % 50 s" in shown
+    assert "in truth" in shown
+    assert max(map(len, text(known).splitlines())) <= 80
+    assert "neutral: 67 %, in truth perhaps 52 to 80 %, 2 pieces, 2 min." in to_plain(material(known))
+    assert json.loads(to_json(material(known)))["speech"]["emotions"]["sad"]["share_95"] == [0, 1]
+
+
+PERIOD = of_days(story(14, without=(5, 6)))
+
+
+def test_a_period_is_a_line_a_day_and_names_days_without_data() -> None:
+    shown = shown_period(PERIOD)
+    days = [line for line in shown.splitlines() if re.match(r"  (Mon|Tue|Wed|Thu|Fri|Sat|Sun) ", line)]
+    assert [line.split()[3:] for line in days if "NO DATA" in line] == [["NO", "DATA"]] * 2
+    assert len(days) == 14
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "Something was heard on 12 of 14 days" in shown
+    assert "2 are NO DATA and left out" in re.sub(r"\s+", " ", shown)
+
+
+def shown_period(of: Material) -> str:
+    raw = io.StringIO()
+    Console(file=raw, width=80).print(TextReport(of))
+    return raw.getvalue()
+
+
+@every_report
+def test_plain_text_draws_nothing_and_lines_nothing_up(report: DaySummary) -> None:
+    shown = to_plain(material(report))
+    assert shown.isascii()
+    assert "  " not in shown
+    assert not re.search(r"[|#_=]{2}", shown)
+    assert shown.endswith(NOTICE)
+
+
+def test_plain_text_of_a_period_says_the_same_as_its_table() -> None:
+    lines = to_plain(PERIOD).splitlines()
+    assert sum(line.endswith(": NO DATA.") for line in lines) == 2
+    assert sum("; heard 12 h 18 min; speech " in line for line in lines) == 12
+
+
+def test_what_lasts_and_what_is_new_is_said_in_plain_words() -> None:
+    measure = PERIOD.trends["share_S"].measure
+    lasting = Change(measure, 1, 6, 7, Band(0.1, 0.2, 0.3, 28), "sadness was above your usual range on 6 of the last 7 covered days")
+    told = replace(PERIOD, trends={"share_S": replace(PERIOD.trends["share_S"], change=lasting)}, own_word=("It fits.", "Mostly."))
+    said = sentences.of_days(told)
+    assert "Sadness was above your usual range on 6 of the last 7 covered days." in said
+    assert said[-2:] == ["Over 28 days or more: It fits.", "Mostly."]
+    marked = of_days(story(28))
+    assert (
+        "Another model judges since Tuesday 7 July 2026: what differs before and after may be its doing, not yours."
+        in sentences.of_days(marked)
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "neither unpleasant nor pleasant"),
+        (-0.14, "neither unpleasant nor pleasant"),
+        (0.2, "slightly pleasant"),
+        (-0.5, "unpleasant"),
+        (-1, "very unpleasant"),
+    ],
+)
+def test_places_on_a_scale_have_words(value: float, words: str) -> None:
+    assert sentences.level(value, "unpleasant", "pleasant") == words
+
+
+def test_a_table_has_a_row_a_day_and_nothing_where_nothing_is_known() -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(PERIOD))))
+    assert len(rows) == 14
+    empty = [row for row in rows if row["state"] == "NO DATA"]
+    assert len(empty) == 2
+    for row in empty:
+        assert {name for name, cell in row.items() if cell not in ("", "0.0", "0")} <= {
+            "day",
+            "zone",
+            "state",
+            "passed_s",
+            "not_running_s",
+            "checkins",
+            "checkin_valence_mean",
+        }
+        assert row["share_neutral"] == row["valence_mean"] == row["speech_s"] == ""
+    assert all(float(row["valence_mean"]) < 0.5 for row in rows if row["state"] != "NO DATA")
+
+
+def test_a_table_holds_no_formula() -> None:
+    cells = next(csv.DictReader(io.StringIO(to_csv(material(replace(FULL, bundles={"=HYPERLINK(1)": 4}))))))
+    assert cells["models"] == "'=HYPERLINK(1)"
+
+
+def test_json_of_a_period_has_its_days_and_trends() -> None:
+    report = json.loads(to_json(PERIOD))
+    assert (report["first"], report["last"], len(report["days"])) == ("2026-07-01", "2026-07-14", 14)
+    assert [point["day"] for point in report["trends"]["valence"]["points"]] == [day["day"] for day in report["days"]]
+    assert [point["value"] for point in report["trends"]["valence"]["points"]][5:7] == [None, None]
+    assert "note" not in report["checkins"][0]

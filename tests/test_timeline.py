@@ -322,5 +322,5 @@ def test_a_row_that_makes_no_sense_is_not_taken_for_an_answer(timeline: Timeline
 
 def test_reading_imports_neither_sqlmodel_nor_numpy() -> None:
     heavy = "{'sqlalchemy', 'sqlmodel', 'alembic', 'numpy', 'torch', 'pydantic'}"
-    script = f"import sys, monitor.store.reader, monitor.day.summary, monitor.day.report; print({heavy} & sys.modules.keys() or 'none')"
+    script = f"import sys, monitor.store.reader, monitor.day.summary, monitor.report.text; print({heavy} & sys.modules.keys() or 'none')"
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "none\n"

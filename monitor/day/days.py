@@ -1,4 +1,4 @@
-"""The one place for local days: which stretch of UTC a calendar day is in a time zone, and how it divides into hours.
+"""The one place for local time: which stretch of UTC a calendar day is in a time zone, how it divides into hours, what a time of day means.
 
 Knows zones and their clock changes, in whatever minutes they come: a day may have 23 or 25 hours, begin at 01:00
 because midnight was skipped, or be missing from the calendar. Knows nothing of what was heard on a day.
@@ -6,7 +6,7 @@ because midnight was skipped, or be missing from the calendar. Knows nothing of 
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import MAXYEAR, UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -47,6 +47,10 @@ class Day:
         """The aware UTC moment at which the next date begins; equal to `start` for a date the calendar jumped over."""
         return _midnight(self.on + timedelta(days=1), self.zone)
 
+    def at(self, clock: time) -> datetime:
+        """The aware UTC moment at which the clock first shows that time; where it jumps over it, as long after the jump."""
+        return datetime.combine(self.on, clock, tzinfo=self.zone).astimezone(UTC)
+
     def hours(self) -> tuple[Hour, ...]:
         """The hours that tile the day: 24, or one more or less when the clock changes."""
         hours: list[Hour] = []
@@ -85,6 +89,26 @@ def parse_day(text: str, zone: ZoneInfo, now: datetime) -> Day:
     if day.start == day.end:
         raise DayError(f"{day.on} never was in {zone}: the calendar jumped over it there")
     return day
+
+
+def parse_moment(text: str, zone: ZoneInfo, now: datetime) -> datetime:
+    """HH:MM (today) or an ISO date and time, local in `zone` unless it says otherwise, as aware UTC.
+
+    Raises DayError, naming the value and what is allowed, for what is no time, for moments after `now`, and before 1970.
+    """
+    try:
+        if len(text) <= len("HH:MM:SS"):
+            moment = datetime.combine(now.astimezone(zone).date(), time.fromisoformat(text))
+        else:
+            moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise DayError(f"--at {text!r} is no time; use HH:MM or YYYY-MM-DDTHH:MM") from error
+    if not _FIRST_YEAR < moment.year < MAXYEAR:
+        raise DayError(f"--at {text} is no time that can be used: it must lie after {_FIRST_YEAR}")
+    moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+    if moment > now:
+        raise DayError(f"--at {text} lies in the future: it is {now.astimezone(zone):%Y-%m-%d %H:%M} in {zone}")
+    return moment
 
 
 def _parse_date(text: str) -> date:

@@ -22,6 +22,7 @@ from monitor.store.records import (
     Correction,
     Coverage,
     CoverageInterval,
+    Prompt,
     SegmentState,
     TimelineEntry,
     Voice,
@@ -29,6 +30,9 @@ from monitor.store.records import (
 
 SCHEMA_VERSION = "0003"
 """The last migration this program knows."""
+
+HIGHEST_ID = 2**63 - 1
+"""SQLite's largest number: a row cannot have a higher one, and it cannot even be asked about."""
 
 _BUSY_TIMEOUT_S = 5.0
 _STORED_TIME = "%Y-%m-%d %H:%M:%S.%f"
@@ -40,7 +44,15 @@ _ENTRY = """
     ON said.id = (SELECT max(id) FROM correction WHERE segment_id = segment.id AND undone_at IS NULL)"""
 _SEGMENTS = f"{_ENTRY} WHERE start_at > :earliest AND start_at < :end AND end_at > :start ORDER BY start_at, segment.id"
 _SEGMENT = f"{_ENTRY} WHERE segment.id = :id"
-_CHECKINS = "SELECT id, at, zone, valence, emotion, note FROM checkin WHERE at >= :start AND at < :end ORDER BY at, id"
+# The plus keeps SQLite from going through all segments of that time: few are ever corrected.
+_CORRECTED = f"""
+    {_ENTRY} WHERE segment.id IN (SELECT segment_id FROM correction WHERE undone_at IS NULL)
+    AND +start_at > :earliest AND +start_at < :end AND end_at > :start ORDER BY start_at, segment.id"""
+_KNOWN_IDS = "SELECT min(id) AS lowest, max(id) AS highest FROM segment"
+_CHECKIN = "SELECT id, at, zone, valence, emotion, note FROM checkin"
+_CHECKINS = f"{_CHECKIN} WHERE at >= :start AND at < :end ORDER BY at, id"
+_LAST_CHECKIN = f"{_CHECKIN} ORDER BY id DESC LIMIT 1"
+_PROMPTS = "SELECT id, at, zone, checkin_id FROM prompt WHERE at >= :start AND at < :end ORDER BY at, id"
 _COVERAGE = """
     SELECT stream, kind, start_at, end_at, zone, reason
     FROM coverage WHERE start_at < :end AND end_at > :start ORDER BY start_at, id"""
@@ -103,17 +115,40 @@ class TimelineReader:
         with _sensible(self._path):
             return [_entry(row) for row in rows]
 
+    def corrected_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
+        """Of the segments that overlap [start, end), by start, those that the person has said something of. Both moments in UTC."""
+        rows = self._rows(_CORRECTED, start, end)
+        with _sensible(self._path):
+            return [_entry(row) for row in rows]
+
     def segment(self, segment_id: int) -> TimelineEntry | None:
         """The segment of that number, if there is one."""
-        rows = self._query(_SEGMENT, {"id": segment_id})
+        rows = self._query(_SEGMENT, {"id": segment_id}) if abs(segment_id) <= HIGHEST_ID else []
         with _sensible(self._path):
             return next((_entry(row) for row in rows), None)
+
+    def segment_ids(self) -> tuple[int, int] | None:
+        """The lowest and the highest number of a segment; None where there is none. Not every one between must be there."""
+        rows = self._query(_KNOWN_IDS, {})
+        return next(((row["lowest"], row["highest"]) for row in rows if row["lowest"] is not None), None)
 
     def checkins_between(self, start: datetime, end: datetime) -> list[CheckIn]:
         """What the person said of how they felt in [start, end), by time. Both moments in UTC."""
         rows = self._rows(_CHECKINS, start, end)
         with _sensible(self._path):
             return [_checkin(row) for row in rows]
+
+    def last_checkin(self) -> CheckIn | None:
+        """The check-in that was entered last, whatever moment it is about."""
+        rows = self._query(_LAST_CHECKIN, {})
+        with _sensible(self._path):
+            return next((_checkin(row) for row in rows), None)
+
+    def prompts_between(self, start: datetime, end: datetime) -> list[Prompt]:
+        """When the person was asked to check in, in [start, end), by time. Both moments in UTC."""
+        rows = self._rows(_PROMPTS, start, end)
+        with _sensible(self._path):
+            return [Prompt(row["id"], _moment(row["at"]), row["zone"], row["checkin_id"]) for row in rows]
 
     def coverage_between(self, start: datetime, end: datetime) -> list[CoverageInterval]:
         """The coverage that overlaps [start, end), by start. Both moments in UTC."""

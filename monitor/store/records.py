@@ -12,6 +12,9 @@ from model.types import Emotion, Prediction
 
 LONGEST_SEGMENT_S = 60.0
 
+ANSWER_WITHIN = timedelta(minutes=30)
+"""A check-in this soon after a prompt answers it; one that is entered later, or about a moment before it, does not."""
+
 
 class Coverage(StrEnum):
     """What became of a stretch of a monitored day.
@@ -67,6 +70,16 @@ class CheckIn:
     valence: float
     emotion: Emotion
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """That the person was asked to check in at a moment, and the check-in that answered; None while none has."""
+
+    id: int
+    at: datetime
+    zone: str
+    checkin_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

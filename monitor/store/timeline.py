@@ -27,7 +27,7 @@ from monitor.store.lock import make_private
 from monitor.store.reader import SCHEMA_VERSION, schema_of
 from monitor.store.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, Judgement, SegmentState, check_stretch, merge
 from monitor.store.tables import CoverageRow, SegmentRow, SoundRow
-from monitor.store.writing import engine_of, explained
+from monitor.store.writing import engine_of, explained, writing
 
 _logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class Timeline:
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
-        with self._turn, explained(self._path), Session(self._engine) as session, session.begin():
+        with self._turn, writing(self._path, self._engine) as session:
             yield session
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
+from sqlmodel import Session
 
 from monitor.store.cipher import DRIVER, Error, StoreKey, connect
 from monitor.store.reader import explain
@@ -49,3 +50,10 @@ def explained(path: Path) -> Iterator[None]:
     except (Error, SQLAlchemyError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise explain(cause, path) from error
+
+
+@contextmanager
+def writing(path: Path, engine: Engine) -> Iterator[Session]:
+    """One transaction: all of it is on disk when the block ends, or, where it raises, nothing. Raises TimelineError."""
+    with explained(path), Session(engine) as session, session.begin():
+        yield session

@@ -1,0 +1,200 @@
+"""Reports as a FHIR R4 bundle: what the voice sounded like, a day at a time, and how the person said they felt.
+
+Check-ins follow the State of Mind profile of HL7's Personal Health Records guide (1.0.0-ballot2), as momentary emotions: there, a person
+speaks of themselves. Estimates of days have the same code and components, as daily mood, but do not claim the profile: it makes every
+observation a survey, and nobody answered these. Their method says that software inferred them, and the device names the model. Single
+stretches of speech are left out: thousands of uncertain guesses about seconds are no finding. A day without data, or with too little
+speech, has a reason why there is no value, and no value. Nobody is named unless the settings do, and no words or notes are in it.
+
+Codes that the guide does not have are this project's own, under urn:emosllm-monitor. Checked against fhir.resources before it is written;
+R4B there, as it holds no R4, and the two differ in none of the resources used here.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+from fhir.resources.R4B.bundle import Bundle
+
+from model.types import Emotion
+from monitor.day.summary import DayState, DaySummary, Gap
+from monitor.day.trend import MEASURES
+from monitor.day.wording import NOTICE
+from monitor.report import rows
+from monitor.report.material import Material
+from monitor.store.records import CheckIn
+
+Resource = dict[str, Any]
+
+_PHR = "http://hl7.org/fhir/uv/phr"
+_STATE_OF_MIND = f"{_PHR}/StructureDefinition/pghd-observation-state-of-mind"
+_OWN = "urn:emosllm-monitor"
+_UCUM = "http://unitsofmeasure.org"
+_ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
+_CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
+_SYSTEMS = {
+    "part": f"{_PHR}/CodeSystem/state-of-mind-codes",
+    "kind": f"{_PHR}/CodeSystem/state-of-mind-kind-codes",
+    "valence": f"{_PHR}/CodeSystem/state-of-mind-valence-codes",
+    "label": f"{_PHR}/CodeSystem/state-of-mind-label-codes",
+}
+# Neutral, contempt and other have no label in the guide.
+_LABELS = {
+    Emotion.ANGRY: "angry",
+    Emotion.SAD: "sad",
+    Emotion.HAPPY: "happy",
+    Emotion.SURPRISE: "surprised",
+    Emotion.FEAR: "scared",
+    Emotion.DISGUST: "disgusted",
+}
+# The guide names seven classes and no bounds; these are seven equal parts of the scale.
+_CLASSES = ("veryUnpleasant", "unpleasant", "slightlyUnpleasant", "neutral", "slightlyPleasant", "pleasant", "veryPleasant")
+_MEASURES = {measure.key: measure for measure in MEASURES}
+
+
+def to_fhir(material: Material) -> str:
+    """The bundle as JSON."""
+    return Bundle.model_validate(bundle(material)).model_dump_json(indent=2)
+
+
+def bundle(material: Material) -> Resource:
+    """A collection: whom it is about, the software with each model that judged, days in order, check-ins in order."""
+    patient = _entry({"resourceType": "Patient", **({"name": [{"text": material.patient}]} if material.patient else {})})
+    devices = {bundle_version: _entry(_device(bundle_version)) for bundle_version in material.bundles or [""]}
+    subject = {"reference": patient["fullUrl"]}
+    observations = [
+        *(_day(day, subject, _device_of(day, devices)) for day in material.days),
+        *(_checkin(one, subject, material.period.zone) for one in material.checkins),
+    ]
+    issued = material.now.astimezone(material.period.zone).isoformat(timespec="seconds")
+    entries = [patient, *devices.values(), *(_entry({**one, "issued": issued}) for one in observations)]
+    return {"resourceType": "Bundle", "type": "collection", "timestamp": issued, "entry": entries}
+
+
+def _entry(resource: Resource) -> Resource:
+    # A new name each time: two people, or two exports, must never be taken for one.
+    return {"fullUrl": f"urn:uuid:{uuid4()}", "resource": resource}
+
+
+def _device(bundle_version: str) -> Resource:
+    versions = [{"type": {"text": "software"}, "value": version("emosllm-monitor")}]
+    if bundle_version:
+        versions.append({"type": {"text": "model"}, "value": bundle_version})
+    return {
+        "resourceType": "Device",
+        "meta": {"profile": [f"{_PHR}/StructureDefinition/pghd-device"]},
+        "deviceName": [{"name": "emosllm-monitor", "type": "model-name"}],
+        "type": {"text": "software that estimates emotions from the sound of a voice"},
+        "version": versions,
+    }
+
+
+def _device_of(day: DaySummary, devices: dict[str, Resource]) -> Resource:
+    """The one that judged most of the day; a note names the others."""
+    judged_by = max(day.bundles, key=lambda name: day.bundles[name], default=next(reversed(devices)))
+    return {"reference": devices[judged_by]["fullUrl"]}
+
+
+def _day(day: DaySummary, subject: Resource, device: Resource) -> Resource:
+    value = None if day.state is DayState.NO_DATA else _MEASURES["valence"].get(day)
+    found: Resource = {
+        "resourceType": "Observation",
+        "status": "preliminary" if Gap.NOT_OVER in day.gaps else "final",
+        "category": [_own("category", "inferred", "inferred by software; not a survey and not an examination")],
+        "code": _coded(f"{_PHR}/CodeSystem/observation-pghd-codes", "stateOfMind", "State of Mind"),
+        "subject": subject,
+        "effectivePeriod": {name: _local(moment, day.day.zone) for name, moment in (("start", day.day.start), ("end", day.day.end))},
+        "device": device,
+        "method": _own("method", "speech-emotion-recognition", "estimated by a model from the sound of the voice; not self-report"),
+        "note": [{"text": text} for text in (rows.state(day), rows.models(day.bundles), NOTICE) if text],
+    }
+    if day.state is DayState.NO_DATA:
+        return {**found, "dataAbsentReason": _absent("not-performed", "NO DATA: nothing was heard")}
+    if value is None:
+        found["dataAbsentReason"] = _absent("unknown", "too little speech was heard and judged")
+        return {**found, "component": list(_amounts(day))}
+    leading = day.speech.leading if rows.enough(day.speech) else None
+    parts = [*_state_of_mind("dailyMood", value, leading, "unsupported"), *_figures(day), *_amounts(day)]
+    return {**found, "component": parts}
+
+
+def _checkin(one: CheckIn, subject: Resource, zone: ZoneInfo) -> Resource:
+    return {
+        "resourceType": "Observation",
+        "meta": {"profile": [_STATE_OF_MIND]},
+        "status": "final",
+        "category": [_coded(_CATEGORY, "survey", "Survey")],
+        "code": _coded(f"{_PHR}/CodeSystem/observation-pghd-codes", "stateOfMind", "State of Mind"),
+        "subject": subject,
+        "performer": [subject],
+        "effectiveDateTime": _local(one.at, zone),
+        "method": _own("method", "self-report", "the person said so themselves"),
+        "component": list(_state_of_mind("momentaryEmotion", one.valence, one.emotion, "not-asked")),
+    }
+
+
+def _state_of_mind(kind: str, valence: float, emotion: Emotion | None, no_associations: str) -> Iterator[Resource]:
+    """The five parts that the profile asks for, and the emotion by this project's own name, as the guide has no label for some."""
+    yield _part("kind", "Kind", valueCodeableConcept=_coded(_SYSTEMS["kind"], kind, None))
+    yield _part("valence", "Valence", valueQuantity={"value": round(valence, 4)})
+    classified = _CLASSES[min(len(_CLASSES) - 1, int((valence + 1) / 2 * len(_CLASSES)))]
+    yield _part("valenceClassification", "Valence Classification", valueCodeableConcept=_coded(_SYSTEMS["valence"], classified, None))
+    if emotion in _LABELS:
+        yield _part("labels", "Labels", valueCodeableConcept=_coded(_SYSTEMS["label"], _LABELS[emotion], None))
+    else:
+        reason = "the guide has no label for it" if emotion else "no emotion was clearly most frequent"
+        yield _part("labels", "Labels", dataAbsentReason=_absent("unsupported" if emotion else "unknown", reason))
+    yield _part("associations", "Associations", dataAbsentReason=_absent(no_associations, None))
+    if emotion is not None:
+        yield _own_part("emotion", "emotion", valueCodeableConcept=_own("emotion", emotion.word, emotion.word))
+
+
+def _figures(day: DaySummary) -> Iterator[Resource]:
+    arousal = _MEASURES["arousal"].get(day)
+    if arousal is not None:
+        yield _own_part("arousal", "arousal, -1 calm to 1 excited", valueQuantity={"value": round(arousal, 4)})
+    if rows.enough(day.speech):
+        for emotion, share in day.speech.shares.items():
+            yield _own_part(
+                f"share-{emotion.word}", f"part of sure speech that sounded {emotion.word}", valueQuantity=_quantity(100 * share, "%")
+            )
+
+
+def _amounts(day: DaySummary) -> Iterator[Resource]:
+    """How much the rest stands on."""
+    yield _own_part("heard", "time listened to", valueQuantity=_quantity(day.heard_s / 3600, "h"))
+    yield _own_part("speech", "time of speech", valueQuantity=_quantity(day.speech.total.seconds / 60, "min"))
+    if day.speech.unsure_share is not None:
+        yield _own_part("unsure", "part of judged speech that was too unsure", valueQuantity=_quantity(100 * day.speech.unsure_share, "%"))
+
+
+def _part(code: str, display: str, **value: Resource) -> Resource:
+    return {"code": _coded(_SYSTEMS["part"], code, display), **value}
+
+
+def _own_part(code: str, text: str, **value: Resource) -> Resource:
+    return {"code": _own("component", code, text), **value}
+
+
+def _own(system: str, code: str, text: str) -> Resource:
+    return {"coding": [{"system": f"{_OWN}:{system}", "code": code}], "text": text}
+
+
+def _coded(system: str, code: str, display: str | None) -> Resource:
+    return {"coding": [{"system": system, "code": code, **({"display": display} if display else {})}]}
+
+
+def _absent(code: str, text: str | None) -> Resource:
+    return {**_coded(_ABSENT, code, None), **({"text": text} if text else {})}
+
+
+def _quantity(value: float, unit: str) -> Resource:
+    return {"value": round(value, 3), "unit": unit, "system": _UCUM, "code": unit}
+
+
+def _local(moment: datetime, zone: ZoneInfo) -> str:
+    """A moment with the offset of its zone."""
+    return moment.astimezone(zone).isoformat(timespec="seconds")

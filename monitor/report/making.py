@@ -1,0 +1,67 @@
+"""From the timeline to a report in a chosen format. Imports each format's tools only when it is asked for, so that text comes at once."""
+
+import io
+from datetime import datetime
+
+from monitor.config import Config
+from monitor.look import Look
+from monitor.report.asking import Format
+from monitor.report.material import Material, gather
+from monitor.report.period import Asked
+
+_FILE_COLUMNS = 80
+
+
+def collect(config: Config, asked: Asked, now: datetime, usual_days: int = 1) -> Material:
+    """What the report is made of. Raises DayError for days that cannot be meant, TimelineError and StoreKeyError."""
+    period = asked.period(config.timeline.zone_info(), now, usual_days)
+    with Look.open(config.timeline, now) as look:
+        return gather(look, period, config.report)
+
+
+def written(material: Material, form: Format, bundle: str, *, plain: bool = False, sheet: bool = False) -> bytes:
+    """The report as the bytes of a file. bundle: the name or folder of the model in use, whose figures a sheet quotes."""
+    if form is Format.TEXT:
+        return _text(material, plain).encode()
+    if form is Format.JSON:
+        from monitor.report.as_json import to_json
+
+        return f"{to_json(material)}\n".encode()
+    if form is Format.CSV:
+        from monitor.report.as_csv import to_csv
+
+        return to_csv(material).encode()
+    if form is Format.FHIR:
+        from monitor.report.fhir import to_fhir
+
+        return f"{to_fhir(material)}\n".encode()
+    page = _page(material, bundle, sheet)
+    if form is Format.HTML:
+        return page.encode()
+    from monitor.report.pdf import to_pdf
+
+    return to_pdf(page, one_sheet=sheet or material.period.is_day)
+
+
+def _text(material: Material, plain: bool) -> str:
+    if plain:
+        from monitor.report.plain import to_plain
+
+        return f"{to_plain(material)}\n"
+    from rich.console import Console
+
+    from monitor.report.text import TextReport
+
+    file = io.StringIO()
+    Console(file=file, width=_FILE_COLUMNS).print(TextReport(material), end="")
+    return file.getvalue()
+
+
+def _page(material: Material, bundle: str, sheet: bool) -> str:
+    if sheet:
+        from monitor.report.sheet import to_sheet
+
+        return to_sheet(material, bundle)
+    from monitor.report.page import to_page
+
+    return to_page(material)

@@ -1,0 +1,72 @@
+"""What a report is made of, gathered once, whatever its format: days, trends, check-ins, and whom to call.
+
+Leaves out what a report never shows: the words that were spoken, and the notes of check-ins.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from monitor.config import ReportConfig
+from monitor.day.summary import DayState, DaySummary
+from monitor.day.trend import Trend
+from monitor.look import Look
+from monitor.report.period import Period
+from monitor.store.records import CheckIn, TimelineEntry
+
+# A single day has too few check-ins to compare, so the person's word is told of so many days at least.
+WORD_DAYS = 28
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """days: every day of the period. trends: of the same days. entries: the segments, where it is one day. checkins: without notes.
+
+    own_word: what the person's own word amounts to, over WORD_DAYS or more, in sentences. contacts: lines that say whom to call.
+    patient: whom it is about, where the person wants that written; else empty.
+    """
+
+    period: Period
+    now: datetime
+    days: tuple[DaySummary, ...]
+    trends: Mapping[str, Trend]
+    entries: tuple[TimelineEntry, ...]
+    checkins: tuple[CheckIn, ...]
+    own_word: tuple[str, ...] = ()
+    contacts: tuple[str, ...] = ()
+    patient: str = ""
+
+    @property
+    def day(self) -> DaySummary:
+        """The last day: the one, where it is one."""
+        return self.days[-1]
+
+    @property
+    def known(self) -> tuple[DaySummary, ...]:
+        """The days that something was heard on."""
+        return tuple(day for day in self.days if day.state is not DayState.NO_DATA)
+
+    @property
+    def bundles(self) -> dict[str, int]:
+        """Segments judged by each bundle version, oldest first."""
+        total: dict[str, int] = {}
+        for day in self.days:
+            for version, segments in day.bundles.items():
+                total[version] = total.get(version, 0) + segments
+        return total
+
+
+def gather(look: Look, period: Period, settings: ReportConfig) -> Material:
+    """Everything about a period. Raises TimelineError when the timeline cannot be read."""
+    story = look.story(period.first, period.last)
+    return Material(
+        period=period,
+        now=look.now,
+        days=story.days,
+        trends=story.trends,
+        entries=tuple(look.entries(period.day)) if period.is_day else (),
+        checkins=tuple(replace(one, note=None) for one in look.checkins(period.first, period.last)),
+        own_word=look.own_word(min(period.first, period.last - timedelta(days=WORD_DAYS - 1)), period.last).sentences,
+        contacts=tuple(settings.contacts),
+        patient=settings.patient,
+    )

@@ -1,0 +1,153 @@
+"""What every written report says of a day, in the same words: its state, what was heard and what was not, emotions, models.
+
+Plain data, without layout. What is missing comes before what was found.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from model.types import Emotion
+from monitor.day.summary import Amount, DayState, DaySummary, Gap, Speech
+from monitor.day.trend import ENOUGH_SURE_S, MEASURES
+from monitor.day.wording import COVERAGE_WORDS, long_date, percent, pieces, short_date, span
+from monitor.report.period import Period
+from monitor.store.records import Coverage
+
+TOO_LITTLE = "too little"
+DAY_COLUMNS = ("day", "state", "heard", "speech", "unsure", "mostly", "pleasant")
+"""What a line of a period says of its day; `day_cells` fills them."""
+
+# Speech that was heard and not judged has rows of its own.
+_VALENCE = next(measure for measure in MEASURES if measure.key == "valence")
+_ELSEWHERE = (Coverage.HEARD, Coverage.ENGINE_DOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A name, an amount, and what it means."""
+
+    name: str
+    amount: str
+    remark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An emotion that was found. share: of sure speech, None where there is too little; interval: of the share, where it is known."""
+
+    emotion: Emotion
+    amount: Amount
+    share: float | None
+    interval: tuple[float, float] | None
+
+
+def title(summary: DaySummary) -> str:
+    """The day, and until when where it is not over."""
+    until = f", until {summary.now.astimezone(summary.day.zone):%H:%M}" if Gap.NOT_OVER in summary.gaps else ""
+    return long_date(summary.day.on) + until
+
+
+def state(summary: DaySummary) -> str:
+    """What is to be known before anything else is read; empty for a covered day."""
+    if summary.state is DayState.NO_DATA:
+        return f"{summary.state}: nothing was heard, so nothing can be said about this day."
+    return f"{summary.state}: {', '.join(summary.gaps)}." if summary.gaps else ""
+
+
+def coverage(summary: DaySummary) -> list[Row]:
+    """What became of the day, and of the speech in it."""
+    speech = summary.speech
+    rows = [Row("Heard", span(summary.heard_s), f"of {span(summary.passed_s)}")]
+    for kind, (name, meaning) in COVERAGE_WORDS.items():
+        if kind in summary.coverage_s and kind not in _ELSEWHERE:
+            rows.append(Row(name, span(summary.coverage_s[kind]), meaning))
+    if summary.state is not DayState.NO_DATA:
+        rows.append(Row("Speech", span(speech.total.seconds), pieces(speech.total.segments)))
+    if speech.unsure_share is not None:
+        meaning = f"{percent(speech.unsure_share)} of judged speech: nothing was likely enough"
+        rows.append(Row("Unsure", span(speech.unsure.seconds), meaning))
+    for reason, amount in speech.unjudged.items():
+        rows.append(Row("Not judged", span(amount.seconds), f"{pieces(amount.segments)}: {reason}"))
+    if speech.waiting.segments:
+        rows.append(Row("Waiting", span(speech.waiting.seconds), f"{pieces(speech.waiting.segments)}, yet to be judged"))
+    return rows
+
+
+def found(speech: Speech) -> list[Found]:
+    """The emotions that were found, most time first."""
+    shares = speech.shares if enough(speech) else {}
+    ranked = sorted(
+        ((emotion, amount) for emotion, amount in speech.emotions.items() if amount.segments), key=lambda item: -item[1].seconds
+    )
+    return [
+        Found(emotion, amount, shares.get(emotion), speech.intervals.get(emotion) if emotion in shares else None)
+        for emotion, amount in ranked
+    ]
+
+
+def enough(speech: Speech) -> bool:
+    """Whether there is enough sure speech for shares; with less, segments are counted."""
+    return speech.sure.seconds >= ENOUGH_SURE_S
+
+
+def basis(speech: Speech) -> str:
+    """What the shares or counts are of."""
+    sure = span(speech.sure.seconds)
+    if not enough(speech):
+        return f"only {sure} of speech was sure: too little for per cent"
+    more = "; beside it, what it may be in truth, as the model confuses emotions" if speech.intervals else ""
+    return f"of the {sure} of speech the model was sure about{more}"
+
+
+def absent(speech: Speech) -> str:
+    """The emotions that could have been found and were not, as a list; empty where there are none."""
+    return ", ".join(emotion.word for emotion, amount in speech.emotions.items() if not amount.segments)
+
+
+def interval(of: tuple[float, float] | None) -> str:
+    """Such as "52 to 80 %"; empty where it is not known."""
+    return "" if of is None else f"{of[0] * 100:.0f} to {of[1] * 100:.0f} %"
+
+
+def models(bundles: Mapping[str, int], parts: str = "hours") -> str:
+    """Which models judged; where there are several, that a difference may be theirs. Empty where nothing was judged."""
+    if not bundles:
+        return ""
+    if len(bundles) == 1:
+        return f"Judged by model {next(iter(bundles))}."
+    named = " and ".join(f"{version} ({pieces(count)})" for version, count in bundles.items())
+    return f"Judged by models {named}: a difference between their {parts} may be theirs, not yours."
+
+
+def period_title(period: Period) -> str:
+    """The first and the last day, such as "17 June to 14 July 2026"."""
+    first, last = period.first, period.last
+    year = f" {first.year}" if first.year != last.year else ""
+    return f"{first.day} {first:%B}{year} to {last.day} {last:%B} {last.year}"
+
+
+def day_cells(day: DaySummary) -> tuple[str, ...]:
+    """A day in the cells of DAY_COLUMNS; all but the first two empty where nothing is known."""
+    if day.state is DayState.NO_DATA:
+        return short_date(day.day.on), day.state.value, "", "", "", "", ""
+    speech = day.speech
+    mostly = f"{speech.leading.word} {percent(speech.shares[speech.leading])}" if speech.leading and enough(speech) else TOO_LITTLE
+    pleasant = _VALENCE.get(day)
+    return (
+        short_date(day.day.on),
+        day.state.value,
+        span(day.heard_s),
+        span(speech.total.seconds),
+        "" if speech.unsure_share is None else percent(speech.unsure_share),
+        mostly,
+        "" if pleasant is None else f"{pleasant:+.2f}",
+    )
+
+
+def gaps(days: Iterable[DaySummary]) -> dict[str, int]:
+    """Why days are PARTIAL, and how many are for each reason."""
+    counted: dict[str, int] = {}
+    for day in days:
+        for gap in day.gaps:
+            counted[gap.value] = counted.get(gap.value, 0) + 1
+    return counted

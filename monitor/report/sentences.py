@@ -1,0 +1,162 @@
+"""What the figures of a report mean, in plain sentences that stand alone: for a person, for a screen reader, for a clinician.
+
+Every word for a size has the number behind it. Sentences name what is unusual for this person and never what it may be a sign of.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+from monitor.day.baseline import FALSE_ALARMS
+from monitor.day.figures import Affect, Spread
+from monitor.day.summary import DaySummary
+from monitor.day.trend import ENOUGH_SEGMENTS, Measure, Trend
+from monitor.day.wording import long_date, percent, pieces, span
+from monitor.report.material import WORD_DAYS, Material
+
+# Of the seven equal parts of the scale from -1 to 1, the middle one is neither, then slightly, plainly, very.
+_STEPS = ((1 / 7, ""), (3 / 7, "slightly "), (5 / 7, ""), (1.0, "very "))
+# Standard deviations on the same scale; no study fixes where little ends, so the number stands beside the word.
+_LITTLE, _SOME = 0.15, 0.35
+# Of all measures together one would lie outside on most days by chance alone, so a single day is told of these only.
+_TOLD_OF_A_DAY = ("valence", "arousal", "speech_per_hour")
+_BY_CHANCE = round(1 / FALSE_ALARMS)
+
+
+def of_day(material: Material) -> list[str]:
+    """What there is to say of one day."""
+    day = material.day
+    return [
+        *_affect(day.speech.affect),
+        *_run(day),
+        *_corrections(material.days),
+        *_checkins(material),
+        *_unusual(material.trends),
+        *changes(material.trends.values()),
+        *_new_model(material.trends.values(), "this day"),
+        *_own_word(material),
+    ]
+
+
+def of_days(material: Material) -> list[str]:
+    """What there is to say of a period."""
+    return [
+        coverage(material),
+        *_corrections(material.days),
+        *_checkins(material),
+        *changes(material.trends.values()),
+        *_new_model(material.trends.values(), "the dates named"),
+        *_own_word(material),
+    ]
+
+
+def coverage(material: Material) -> str:
+    """How much of the period is known at all."""
+    total, known = len(material.days), len(material.known)
+    without = f"{total - known} {'is' if total - known == 1 else 'are'} NO DATA and left out of everything below"
+    heard = f"in all {span(sum(day.heard_s for day in material.days))} were heard"
+    return f"Something was heard on {known} of {_days(total)}; {heard}." + (f" {without[0].upper()}{without[1:]}." if known < total else "")
+
+
+def changes(trends: Iterable[Trend]) -> list[str]:
+    """Measures that stayed outside the person's usual range."""
+    return [f"{trend.change.sentence[0].upper()}{trend.change.sentence[1:]}." for trend in trends if trend.change]
+
+
+def level(value: float, low: str, high: str) -> str:
+    """A place between -1 and 1 in words, such as "slightly unpleasant"; in the middle "neither unpleasant nor pleasant"."""
+    if abs(value) < _STEPS[0][0]:
+        return f"neither {low} nor {high}"
+    step = next((word for limit, word in _STEPS[1:] if abs(value) <= limit), _STEPS[-1][1])
+    return f"{step}{high if value > 0 else low}"
+
+
+def size(measure: Measure, value: float) -> str:
+    """A value of a measure with its unit, as it is said."""
+    if measure.key.startswith("share_"):
+        return percent(max(0.0, value))
+    if measure.key == "speech_per_hour":
+        return f"{max(0.0, value):.1f} min an hour"
+    if measure.key in ("loudness_db", "pitch_hz"):
+        return f"{value:.0f} {'Hz' if measure.key == 'pitch_hz' else 'dB'}"
+    return f"{value:+.2f}"
+
+
+def _affect(affect: Affect | None) -> list[str]:
+    if affect is None or affect.segments < ENOUGH_SEGMENTS:
+        return []
+    pleasant = level(affect.valence.mean, "unpleasant", "pleasant")
+    excited = level(affect.arousal.mean, "calm", "excited")
+    means = f"({affect.valence.mean:+.2f} and {affect.arousal.mean:+.2f} on scales from -1 to 1)"
+    said = f"On average the voice sounded {pleasant}, and {excited} {means}."
+    return [said, *_spread(affect.valence)]
+
+
+def _spread(spread: Spread) -> list[str]:
+    if spread.sd is None:
+        return []
+    amount = "little" if spread.sd < _LITTLE else "somewhat" if spread.sd < _SOME else "much"
+    sentence = f"How pleasant it sounded varied {amount} (standard deviation {spread.sd:.2f})"
+    if spread.mssd is not None and spread.inertia is not None:
+        sentence += f"; from one moment to the next the mean squared change was {spread.mssd:.3f}, and {spread.inertia:+.2f} carried over"
+    return [f"{sentence}."]
+
+
+def _run(day: DaySummary) -> list[str]:
+    run = day.longest_run
+    if run is None or run.segments < 3:
+        return []
+    start, end = (moment.astimezone(day.day.zone) for moment in (run.start_at, run.end_at))
+    return [
+        f"The longest run was {run.emotion.word}: {pieces(run.segments)} from {start:%H:%M} to {end:%H:%M}, {span(run.seconds)} of speech."
+    ]
+
+
+def _corrections(days: Sequence[DaySummary]) -> list[str]:
+    corrected = sum(day.speech.corrected for day in days)
+    return (
+        [f"You said of {pieces(corrected)} what {'it was' if corrected == 1 else 'they were'}: there your word counts."]
+        if corrected
+        else []
+    )
+
+
+def _checkins(material: Material) -> list[str]:
+    said = material.checkins
+    if not said:
+        return []
+    mean = fmean(one.valence for one in said)
+    times = "once" if len(said) == 1 else f"{len(said)} times"
+    words = ", ".join(dict.fromkeys(one.emotion.word for one in said))
+    return [f"You checked in {times} and said you felt {level(mean, 'unpleasant', 'pleasant')} ({mean:+.2f}): {words}."]
+
+
+def _unusual(trends: Mapping[str, Trend]) -> list[str]:
+    """Measures of which the day lies outside the usual range."""
+    told = []
+    for trend in (trends[key] for key in _TOLD_OF_A_DAY if key in trends):
+        point = trend.points[-1] if trend.points else None
+        if point and point.outside and point.value is not None and point.band is not None:
+            side = "above" if point.outside > 0 else "below"
+            usual = f"usually {size(trend.measure, point.band.low)} to {size(trend.measure, point.band.high)}"
+            told.append(f"{trend.measure.words}, {side} it ({size(trend.measure, point.value)}, {usual})")
+    if not told:
+        return []
+    chance = f"Of each measure that happens by chance on at most about one day in {_BY_CHANCE}."
+    return [f"Outside your usual range on this day: {'; '.join(told)}. {chance}"]
+
+
+def _new_model(trends: Iterable[Trend], when: str) -> list[str]:
+    changed = sorted({point.on for trend in trends for point in trend.points if point.model_changed})
+    if not changed:
+        return []
+    since = when if len(changed) == 1 and when == "this day" else ", ".join(long_date(on) for on in changed)
+    return [f"Another model judges since {since}: what differs before and after may be its doing, not yours."]
+
+
+def _own_word(material: Material) -> list[str]:
+    """Of more days than the report, where it has few: see Material."""
+    return [f"Over {WORD_DAYS} days or more: {material.own_word[0]}", *material.own_word[1:]] if material.own_word else []
+
+
+def _days(count: int) -> str:
+    return "1 day" if count == 1 else f"{count} days"

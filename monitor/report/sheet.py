@@ -1,0 +1,128 @@
+"""One page for a clinician: what a patient brings along and has looked through. No words that were spoken, no notes, no single moments.
+
+Says first what the method can and cannot do, with the model's own figures and limits from its bundle, and how much is known; then the
+course of the days against the patient's usual range, beside what the patient said.
+"""
+
+from collections.abc import Sequence
+from statistics import median
+
+from model.errors import BundleError
+from model.manifest import BundleManifest, Score, find_bundle, read_manifest
+from model.types import Emotion
+from monitor.charts.render import Drawing
+from monitor.day.baseline import FALSE_ALARMS
+from monitor.day.summary import Amount, DayState
+from monitor.day.wording import percent, span
+from monitor.report import figures, rows, sentences
+from monitor.report.figures import Table
+from monitor.report.material import Material
+from monitor.report.page import render
+
+WHAT = (
+    "A program on the patient's own computer listened to their microphone and estimated from the sound of each stretch of speech which"
+    " emotion it resembles. No words are in it, no sound was kept for it, and other voices in the room may be among those that were judged."
+    ' The patient decides who sees this page; "you" is the patient.'
+)
+
+
+def to_sheet(material: Material, bundle: str) -> str:
+    """The sheet as a page. bundle: name or folder of the model in use; figures of other models that judged are not known."""
+    manifest = _manifest(bundle)
+    period = material.period
+    with Drawing() as drawing:
+        drawn = [figures.valence(material, drawing, 165), figures.heard(material, drawing, 96)]
+    return render(
+        "sheet.html",
+        material,
+        title=f"Voice and mood, {rows.period_title(period)}",
+        patient=material.patient,
+        what=WHAT,
+        coverage=_known(material),
+        emotions=_emotions(material, manifest),
+        all_figures=drawn,
+        said=sentences.of_days(material)[1:] or ["No lasting change was found, nothing was corrected, and the patient did not check in."],
+        can=_can(material, manifest),
+        cannot=_cannot(manifest),
+    )
+
+
+def _manifest(bundle: str) -> BundleManifest | None:
+    try:
+        return read_manifest(find_bundle(bundle))
+    except BundleError:
+        # A sheet of days gone by must not fail because their model was moved; it says that the figures are not known.
+        return None
+
+
+def _known(material: Material) -> Table:
+    days = material.days
+    states = {state: sum(day.state is state for day in days) for state in DayState}
+    heard = [day.heard_s for day in material.known]
+    speech = sum((day.speech.total for day in days), Amount())
+    unsure, judged = (sum(getattr(day.speech, part).seconds for day in days) for part in ("unsure", "judged"))
+    unjudged = sum((day.speech.waiting + day.speech.given_up).seconds for day in days)
+    lines = [
+        ["Days", f"{len(days)}: {', '.join(f'{count} {state}' for state, count in states.items())}"],
+        ["Heard", f"{span(sum(heard))} in all" + (f"; half of the known days have more than {span(median(heard))}" if heard else "")],
+        ["Speech", f"{span(speech.seconds)} in {speech.segments} stretches"],
+        ["Unsure", f"{percent(unsure / judged)} of judged speech, left out of the shares" if judged else "nothing was judged"],
+        ["Not judged", span(unjudged)],
+        ["Corrected", f"{sum(day.speech.corrected for day in days)} stretches, by the patient"],
+    ]
+    return Table(lines)
+
+
+def _emotions(material: Material, manifest: BundleManifest | None) -> Table:
+    total: dict[Emotion, float] = {}
+    for day in material.days:
+        for emotion, amount in day.speech.emotions.items():
+            total[emotion] = total.get(emotion, 0.0) + amount.seconds
+    sure_s = sum(total.values())
+    if not sure_s:
+        return Table([], caption="Nothing was sure enough to be given a name.")
+    recalls = _score(manifest).recalls if manifest and manifest.scores else {}
+    ranked = sorted(total, key=lambda emotion: -total[emotion])
+    lines = [
+        [emotion.word, percent(total[emotion] / sure_s), percent(recalls[emotion]) if emotion in recalls else ""] for emotion in ranked
+    ]
+    columns = ("emotion", "of sure speech", "recognised when acted")
+    return Table(lines, columns, caption=f"of {span(sure_s)} of speech that the model was sure about", numbers=frozenset({1, 2}))
+
+
+def _can(material: Material, manifest: BundleManifest | None) -> Sequence[str]:
+    false_alarms = percent(FALSE_ALARMS)
+    return [
+        *_accuracy(material, manifest),
+        f"Show a course: the band is the patient's own usual range, from up to 28 covered days before; {false_alarms} of ordinary days lie"
+        " outside it, drawn as triangles. Hollow points are days heard in part.",
+        "Start a conversation about days that stand out, beside what the patient said of them.",
+    ]
+
+
+def _accuracy(material: Material, manifest: BundleManifest | None) -> Sequence[str]:
+    if manifest is None or not manifest.scores:
+        return [f"{rows.models(material.bundles, 'days') or 'Nothing was judged.'} How accurate it is has not been measured."]
+    score = _score(manifest)
+    low, high = score.interval_95
+    measured = (
+        f"Model {manifest.version}: of acted emotions by {score.speakers} speakers it had never heard, {score.clips} clips, it named"
+        f" {percent(score.unweighted_accuracy)} rightly (95 % interval {rows.interval((low, high))}; by chance {percent(score.chance)})."
+    )
+    if score.sure_unweighted_accuracy is not None:
+        measured += f" Where it was sure, {percent(score.sure_unweighted_accuracy)}."
+    others = [version for version in material.bundles if version != manifest.version]
+    return [measured, *([f"Also judged by {', '.join(others)}, whose figures are not known here."] if others else [])]
+
+
+def _cannot(manifest: BundleManifest | None) -> Sequence[str]:
+    return [
+        "Diagnose, measure severity or risk, or replace asking: it is not validated for any of these.",
+        "Tell what was felt but not voiced, whether a voice was the patient's, or anything about days without data.",
+        *(manifest.limits if manifest else ["What its limits are is not known here: the model in use could not be read."]),
+    ]
+
+
+def _score(manifest: BundleManifest) -> Score:
+    """The first is the one that the bundle was released with."""
+    return manifest.scores[0]
