@@ -10,11 +10,13 @@ EmosllmError
 │   └── EngineRejected     the engine cannot be used like this; trying again will not help
 ├── BundleError            a bundle is missing, damaged, foreign or does not fit together
 ├── TimelineError          the database cannot be used, or holds something that forbids the request
-│   └── StoreKeyError      the key that opens the database is missing, wrong or cannot be had
+│   ├── StoreKeyError      the key that opens the database is missing, wrong or cannot be had
+│   └── TimelineInUse      a running monitor, or another command, holds the database
 ├── WordError              what the person says cannot be stored or taken back as it was said
 │   ├── UnknownSegment     it is about a segment that is not there
 │   └── EditConflict       it was changed by somebody else in the meantime
 ├── DayError               a day or a moment was named that is none
+├── ExchangeError          an export cannot be written, or what was exported cannot be brought back
 ├── DesktopError           a notification cannot be shown
 ├── ReportError            a report cannot be made or written in the way that was asked for
 ├── NotRunning             a command is for a running monitor, and there is none
@@ -90,6 +92,10 @@ class StoreKeyError(TimelineError):
     """The key that opens the database is missing, wrong or cannot be had."""
 
 
+class TimelineInUse(TimelineError):
+    """A running monitor, or another command, holds the database."""
+
+
 class WordError(EmosllmError):
     """What the person says, of themselves or of a segment, cannot be stored or taken back as it was said."""
 
@@ -108,6 +114,10 @@ class EditConflict(WordError):
 
 class DayError(EmosllmError):
     """A day or a moment was named that is none, or is still to come."""
+
+
+class ExchangeError(EmosllmError):
+    """An export cannot be written, or what was exported cannot be brought back."""
 
 
 class DesktopError(EmosllmError):

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from model.errors import EmosllmError
-from monitor.commands import keeping, labelling, looking, running, telling, tending, training
+from monitor.commands import exchange, keeping, labelling, looking, running, telling, tending, training
 
 app = typer.Typer(
     name="emosllm-monitor",
@@ -37,8 +37,11 @@ for _command in (
     tending.doctor,
     keeping.backup,
     keeping.restore,
+    exchange.export,
+    exchange.forget,
 ):
     app.command()(_command)
+app.command("import")(exchange.import_)
 app.add_typer(keeping.key, name="key", help="The key that opens the timeline.")
 app.add_typer(tending.service, name="service", help="Let systemd start the monitor with your login, and watch over it.")
 

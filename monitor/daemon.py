@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from model.errors import DeviceError, DeviceFault, EmosllmError
 from monitor.config import Config
+from monitor.day.stretches import Stretch
 from monitor.hearing import Hearing
 from monitor.notify import Notifier
 from monitor.pausing import Pause
@@ -115,6 +116,11 @@ class Daemon:
     def resume(self) -> None:
         """End a pause, from any thread."""
         self._pause.end()
+
+    def forget(self, stretch: Stretch) -> None:
+        """Write nothing of a stretch from now on, from any thread."""
+        self._recorder.forget(stretch)
+        logger.info("a stretch of time is forgotten")
 
     def _leave_source(self) -> None:
         if (source := self._source) is not None:

@@ -7,6 +7,7 @@ stopped by a timeline that cannot be written for a while. It knows no microphone
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,9 +19,10 @@ import numpy as np
 from model.audio import Int16
 from model.errors import TimelineError
 from monitor.config import Config
+from monitor.day.stretches import Stretch
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.judge import EngineState, Judge, Listener
-from monitor.status import Judged, Status
+from monitor.status import RECENT, Judged, Status
 from monitor.store.patience import PatientWriter, Write
 from monitor.store.records import Coverage, Judgement
 from monitor.store.timeline import Timeline
@@ -45,6 +47,11 @@ class _Stretch:
     start_at: datetime
     duration_s: float
 
+    @property
+    def end_at(self) -> datetime:
+        """Aware UTC, as `start_at`."""
+        return self.start_at + timedelta(seconds=self.duration_s)
+
 
 class Recorder:
     """Everything that one run of the monitor writes."""
@@ -59,6 +66,9 @@ class Recorder:
         self._stretches: dict[int, _Stretch] = {}
         self._trimmed_at = time.monotonic()
         self._closing = threading.Event()
+        # Held while something is written, so that what is forgotten is not written between its being looked at and erased.
+        self._writing = threading.Lock()
+        self._forgotten: list[Stretch] = []
         listener = Listener(self._sound, self._on_judged, self._on_dropped, self._on_engine)
         self.judge = Judge(config.engine, choice, engine_log, listener, tireless=status.live)
 
@@ -73,21 +83,38 @@ class Recorder:
         self._status.segments += 1
 
         def store() -> None:
-            entry = self._timeline.add_segment(
-                start_sample=start_sample, end_sample=start_sample + len(pcm), start_at=start_at, end_at=end_at, sound=pcm.tobytes()
-            )
-            self._submit(entry, _Stretch(start_at, (end_at - start_at).total_seconds()))
+            with self._writing:
+                if self._is_forgotten(start_at, end_at):
+                    return
+                entry = self._timeline.add_segment(
+                    start_sample=start_sample, end_sample=start_sample + len(pcm), start_at=start_at, end_at=end_at, sound=pcm.tobytes()
+                )
+                self._submit(entry, _Stretch(start_at, (end_at - start_at).total_seconds()))
 
         def lose() -> None:
             self._status.unjudged += 1
-            self._timeline.cover(Coverage.ENGINE_DOWN, start_at, end_at, _UNWRITABLE)
+            self._cover(Coverage.ENGINE_DOWN, start_at, end_at, _UNWRITABLE)
 
         self._writer.add(Write(store, lose, pcm.nbytes))
         self.trim()
 
     def cover(self, kind: Coverage, start_at: datetime, end_at: datetime, reason: str) -> None:
         """Store what became of a stretch of time."""
-        self._writer.add(Write(lambda: self._timeline.cover(kind, start_at, end_at, reason)))
+        self._writer.add(Write(lambda: self._cover(kind, start_at, end_at, reason)))
+
+    def forget(self, stretch: Stretch) -> None:
+        """From any thread: from now on nothing of the stretch is written, and what waits of it is not judged.
+
+        What is stored already is for the caller to erase. An open piece of speech that reaches into the stretch goes as a whole.
+        """
+        with self._writing:
+            self._forgotten.append(stretch)
+        entries = [entry for entry, known in list(self._stretches.items()) if stretch.overlaps(known.start_at, known.end_at)]
+        self.judge.withdraw(entries)
+        for entry in entries:
+            self._stretches.pop(entry, None)
+        kept = [item for item in list(self._status.recent) if not stretch.overlaps(item.start_at, item.end_at)]
+        self._status.recent = deque(kept, RECENT)
 
     def flush(self) -> None:
         """To be called about once a second: write what waits, and say whether something does; see to the spool's limits."""
@@ -119,6 +146,17 @@ class Recorder:
     def stop_waiting(self) -> None:
         """Let the judge's thread not insist on a write any longer."""
         self._closing.set()
+
+    def _cover(self, kind: Coverage, start_at: datetime, end_at: datetime, reason: str) -> None:
+        with self._writing:
+            pieces = [(start_at, end_at)]
+            for stretch in self._forgotten:
+                pieces = [rest for piece in pieces for rest in stretch.left_of(*piece)]
+            for piece in pieces:
+                self._timeline.cover(kind, *piece, reason)
+
+    def _is_forgotten(self, start_at: datetime, end_at: datetime) -> bool:
+        return any(stretch.overlaps(start_at, end_at) for stretch in self._forgotten)
 
     def _submit(self, entry: int, stretch: _Stretch) -> None:
         self._stretches[entry] = stretch
@@ -153,7 +191,7 @@ class Recorder:
         else:
             self._status.judged += 1
         stretch = self._stretches.pop(entry, None)
-        if stretch is not None:
+        if stretch is not None and not self._is_forgotten(stretch.start_at, stretch.end_at):
             item = Judged(stretch.start_at, stretch.duration_s, judgement.prediction if judgement else None, reason)
             self._status.recent.append(item)
             self._view.judged(item)

@@ -15,12 +15,14 @@ from zoneinfo import ZoneInfo
 from rich.console import Console
 
 from model.audio import audio_length_s
-from model.errors import ConfigError, TimelineError
+from model.errors import ConfigError, EmosllmError, TimelineError
 from model.manifest import find_bundle, read_manifest
 from monitor.config import Config, state_dir
 from monitor.control import Answer, Command, ControlServer, socket_path
 from monitor.daemon import Daemon
 from monitor.day.days import parse_moment
+from monitor.day.stretches import Stretch
+from monitor.forgetting import finish
 from monitor.housekeeping import Housekeeper, tasks_of
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.notify import Notifier
@@ -58,7 +60,7 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
     _log_to_file(config.log.level)
     if mended:
         logger.warning("others could read %d files or folders of the monitor; no longer", mended)
-    with DatabaseLock(database, source), Timeline.open(database, zone, keys, _BUSY_TIMEOUT_S) as timeline:
+    with DatabaseLock(database, source), _whole(config) as timeline:
         if anchor is not None:
             _refuse_overlap(database, keys, anchor, source, zone)
         first = open_source()
@@ -73,6 +75,13 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
         control = ControlServer(socket_path(database), commands_of(daemon, status))
         with _signals(daemon.stop), control, housekeeper, prompter, view.showing(status):
             daemon.run()
+
+
+def _whole(config: Config) -> Timeline:
+    """The timeline, without what was to be forgotten when something interrupted that. For the holder of its lock."""
+    if finish(config, locked=True):
+        logger.warning("what was to be forgotten is: it had been interrupted")
+    return Timeline.open(config.timeline.database_path(), config.timeline.zone_info(), config.timeline.keys(), _BUSY_TIMEOUT_S)
 
 
 def _recorded(config: Config) -> Callable[[datetime], object]:
@@ -103,7 +112,16 @@ def commands_of(daemon: Daemon, status: Status) -> dict[str, Command]:
         daemon.stop()
         return {}
 
+    def forget(arguments: Mapping[str, Any]) -> Answer:
+        try:
+            start_at, end_at = (datetime.fromisoformat(arguments[name]).astimezone(UTC) for name in ("start", "end"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise EmosllmError("forget needs start and end, as moments in ISO 8601") from error
+        daemon.forget(Stretch(start_at, end_at))
+        return {}
+
     return {
+        "forget": forget,
         "status": lambda _arguments: {"pid": os.getpid(), **status.as_json()},
         "pause": pause,
         "resume": resume,

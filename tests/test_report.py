@@ -90,7 +90,7 @@ def test_a_report_in_full() -> None:
         "  PARTIAL: some speech still waits to be judged.",
         "",
         "  Heard          6 h   of 24 h",
-        "  Off           18 h   the monitor was not running, or the machine slept",
+        "  Off           18 h   nothing ran, the machine slept, or it was erased",
         "  Speech       4 min   6 pieces",
         "  Unsure        50 s   25 % of judged speech: nothing was likely enough",
         "  Not judged    20 s   1 piece: the engine did not start",
@@ -164,7 +164,7 @@ def test_a_narrow_window_keeps_every_word(report: DaySummary) -> None:
 def test_a_day_without_sound_names_no_emotion() -> None:
     shown = words(summary(heard=None))
     assert "NO DATA: nothing was heard, so nothing can be said about this day." in shown
-    assert "Heard 0 s of 24 h Lost 1 h the microphone was away Off 23 h the monitor was not running, or the machine slept" in shown
+    assert "Heard 0 s of 24 h Lost 1 h the microphone was away Off 23 h nothing ran, the machine slept, or it was erased" in shown
     assert not re.search("neutral|happy|sad|Judged|Hour by hour|%", shown)
 
 

@@ -17,7 +17,7 @@ COVERAGE_WORDS = {
     Coverage.MUTED: ("Muted", "the microphone was open but switched to silence"),
     Coverage.DEVICE_LOST: ("Lost", "the microphone was away"),
     Coverage.OVERFLOW: ("Lost", "sound came faster than it could be taken"),
-    Coverage.NOT_RUNNING: ("Off", "the monitor was not running, or the machine slept"),
+    Coverage.NOT_RUNNING: ("Off", "nothing ran, the machine slept, or it was erased"),
 }
 """Of each kind of coverage a name and what it means."""
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from monitor.config import Config, state_dir
 from monitor.doctor.findings import Finding, Verdict
+from monitor.forgetting import interrupted
 from monitor.store.backup import Backups
 from monitor.store.reader import TimelineReader
 
 _ENOUGH_DISK_MIB = 500
 _BACKUP_DUE = timedelta(days=2)
-_BESIDE = ("", "-wal", "-shm", "-journal", ".lock", ".sock", ".paused")
+_BESIDE = ("", "-wal", "-shm", "-journal", ".lock", ".sock", ".paused", ".forgetting")
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_NAMED = 10
 
@@ -25,6 +26,10 @@ def timeline(config: Config) -> Finding:
     path = config.timeline.database_path()
     with TimelineReader.open(path, config.timeline.keys()) as reader:
         reader.check()
+    if interrupted(config.timeline):
+        return Finding(
+            Verdict.FAIL, "timeline", "something was to be forgotten and is not altogether; `emosllm-monitor forget` finishes it"
+        )
     state = "opens and is undamaged" if path.exists() else "will be created at the first start"
     return Finding(Verdict.OK, "timeline", f"{path} {state}, zone {config.timeline.zone_info()}")
 

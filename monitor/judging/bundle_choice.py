@@ -1,4 +1,4 @@
-"""Which bundle the judging process loads: the configured one, unless that was set aside because it kills processes.
+"""Which bundle the judging process loads: the configured one, unless that was set aside because it kills processes, or was retired.
 
 Remembers in a small file which bundles have answered, so that there is one to go back to. Knows nothing of processes.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from model.errors import BundleError
 from model.manifest import find_bundle, read_manifest
 from monitor.config import PACKAGED_BUNDLE
+from monitor.judging.retirement import WHY, is_retired
 from monitor.store.lock import make_private
 
 _logger = logging.getLogger(__name__)
@@ -39,9 +40,14 @@ class BundleChoice:
         return self._candidates()[0]
 
     @property
+    def names(self) -> list[str]:
+        """Every bundle that may be loaded sooner or later."""
+        return [self._configured, *self._memory.proven]
+
+    @property
     def aside(self) -> str:
         """Why the configured bundle is not used; empty when it is."""
-        return self._memory.aside.get(_version(self._configured), "")
+        return WHY if _retired(self._configured) else self._memory.aside.get(_version(self._configured), "")
 
     def answered(self) -> None:
         """The current bundle is loaded and answers: one to go back to."""
@@ -88,8 +94,15 @@ def _read(path: Path) -> _Memory:
 
 
 def _version(name: str) -> str:
-    """Empty for a bundle that cannot be read."""
+    """Empty for a bundle that cannot be read, or must not be."""
     try:
-        return read_manifest(find_bundle(name)).version
+        return "" if _retired(name) else read_manifest(find_bundle(name)).version
     except BundleError:
         return ""
+
+
+def _retired(name: str) -> bool:
+    try:
+        return is_retired(find_bundle(name))
+    except BundleError:
+        return False

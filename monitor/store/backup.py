@@ -73,7 +73,7 @@ class Backups:
         target = self.folder / f"{label(self.database, self.keys.folder)}-{now.astimezone(UTC):{_STAMP}}.db"
         try:
             with taking_turns(self.folder):
-                self._sweep()
+                self.sweep()
                 key = self.keys.find(self.database)
                 with checked_copy(self.database, key, target, key, self.leave_out) as copy:
                     copy.replace(target)
@@ -114,8 +114,8 @@ class Backups:
         for backup in self.found()[: -self.keep]:
             backup.path.unlink()
 
-    def _sweep(self) -> None:
-        """Remove what backups that were killed left half made."""
+    def sweep(self) -> None:
+        """Remove what backups that were killed left half made. Only for whose turn it is."""
         for left in self.folder.glob(f"*{PART}*"):
             left.unlink()
 

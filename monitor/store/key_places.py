@@ -34,6 +34,9 @@ class KeyPlace(Protocol):
     def write(self, keys: Sequence[StoreKey]) -> None:
         """Replace what is there, all at once; it lasts when this returns. Raises StoreKeyError when it cannot be."""
 
+    def destroy(self) -> bool:
+        """Let nothing be there any more, legible or not; whether something was and is gone. Raises StoreKeyError when it fails."""
+
 
 class EnvironmentKey:
     """The environment variable, which only its owner can change."""
@@ -48,6 +51,10 @@ class EnvironmentKey:
     def write(self, keys: Sequence[StoreKey]) -> None:
         """Always refused."""
         raise StoreKeyError(f"{self} cannot be set from here; set it yourself to 64 hexadecimal digits")
+
+    def destroy(self) -> bool:
+        """Only its owner can."""
+        return False
 
 
 class KeyFile:
@@ -87,6 +94,21 @@ class KeyFile:
         except OSError as error:
             raise StoreKeyError(f"the key cannot be kept in {self}: {error.strerror}; check the folder and the disk") from error
 
+    def destroy(self) -> bool:
+        """Overwrite the file where it lies, then remove it; and one that was to replace it."""
+        files = [file for file in (self._path, self._path.with_name(f"{self._path.name}.new")) if file.exists()]
+        try:
+            for file in files:
+                with file.open("r+b") as opened:
+                    opened.write(b"0" * file.stat().st_size)
+                    opened.flush()
+                    os.fsync(opened.fileno())
+                file.unlink()
+                sync(file.parent)
+        except OSError as error:
+            raise StoreKeyError(f"the key in {self} cannot be destroyed: {error.strerror}; check the permissions there") from error
+        return bool(files)
+
 
 class KeyringEntry:
     """An entry of the system keyring, where a real one answers: Secret Service, KWallet, macOS or Windows."""
@@ -119,6 +141,18 @@ class KeyringEntry:
 
         if not self._asked(put):
             raise StoreKeyError('there is no system keyring that keeps keys here; set [timeline] key = "file", or start one')
+
+    def destroy(self) -> bool:
+        """Delete the entry, where there is one."""
+
+        def delete() -> bool:
+            backend = _backend()
+            if backend is None or backend.get_password(SERVICE, self._user) is None:
+                return False
+            backend.delete_password(SERVICE, self._user)
+            return True
+
+        return self._asked(delete)
 
     def _asked(self, question: Callable[[], _T]) -> _T:
         """The keyring's answer. Raises StoreKeyError when it has none, or not in time."""

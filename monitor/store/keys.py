@@ -90,6 +90,15 @@ class Keys:
         place, _ = _keep(places, lambda stored: (*stored[-1:], key))
         return place
 
+    def destroy(self, database: Path) -> tuple[list[KeyPlace], list[KeyPlace]]:
+        """Destroy every key of `database`, so that no copy of it can be read any more: where they were, and where they cannot be reached.
+
+        Raises StoreKeyError when that fails.
+        """
+        places = self._places(database)
+        gone = [place for place in places if place.destroy()]
+        return gone, [place for place in places if isinstance(place, EnvironmentKey) and place.read()]
+
     def _places(self, database: Path) -> Sequence[KeyPlace]:
         """Where to look, the quickest first. New keys go to the last one that takes them: a password protects a keyring."""
         environment, keyring = EnvironmentKey(), KeyringEntry(database)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from model.errors import TimelineError
+from model.errors import TimelineError, TimelineInUse
 
 BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database while it is open, and after a crash: part of it."""
@@ -110,7 +110,7 @@ class DatabaseLock:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        """Take the lock. Raises TimelineError naming process, time and source of the daemon that holds it, or what forbids it."""
+        """Take the lock. Raises TimelineInUse naming process, time and source of the daemon that holds it, or TimelineError."""
         make_private(self._path)
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -121,7 +121,7 @@ class DatabaseLock:
         except OSError as error:
             held = self._holder()
             os.close(descriptor)
-            raise TimelineError(f"{self._database} is already in use by {held}; stop it first") from error
+            raise TimelineInUse(f"{self._database} is already in use by {held}; stop it first") from error
         self._descriptor = descriptor
         note = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds"), "source": self._source}
         os.ftruncate(descriptor, 0)

@@ -91,18 +91,8 @@ class TimelineReader:
         Raises TimelineError when the file is no timeline, is damaged or unreadable, or has other tables, and StoreKeyError when
         the key is not there.
         """
-        if salt_of(path) is None:
-            return cls(path, None)
-        key = keys.find(path)
-        version = schema_of(path, key)
-        if version is None:
-            return cls(path, None)
-        if version != SCHEMA_VERSION:
-            raise TimelineError(
-                f"the timeline {path} still has the tables of an older version; "
-                "run `emosllm-monitor start` once, which brings them up to date"
-            )
-        return cls(path, _connect(path, key))
+        key = current_key(path, keys)
+        return cls(path, None if key is None else _connect(path, key))
 
     @property
     def is_there(self) -> bool:
@@ -202,6 +192,19 @@ class TimelineReader:
             return self._connection.execute(query, values).fetchall()
         except Error as error:
             raise explain(error, self._path) from error
+
+
+def current_key(path: Path, keys: Keys) -> StoreKey | None:
+    """The key of a timeline that has the tables of this program; None where there is no timeline yet. Raises as TimelineReader.open."""
+    if salt_of(path) is None:
+        return None
+    key = keys.find(path)
+    version = schema_of(path, key)
+    if version is not None and version != SCHEMA_VERSION:
+        raise TimelineError(
+            f"the timeline {path} still has the tables of an older version; run `emosllm-monitor start` once, which brings them up to date"
+        )
+    return None if version is None else key
 
 
 def schema_of(path: Path, key: StoreKey) -> str | None:

@@ -22,7 +22,7 @@ class Coverage(StrEnum):
     heard: listened to, and what was said is stored. paused: the person had closed the microphone. muted: it delivered digital
     silence. device-lost: it was away. overflow: sound came faster than it was taken. engine-down: listened to, but the speech
     there was given up, because it could not be judged for too long. not-running: no monitor, or a machine that slept; where
-    nothing is stored, that is it.
+    nothing is stored, that is it, and so it is where the person had erased what was.
     """
 
     HEARD = "heard"

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Self
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 from sqlmodel import Session, col, delete, func, select
 
 from monitor.store.copies import refuse_damage
 from monitor.store.keys import Keys
 from monitor.store.lock import make_private
+from monitor.store.numbers import NEXT_SEGMENT
 from monitor.store.reader import SCHEMA_VERSION, schema_of
 from monitor.store.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, Judgement, SegmentState, check_stretch, merge
 from monitor.store.tables import CoverageRow, SegmentRow, SoundRow
@@ -90,9 +91,9 @@ class Timeline:
             state=SegmentState.WAITING,
         )
         with self._writing() as session:
+            row.id = int(session.scalar(text(NEXT_SEGMENT)))
             session.add(row)
             session.flush()
-            assert row.id is not None
             session.add(SoundRow(segment_id=row.id, pcm=sound, stored_at=datetime.now(UTC)))
             return row.id
 

@@ -1,0 +1,97 @@
+"""What a person reads before something is forgotten, and the receipt afterwards. Text only; knows no files."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from monitor.day.stretches import FIRST, Stretch
+from monitor.forgetting import Receipt, Survey
+from monitor.store.erasure import Found
+
+EVERYTHING = (
+    "Everything will be forgotten: the timeline with all that was heard and said, its backups, the key that opens them,",
+    "what models learned from it, and the logs. Your settings stay.",
+)
+_ELSEWHERE = (
+    "exports, reports and pictures that you saved, printed or gave to somebody",
+    "backups and snapshots of this disk that other programs make",
+)
+
+
+def preview(survey: Survey, stretch: Stretch, zone: ZoneInfo) -> list[str]:
+    """What will go."""
+    lines = [f"To be forgotten, {span(stretch, zone)}:", *_indented(_counts(survey.found))]
+    if survey.copies:
+        lines.append(f"  from {_many(len(survey.copies), 'backup')}, written anew without it: {_names(survey.copies)}")
+    if survey.damaged:
+        lines.append(f"  {_many(len(survey.damaged), 'damaged backup')}, altogether: {_names(survey.damaged)}")
+    if survey.bundles:
+        lines.append(f"  {_many(len(survey.bundles), 'model')} that learned from it: {_names(survey.bundles)}")
+    return lines
+
+
+def receipt_of(receipt: Receipt, what: str, remote: bool) -> list[str]:
+    """What went, and what may be elsewhere. remote: whether a server on another machine judged the voice."""
+    lines = [f"Forgotten, {what}:", *_indented(_counts(receipt.found))]
+    told = {
+        "written anew without it": receipt.rewritten,
+        "removed": receipt.removed,
+        "retired, as it learned from it": receipt.retired,
+        "destroyed, the key in": receipt.keys,
+    }
+    lines += [f"  {word}: {', '.join(names)}" for word, names in told.items() if names]
+    if len(lines) == 1:
+        lines = [f"There was nothing to forget, {what}."]
+    elif not receipt.left:
+        lines.append("Nothing of it is left in the monitor's own files.")
+    if receipt.left:
+        lines += ["Not reached:", *_indented(receipt.left)]
+    return [*lines, "Out of reach, where you have it:", *_indented(_elsewhere(receipt, remote))]
+
+
+def span(stretch: Stretch, zone: ZoneInfo) -> str:
+    """From when until when, on the local clock."""
+    begin = "" if stretch.start == FIRST else f"from {_local(stretch.start, zone)} "
+    return f"{begin}to {_local(stretch.end, zone)} ({zone})"
+
+
+def _counts(found: Found) -> list[str]:
+    speech = _many(found.segments, "piece") + " of speech" if found.segments else ""
+    more = [f"{number} with {what}" for number, what in ((found.transcripts, "words"), (found.sounds, "sound")) if number]
+    said = [
+        _many(number, word)
+        for number, word in ((found.corrections, "correction"), (found.checkins, "check-in"), (found.prompts, "question to check in"))
+        if number
+    ]
+    account = f"the account of {_many(found.coverage, 'stretch', 'es')} of time: heard, paused and the like" if found.coverage else ""
+    days = (
+        f"{_many(found.summaries, 'summary of a day', '', 'summaries of days')}, made anew when next looked at" if found.summaries else ""
+    )
+    return [line for line in (", ".join(filter(None, (speech, *more))), ", ".join(said), account, days) if line]
+
+
+def _elsewhere(receipt: Receipt, remote: bool) -> list[str]:
+    disk = "what the disk keeps of erased files until it writes there again, SSDs above all; it is encrypted"
+    if receipt.keys:
+        disk += ", and the key is gone, but for copies that you exported"
+    else:
+        disk += ": `emosllm-monitor key rotate` takes its key away, too"
+    learned = ["a running monitor uses a retired model until it is started again"] if receipt.retired and not receipt.keys else []
+    return [*_ELSEWHERE, disk, *learned, *(["the memory and logs of the vLLM server that judged it"] if remote else [])]
+
+
+def _local(moment: datetime, zone: ZoneInfo) -> str:
+    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M}"
+
+
+def _many(number: int, word: str, plural: str = "s", words: str = "") -> str:
+    return f"{number} {word if number == 1 else words or word + plural}"
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths)
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]

@@ -1,0 +1,152 @@
+"""Erases a stretch of time from one database file, so that its bytes are gone from it: the timeline, a backup, or what was put aside.
+
+All rows go in one transaction; then the file is written anew, so that no page keeps a copy of what was moved or deleted before, and the
+write-ahead log beside it is emptied. Doing it again does no harm, so what was interrupted is simply done again. A file with older
+tables is treated alike, as far as it has them.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from model.errors import TimelineError
+from monitor.store.cipher import Connection, Error, StoreKey, connect, name_of
+from monitor.store.numbers import never_again
+from monitor.store.reader import explain, stored_moment
+from monitor.store.records import LONGEST_SEGMENT_S
+
+_BUSY_TIMEOUT_S = 30.0
+_PATIENCE_S = 30.0
+_RETRY_S = 0.2
+
+_SPEECH = "start_at > :earliest AND start_at < :end AND end_at > :start"
+_OF_SPEECH = f"segment_id IN (SELECT id FROM segment WHERE {_SPEECH})"
+_WITHIN = "at >= :start AND at < :end"
+_AROUND = "start_at < :end AND end_at > :start"
+# What was asked and what was answered go together.
+_ASKED = f"({_WITHIN} OR checkin_id IN (SELECT id FROM checkin WHERE {_WITHIN}))"
+
+_COUNTS: Mapping[str, tuple[str, str]] = {
+    "segments": ("segment", _SPEECH),
+    "transcripts": ("segment", f"{_SPEECH} AND transcript IS NOT NULL"),
+    "sounds": ("sound", _OF_SPEECH),
+    "corrections": ("correction", _OF_SPEECH),
+    "coverage": ("coverage", _AROUND),
+    "checkins": ("checkin", _WITHIN),
+    "prompts": ("prompt", _ASKED),
+    "summaries": ("day_summary", _AROUND),
+}
+# Of coverage that reaches beyond the stretch the rest stays.
+_REST = "INSERT INTO coverage (stream, kind, start_at, end_at, zone, reason) SELECT stream, kind, {}, zone, reason FROM coverage WHERE {}"
+_ERASE: tuple[tuple[str, str], ...] = (
+    ("coverage", _REST.format("start_at, :start", "start_at < :start AND end_at > :start")),
+    ("coverage", _REST.format(":end, end_at", "start_at < :end AND end_at > :end")),
+    ("coverage", f"DELETE FROM coverage WHERE {_AROUND}"),
+    ("sound", f"DELETE FROM sound WHERE {_OF_SPEECH}"),
+    ("correction", f"DELETE FROM correction WHERE {_OF_SPEECH}"),
+    ("segment", f"DELETE FROM segment WHERE {_SPEECH}"),
+    ("prompt", f"DELETE FROM prompt WHERE {_ASKED}"),
+    ("checkin", f"DELETE FROM checkin WHERE {_WITHIN}"),
+    ("day_summary", f"DELETE FROM day_summary WHERE {_AROUND}"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies in a stretch of time: numbers of rows. transcripts: segments with words; sounds: of segments; summaries: of days."""
+
+    segments: int = 0
+    transcripts: int = 0
+    sounds: int = 0
+    corrections: int = 0
+    coverage: int = 0
+    checkins: int = 0
+    prompts: int = 0
+    summaries: int = 0
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, one.name) for one in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What one file held of a stretch. numbers: of the segments."""
+
+    found: Found
+    numbers: tuple[int, ...]
+
+
+def look(path: Path, key: StoreKey, start: datetime, end: datetime) -> Erasure:
+    """What the file holds of [start, end), aware UTC. Segments count as soon as a part of them lies there. Raises TimelineError."""
+    with _opened(path, key, read_only=True) as connection:
+        return _look(connection, _bounds(start, end))
+
+
+def erase(path: Path, key: StoreKey, start: datetime, end: datetime) -> Erasure:
+    """Erase it, also while others read and write; returns what it was. Raises TimelineError when it cannot be brought to its end."""
+    with _opened(path, key, read_only=False) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        bounds = _bounds(start, end)
+        erasure = _look(connection, bounds)
+        tables = _tables(connection)
+        for table, statement in _ERASE:
+            if table in tables:
+                connection.execute(statement, bounds)
+        if erasure.numbers:
+            never_again(connection, max(erasure.numbers))
+        connection.execute("COMMIT")
+        _leave_no_trace(connection, path)
+    return erasure
+
+
+def _look(connection: Connection, bounds: Mapping[str, str]) -> Erasure:
+    tables = _tables(connection)
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(segment)")}
+    counts = {
+        name: int(connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}", bounds).fetchone()[0])
+        for name, (table, condition) in _COUNTS.items()
+        if table in tables and (name != "transcripts" or "transcript" in columns)
+    }
+    numbers = connection.execute(f"SELECT id FROM segment WHERE {_SPEECH}", bounds).fetchall()
+    return Erasure(Found(**counts), tuple(number for (number,) in numbers))
+
+
+def _leave_no_trace(connection: Connection, path: Path) -> None:
+    """Write the file anew and empty its log, which has to wait for whoever still reads what was before."""
+    connection.execute("VACUUM")
+    deadline = time.monotonic() + _PATIENCE_S
+    while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+        if time.monotonic() > deadline:
+            raise TimelineError(
+                f"everything is erased from {path} but its log, which another program is still reading; "
+                "close that program, then `emosllm-monitor forget` finishes it"
+            )
+        time.sleep(_RETRY_S)
+
+
+def _tables(connection: Connection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def _bounds(start: datetime, end: datetime) -> dict[str, str]:
+    bounds = {"start": start, "end": end, "earliest": start - timedelta(seconds=LONGEST_SEGMENT_S)}
+    return {name: stored_moment(moment) for name, moment in bounds.items()}
+
+
+@contextmanager
+def _opened(path: Path, key: StoreKey, *, read_only: bool) -> Iterator[Connection]:
+    try:
+        with closing(connect(path, key, read_only=read_only, timeout_s=_BUSY_TIMEOUT_S)) as connection:
+            connection.isolation_level = None
+            connection.execute("PRAGMA foreign_keys = ON")
+            yield connection
+    except Error as error:
+        raise explain(error, path) from error
+
+
+def is_damage(error: TimelineError) -> bool:
+    """Whether a file is beyond reading, and not only out of reach for now."""
+    return name_of(error.__cause__).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
