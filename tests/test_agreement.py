@@ -242,7 +242,7 @@ def test_labels_are_compared_with_what_the_model_had_answered() -> None:
     assert (found.same, found.other, found.unanswerable) == (1, 2, 1)
     assert found.share is not None
     assert found.share.value == pytest.approx(1 / 3)
-    assert "what 3 pieces of speech really were: the estimate was the same in 1 and another in 2." in found.sentence
+    assert "You named 3 pieces of speech: the estimate was the same in 1 and another in 2." in found.sentence
     assert labels([], PARIS).sentence == ""
 
 

@@ -60,7 +60,7 @@ def test_a_day_in_full() -> None:
         "   3  09:01:33    2.1 s  not judged: the engine did not start",
         "   4  09:01:43    2.1 s  waits to be judged",
         "",
-        "  What a piece really was: emosllm-monitor label ID LETTER, or label ID --confirm",
+        "  Say what one was: emosllm-monitor label ID LETTER, or label ID --confirm",
         "  A angry, S sad, H happy, U surprise, F fear, D disgust, C contempt,",
         "  N neutral, O other",
     ]
@@ -70,7 +70,7 @@ def test_every_list_says_what_it_is_not_and_fits() -> None:
     for outcomes in ([], [PERHAPS, "a reason that goes on and on, " * 9], [FEAR] * 3):
         fill(outcomes)
         shown = typed("timeline", *DAY).stdout
-        assert max(map(len, shown.splitlines())) <= 81, "a command that is to be copied is not broken"
+        assert max(map(len, shown.splitlines())) <= 80
         assert NOTICE in re.sub(r"\s+", " ", shown)
         assert "\x1b" not in shown
 

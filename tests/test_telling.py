@@ -70,6 +70,14 @@ def test_only_what_is_missing_is_asked_one_choice_a_line() -> None:
     assert [line[2] for line in person.shown.splitlines() if line.startswith("  ")] == [emotion.value for emotion in Emotion]
 
 
+def test_a_note_can_be_typed_where_no_shell_keeps_it() -> None:
+    for typing, kept in (("the letter came\n", "the letter came"), ("\n", None)):
+        person = AtTerminal("checkin", "--valence", "4", "--feeling", "h", "--note", "-")
+        person.answer("Note: ", typing)
+        assert person.end() == 0, person.shown
+        assert stored()[-1].note == kept
+
+
 def test_ctrl_c_between_the_questions_leaves_nothing(home: Path) -> None:
     person = AtTerminal("checkin")
     person.answer(STEP, "2\n")

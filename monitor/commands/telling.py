@@ -29,7 +29,9 @@ def checkin(
     context: typer.Context,
     valence: Annotated[int | None, typer.Option(metavar="STEP", help="How it feels: 1 very unpleasant to 7 very pleasant.")] = None,
     feeling: Annotated[str | None, typer.Option(metavar="LETTER", help="What you call it: A S H U F D C N O, or the word.")] = None,
-    note: Annotated[str | None, typer.Option(help="A few words for yourself.")] = None,
+    note: Annotated[
+        str | None, typer.Option(help="A few words for yourself; - asks for them, so that the shell does not keep them.")
+    ] = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help="When it was, if not now: HH:MM today, or YYYY-MM-DDTHH:MM.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Erase the check-in you entered last, or with --at that of a minute.")] = False,
 ) -> None:
@@ -45,7 +47,7 @@ def checkin(
         _erase(settings, _to_erase(settings, moment, now))
         return
     step, emotion = _answers(valence, feeling)
-    stored = _store(settings, moment, step, emotion, note)
+    stored = _store(settings, moment, step, emotion, _typed("Note", "") if note == "-" else note)
     print(f"Stored: {_told(stored, settings)}. Thank you for taking the moment.")
     if step == 1:
         print(_HARD)
@@ -73,12 +75,18 @@ def _ask(question: str, choices: Sequence[str], prompt: str, understand: Callabl
     print("\n".join([question, *(f"  {choice}" for choice in choices)]))
     while True:
         try:
-            return understand(typer.prompt(prompt, type=str))
+            return understand(_typed(prompt))
         except WordError as error:
             print(error)
-        except typer.Abort:
-            print("\nNothing was stored.", file=sys.stderr)
-            raise typer.Exit(_INTERRUPTED) from None
+
+
+def _typed(prompt: str, default: str | None = None) -> str:
+    """A line that the person types; who ends it instead of answering leaves nothing."""
+    try:
+        return str(typer.prompt(prompt, default=default, show_default=False, type=str))
+    except typer.Abort:
+        print("\nNothing was stored.", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 def _store(settings: "TimelineConfig", moment: datetime | None, step: int, emotion: "Emotion", note: str | None) -> "CheckIn":

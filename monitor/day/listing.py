@@ -65,7 +65,7 @@ class Listing:
             yield from self._rows()
         if self.shown:
             yield ""
-            yield "What a piece really was: emosllm-monitor label ID LETTER, or label ID --confirm"
+            yield "Say what one was: emosllm-monitor label ID LETTER, or label ID --confirm"
             # A letter stays with its word.
             yield from (line.replace(_TIED, " ") for line in wrap(listed().replace(" ", _TIED).replace(f",{_TIED}", ", "), width))
         yield ""

@@ -31,8 +31,8 @@ class Labels:
         if not self.same + self.other:
             return ""
         return (
-            f"You said what {_counted(self.same + self.other, 'piece')} of speech really were: the estimate was the same in {self.same}"
-            f" and another in {self.other}. You chose them, so this is not how often the estimate is right."
+            f"You named {_counted(self.same + self.other, 'piece')} of speech: the estimate was the same in {self.same} and another in"
+            f" {self.other}. You chose what to name, so this is not how often the estimate is right."
         )
 
 
