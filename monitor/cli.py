@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from model.errors import EmosllmError
-from monitor.commands import exchange, keeping, labelling, looking, running, telling, tending, training
+from monitor.commands import dashboard, exchange, keeping, labelling, looking, running, telling, tending, training
 
 app = typer.Typer(
     name="emosllm-monitor",
@@ -30,6 +30,7 @@ for _command in (
     running.resume,
     running.stop,
     looking.report,
+    dashboard.dashboard,
     telling.checkin,
     labelling.timeline,
     labelling.label,

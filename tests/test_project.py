@@ -13,7 +13,7 @@ from monitor.config import Config
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
-COMMANDS = ("exchange", "keeping", "labelling", "looking", "running", "settings", "telling", "tending", "training")
+COMMANDS = ("dashboard", "exchange", "keeping", "labelling", "looking", "running", "settings", "telling", "tending", "training")
 OWNERS = {
     "pyaudio": {"monitor/sound/capture.py"},
     "webrtcvad": {"monitor/sound/voice.py"},
@@ -26,6 +26,9 @@ OWNERS = {
     "sqlmodel": {f"monitor/store/{name}.py" for name in ("tables", "timeline", "words", "writing")},
     "typer": {"monitor/cli.py", *(f"monitor/commands/{name}.py" for name in COMMANDS)},
     "py_mini_racer": {"monitor/charts/render.py"},
+    "uvicorn": {"monitor/dashboard/server.py"},
+    "jinja2": {"monitor/dashboard/rendering.py", "monitor/report/page.py"},
+    "fastapi": {f"monitor/dashboard/{name}.py" for name in ("app", "changing", "reading", "rendering")},
     "weasyprint": {"monitor/report/pdf.py"},
     "fhir": {"monitor/report/fhir.py"},
     "peft": {"model/speech_llm.py"},

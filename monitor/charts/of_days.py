@@ -210,6 +210,7 @@ def _cell(day: DaySummary, place: int) -> Option:
         "formatter": f"{day.day.on.day}\n{_cell_word(day)}",
         "color": "#222222" if leading is None else ink.on,
         "fontSize": FONT_PX - 1,
+        "lineHeight": FONT_PX + 2,
         "textBorderWidth": 0,
         "backgroundColor": "rgba(255,255,255,0.75)" if leading is None else "transparent",
     }
