@@ -289,7 +289,7 @@ def test_plain_text_of_a_period_says_the_same_as_its_table() -> None:
 
 def test_what_lasts_and_what_is_new_is_said_in_plain_words() -> None:
     measure = PERIOD.trends["share_S"].measure
-    lasting = Change(measure, 1, 6, 7, Band(0.1, 0.2, 0.3, 28), "sadness was above your usual range on 6 of the last 7 covered days")
+    lasting = Change(measure, 1, 6, 7, Band(0.1, 0.2, 0.3, 28), "Sadness was above your usual range on 6 of the last 7 covered days.")
     told = replace(PERIOD, trends={"share_S": replace(PERIOD.trends["share_S"], change=lasting)}, own_word=("It fits.", "Mostly."))
     said = sentences.of_days(told)
     assert "Sadness was above your usual range on 6 of the last 7 covered days." in said

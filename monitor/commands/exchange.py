@@ -36,7 +36,7 @@ def export(
     config, now = settings_of(context), datetime.now(UTC)
     stretch = parse_stretch(day, begin, finish, config.timeline.zone_info(), now)
     counts = write(config, form, stretch, out, force, now)
-    print(f"exported {_listed((number, name) for name, number in counts.items())}", file=sys.stderr)
+    print(f"exported {_listed((number, name) for name, number in counts.items()) or 'nothing: nothing is stored there'}", file=sys.stderr)
     print("not encrypted: whoever has this can read it. Sound is not part of it", file=sys.stderr)
 
 
@@ -47,7 +47,7 @@ def import_(
     from monitor.exchange.incoming import bring_back
 
     taken = bring_back(settings_of(context).timeline, source)
-    print(f"imported {_listed((one.new, name) for name, one in taken.items())}")
+    print(f"imported {_listed((one.new, name) for name, one in taken.items()) or 'nothing new'}")
     if known := sum(one.known for one in taken.values()):
         different = sum(one.different for one in taken.values())
         print(f"{known} rows were there already" + (f"; {different} of them differ, and stay as they are" if different else ""))
@@ -120,4 +120,4 @@ def _confirm(lines: Sequence[str], yes: bool) -> None:
 
 def _listed(counts: Iterable[tuple[int, str]]) -> str:
     named = (f"{number} {name.removesuffix('s') if number == 1 else name}" for number, name in counts if number)
-    return ", ".join(named) or "nothing: there is nothing in it"
+    return ", ".join(named)

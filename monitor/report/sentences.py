@@ -59,7 +59,7 @@ def coverage(material: Material) -> str:
 
 def changes(trends: Iterable[Trend]) -> list[str]:
     """Measures that stayed outside the person's usual range."""
-    return [f"{trend.change.sentence[0].upper()}{trend.change.sentence[1:]}." for trend in trends if trend.change]
+    return [trend.change.sentence for trend in trends if trend.change]
 
 
 def level(value: float, low: str, high: str) -> str:
