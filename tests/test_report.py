@@ -198,7 +198,7 @@ def test_shares_too_small_to_round_still_show() -> None:
 def test_a_day_that_is_not_over_says_until_when() -> None:
     shown = words(summary((9, 50, Emotion.SAD), now_hour=14.5))
     assert "Tuesday 14 July 2026, until 14:30 Europe/Paris PARTIAL: the day is not over yet." in shown
-    assert "Heard 6 h of 14 h 30 min Off 8 h 30 min the monitor" in shown
+    assert "Heard 6 h of 14 h 30 min Off 8 h 30 min nothing ran" in shown
 
 
 def test_reasons_are_printed_as_they_are() -> None:

@@ -49,10 +49,19 @@ class AtTerminal:
         return self._process.wait(10)
 
     def interrupt(self, prompt: str) -> int:
-        """Ctrl-C at a prompt; returns the exit status."""
+        """Ctrl-C at a prompt, as no person is so quick that it comes before the line is waited for; returns the exit status."""
         self._until(prompt)
-        self._process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            time.sleep(0.3)
+            self._process.send_signal(signal.SIGINT)
+            if self._shows_more_within(3.0):
+                break
         return self.end()
+
+    def _shows_more_within(self, seconds: float) -> bool:
+        """Whether something more is shown by then."""
+        return bool(select.select([self._terminal], [], [], seconds)[0])
 
     def _until(self, text: str) -> None:
         deadline = time.monotonic() + 30
