@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -23,7 +24,7 @@ from monitor.store.reader import TimelineReader
 from monitor.store.records import Coverage
 from monitor.store.timeline import Timeline
 from tests.commands import COMMAND, configure, own_address, run
-from tests.stores import keys
+from tests.stores import keys, raw
 
 PARIS = Config(timeline=TimelineConfig(zone="Europe/Paris"))
 TRANSFORMERS = Config(engine=EngineConfig(kind="transformers"))
@@ -90,6 +91,8 @@ def test_an_intact_timeline_is_looked_through(folder: Path) -> None:
 
 def test_damage_deep_in_the_timeline_is_found_though_it_still_opens() -> None:
     path = heard(datetime.now(UTC) - HOUR, datetime.now(UTC))
+    with closing(raw(path)) as connection, connection:  # so that the last page is not one that describes the tables
+        connection.executemany("INSERT INTO prompt (at, zone) VALUES (?, 'UTC')", [(f"2026-01-01 00:00:{i:09.6f}",) for i in range(500)])
     data = bytearray(path.read_bytes())
     data[-4096:] = os.urandom(4096)
     path.write_bytes(data)

@@ -320,7 +320,13 @@ def test_a_row_that_makes_no_sense_is_not_taken_for_an_answer(timeline: Timeline
         read(path)
 
 
-def test_reading_imports_neither_sqlmodel_nor_numpy() -> None:
-    heavy = "{'sqlalchemy', 'sqlmodel', 'alembic', 'numpy', 'torch', 'pydantic'}"
-    script = f"import sys, monitor.store.reader, monitor.day.summary, monitor.report.text; print({heavy} & sys.modules.keys() or 'none')"
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("monitor.store.reader, monitor.day.summary", {"sqlalchemy", "sqlmodel", "alembic", "numpy", "torch", "pydantic"}),
+        ("monitor.look, monitor.report.text", {"sqlalchemy", "sqlmodel", "alembic", "numpy", "torch", "jinja2", "py_mini_racer"}),
+    ],
+)
+def test_reading_imports_neither_sqlmodel_nor_numpy(modules: str, heavy: set[str]) -> None:
+    script = f"import sys, {modules}; print({heavy} & sys.modules.keys() or 'none')"
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "none\n"
