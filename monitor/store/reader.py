@@ -45,8 +45,9 @@ _ENTRY = """
 _SEGMENTS = f"{_ENTRY} WHERE start_at > :earliest AND start_at < :end AND end_at > :start ORDER BY start_at, segment.id"
 _SEGMENT = f"{_ENTRY} WHERE segment.id = :id"
 # The plus keeps SQLite from going through all segments of that time: few are ever corrected.
+# What is said of a segment is said after it; a day's grace is for clocks that were set.
 _CORRECTED = f"""
-    {_ENTRY} WHERE segment.id IN (SELECT segment_id FROM correction WHERE undone_at IS NULL)
+    {_ENTRY} WHERE segment.id IN (SELECT segment_id FROM correction WHERE undone_at IS NULL AND at > datetime(:start, '-1 day'))
     AND +start_at > :earliest AND +start_at < :end AND end_at > :start ORDER BY start_at, segment.id"""
 _KNOWN_IDS = "SELECT min(id) AS lowest, max(id) AS highest FROM segment"
 _CHECKIN = "SELECT id, at, zone, valence, emotion, note FROM checkin"
