@@ -77,6 +77,14 @@ def test_a_calendar_says_no_data_and_never_neutral_for_a_day_without() -> None:
     assert cell["itemStyle"]["color"] == palette.NOT_HEARD.colour
 
 
+def test_a_calendar_gives_no_day_the_colour_of_a_few_seconds() -> None:
+    few = summarize(DAY, entries(count=3), coverage(), DAY.end)
+    assert 0 < few.speech.sure.seconds < 60
+    (cell,) = of_days.calendar([few])["series"][0]["data"]
+    assert cell["label"]["formatter"].startswith("14\ntoo little")
+    assert cell["itemStyle"]["color"] == palette.UNJUDGED.colour
+
+
 @pytest.mark.parametrize(("name", "hours"), [("23 hours", 23), ("25 hours", 25), ("full", 24)])
 def test_the_clock_axis_has_the_hours_of_the_day(name: str, hours: int) -> None:
     assert len(of_day.hours(DAYS[name])["xAxis"]["data"]) == hours

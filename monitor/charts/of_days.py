@@ -203,7 +203,7 @@ def _said(days: Sequence[date], said: Mapping[date, Sequence[float]]) -> list[Op
 
 
 def _cell(day: DaySummary, place: int) -> Option:
-    leading = day.speech.leading
+    leading = _leading(day)
     ink = NOT_HEARD if day.state is DayState.NO_DATA else UNJUDGED if leading is None else EMOTIONS[leading]
     label = {
         "show": True,
@@ -221,10 +221,21 @@ def _cell(day: DaySummary, place: int) -> Option:
     }
 
 
+def _leading(day: DaySummary) -> Emotion | None:
+    """The emotion of most sure speech, where there is enough of it to colour a day."""
+    return day.speech.leading if day.speech.sure.seconds >= ENOUGH_SURE_S else None
+
+
 def _cell_word(day: DaySummary) -> str:
     if day.state is DayState.NO_DATA:
         return NO_DATA
-    word = day.speech.leading.word if day.speech.leading else "unsure" if day.speech.total.segments else "no speech"
+    leading = _leading(day)
+    if leading is not None:
+        word = leading.word
+    elif day.speech.sure.segments:
+        word = "too little"
+    else:
+        word = "unsure" if day.speech.total.segments else "no speech"
     return f"{word} (part)" if day.state is DayState.PARTIAL else word
 
 
