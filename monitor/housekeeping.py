@@ -9,10 +9,9 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Self
-from zoneinfo import ZoneInfo
 
 from model.errors import EmosllmError
-from monitor.config import TimelineConfig
+from monitor.config import Config
 from monitor.look import keep_summaries
 from monitor.store.backup import Backups
 from monitor.store.timeline import Timeline
@@ -24,12 +23,13 @@ _FIRST_S, _EVERY_S = 60.0, 3600.0
 Task = Callable[[datetime], object]
 
 
-def tasks_of(timeline: Timeline, backups: Backups, zone: ZoneInfo, keep_audio_days: int, settings: TimelineConfig) -> list[Task]:
-    """All that has to be done, each to be given the present moment in UTC. settings: of the timeline."""
+def tasks_of(timeline: Timeline, config: Config) -> list[Task]:
+    """All that has to be done, each to be given the present moment in UTC."""
+    backups, zone = Backups.of(config.timeline), config.timeline.zone_info()
     return [
-        lambda now: timeline.erase_sound(now - timedelta(days=keep_audio_days)),
+        lambda now: timeline.erase_sound(now - timedelta(days=config.privacy.keep_audio_days)),
         lambda _now: timeline.give_back_space(),
-        lambda now: keep_summaries(settings, now),
+        lambda now: keep_summaries(config.timeline, now, config.engine.bundle),
         lambda now: backups.make_if_due(now, zone),
     ]
 

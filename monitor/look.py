@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Self
 from zoneinfo import ZoneInfo
 
+from model.errors import BundleError
 from monitor.config import PACKAGED_BUNDLE, TimelineConfig
 from monitor.day.agreement import agreement, windows
 from monitor.day.days import Day
@@ -28,9 +29,9 @@ from monitor.store.summaries import DaySummaries
 _AN_HOUR = 60
 
 
-def keep_summaries(settings: TimelineConfig, now: datetime) -> None:
+def keep_summaries(settings: TimelineConfig, now: datetime, bundle: str = PACKAGED_BUNDLE) -> None:
     """Make summaries of days that are over and have none, so that nobody has to wait for them. Raises TimelineError."""
-    with Look.open(settings, now) as look:
+    with Look.open(settings, now, bundle) as look:
         look.keep_missing(_AN_HOUR)
 
 
@@ -45,17 +46,21 @@ class Story:
 class Look:
     """One look at a timeline, as things stand at `now` (aware UTC), in the zone of its settings. Use it in one thread, and close it."""
 
-    def __init__(self, timeline: TimelineReader, kept: DaySummaries, zone: ZoneInfo, now: datetime) -> None:
+    def __init__(self, timeline: TimelineReader, kept: DaySummaries, zone: ZoneInfo, now: datetime, bundle: str) -> None:
         self.zone, self.now = zone, now.astimezone(UTC)
         self._timeline, self._kept = timeline, kept
+        self._bundle = bundle
 
     @classmethod
-    def open(cls, settings: TimelineConfig, now: datetime) -> Self:
-        """Raises TimelineError and StoreKeyError as TimelineReader.open does; where there is no timeline yet, all days are empty."""
+    def open(cls, settings: TimelineConfig, now: datetime, bundle: str = PACKAGED_BUNDLE) -> Self:
+        """bundle: name or folder of the one in use, whose confusion gives shares their intervals, as that of the built-in one does.
+
+        Raises TimelineError and StoreKeyError as TimelineReader.open does; where there is no timeline yet, all days are empty.
+        """
         path, keys, zone = settings.database_path(), settings.keys(), settings.zone_info()
         timeline = TimelineReader.open(path, keys)
         kept = DaySummaries(path, keys.find(path) if timeline.is_there else None, str(zone), FORMAT)
-        return cls(timeline, kept, zone, now)
+        return cls(timeline, kept, zone, now, bundle)
 
     def day(self, day: Day) -> DaySummary:
         """The summary of a day of this zone."""
@@ -139,10 +144,17 @@ class Look:
 
     @cached_property
     def _confusions(self) -> Mapping[str, Confusion]:
-        """How bundles that are here confuse emotions, by version. Only those built in are looked for: others come and go."""
+        """How the bundle in use and the built-in one confuse emotions, by version. One that is not there any more gives no intervals."""
         from model.confusion import read_confusion
         from model.manifest import find_bundle, read_manifest
 
-        folder = find_bundle(PACKAGED_BUNDLE)
-        voices = read_confusion(folder)
-        return {read_manifest(folder).version: Confusion(voices)} if voices else {}
+        known: dict[str, Confusion] = {}
+        for name in {PACKAGED_BUNDLE, self._bundle}:
+            try:
+                folder = find_bundle(name)
+                version, voices = read_manifest(folder).version, read_confusion(folder)
+            except BundleError:
+                continue
+            if voices:
+                known[version] = Confusion(voices)
+        return known

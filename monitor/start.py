@@ -32,7 +32,6 @@ from monitor.recorder import Recorder
 from monitor.sound.capture import MicrophoneSource
 from monitor.sound.sources import FileSource, Source, StdinSource
 from monitor.status import Status
-from monitor.store.backup import Backups
 from monitor.store.keys import Keys
 from monitor.store.lock import DatabaseLock, make_private, make_tree_private
 from monitor.store.reader import TimelineReader
@@ -69,8 +68,7 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
         recorder = Recorder(config, timeline, choice, state_dir() / "engine.log", status, view)
         pause = Pause(database.with_name(database.name + ".paused"))
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, Notifier(), unattended)
-        tasks = tasks_of(timeline, Backups.of(config.timeline), zone, config.privacy.keep_audio_days, config.timeline)
-        housekeeper = Housekeeper(tasks, status.tell_upkeep)
+        housekeeper = Housekeeper(tasks_of(timeline, config), status.tell_upkeep)
         prompter = Prompter(config.checkin, zone, lambda: status.paused or status.muted, _recorded(config), status.tell_prompts)
         control = ControlServer(socket_path(database), commands_of(daemon, status))
         with _signals(daemon.stop), control, housekeeper, prompter, view.showing(status):

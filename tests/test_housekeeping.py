@@ -9,7 +9,7 @@ import pytest
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
-from monitor.config import TimelineConfig
+from monitor.config import Config
 from monitor.housekeeping import Housekeeper, tasks_of
 from monitor.store.backup import Backups
 from monitor.store.records import Judgement
@@ -44,13 +44,13 @@ def test_it_works_in_the_background_and_ends_with_the_block(monkeypatch: pytest.
 
 
 def test_kept_sound_goes_after_its_days_and_a_backup_is_made_a_day(home: Path) -> None:
-    settings = TimelineConfig()
+    settings = Config().timeline
     kept = Backups.of(settings)
     start = datetime(2026, 1, 5, 12, tzinfo=UTC)
     with closing(Timeline.open(settings.database_path(), PARIS, keys())) as timeline:
         entry = timeline.add_segment(start_sample=0, end_sample=1, start_at=start, end_at=start + timedelta(seconds=1), sound=b"12")
         timeline.judge({entry: Judgement(Prediction({Emotion.SAD: 1.0}, False, "nano-1"))}, keep_sound=True)
-        tasks = tasks_of(timeline, kept, PARIS, 30, settings)
+        tasks = tasks_of(timeline, Config())
 
         def sounds_after(days: float) -> int:
             for task in tasks:

@@ -129,21 +129,38 @@ def test_the_monitor_makes_summaries_nobody_asked_for_and_each_once(lived: Timel
         assert look.keep_missing(1000) == 0
 
 
-def test_shares_have_intervals_where_the_models_confusion_is_known(
-    lived: TimelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    manifest = read_manifest(find_bundle("nano"))
-    bundle = tmp_path / "measured"
-    bundle.mkdir()
-    (bundle / "bundle.json").write_text(manifest.model_dump_json(), encoding="utf-8")
+def _measured(folder: Path, version: str) -> Path:
+    """A bundle of that version that answered twelve voices mostly as they acted."""
+    manifest = read_manifest(find_bundle("nano")).model_copy(update={"version": version})
+    folder.mkdir()
+    (folder / "bundle.json").write_text(manifest.model_dump_json(), encoding="utf-8")
     sure = {one: {other: 18 if other is one else 1 for other in manifest.letters} for one in manifest.letters}
-    write_confusion([VoiceConfusion(sure=sure, unsure={})] * 12, bundle)
-    monkeypatch.setattr("monitor.look.PACKAGED_BUNDLE", str(bundle))
-    with Look.open(lived, NOW) as look:
+    write_confusion([VoiceConfusion(sure=sure, unsure={})] * 12, folder)
+    return folder
+
+
+def test_shares_have_intervals_where_the_confusion_of_the_model_in_use_is_known(settings: TimelineConfig, tmp_path: Path) -> None:
+    Timeline.open(settings.database_path(), PARIS, keys()).close()
+    with closing(raw(settings.database_path())) as connection:
+        live(connection, PARIS, FIRST, DAYS, Person(segments=60, version="mine-1"))
+    bundle = str(_measured(tmp_path / "mine", "mine-1"))
+    with Look.open(settings, NOW, bundle) as look:
         days = [day for day in look.days(date(2026, 6, 1), date(2026, 6, 30)) if day.speech.sure.segments > 10]
+    assert len(days) > 10
     for day in days:
-        assert set(day.speech.intervals) >= set(manifest.letters)
+        assert set(day.speech.intervals) >= set(read_manifest(Path(bundle)).letters)
         assert all(0 <= low <= high <= 1 for low, high in day.speech.intervals.values())
         low, high = day.speech.intervals[Emotion.NEUTRAL]
         assert low < day.speech.shares[Emotion.NEUTRAL] + 0.2
         assert high > day.speech.shares[Emotion.NEUTRAL] - 0.2
+
+
+@pytest.mark.parametrize(("version", "bundle"), [("", "nano"), ("", "no such folder"), ("gone-1", "nano")])
+def test_the_built_in_model_has_intervals_and_one_that_is_gone_has_none(settings: TimelineConfig, version: str, bundle: str) -> None:
+    Timeline.open(settings.database_path(), PARIS, keys()).close()
+    with closing(raw(settings.database_path())) as connection:
+        live(connection, PARIS, FIRST, 10, Person(segments=60, no_data=0, little=0, version=version))
+    with Look.open(settings, NOW, bundle) as look:
+        (day,) = look.days(FIRST, FIRST)
+    assert day.speech.sure.segments
+    assert bool(day.speech.intervals) is not bool(version)

@@ -14,6 +14,7 @@ from rich.console import Console
 from model.types import Emotion, Prediction
 from monitor.day.baseline import Band
 from monitor.day.days import Day
+from monitor.day.figures import Quartiles, VoiceFigures
 from monitor.day.summarizing import summarize
 from monitor.day.summary import DaySummary
 from monitor.day.trend import Change
@@ -285,6 +286,17 @@ def test_plain_text_of_a_period_says_the_same_as_its_table() -> None:
     lines = to_plain(PERIOD).splitlines()
     assert sum(line.endswith(": NO DATA.") for line in lines) == 2
     assert sum("; heard 12 h 18 min; speech " in line for line in lines) == 12
+
+
+def test_a_day_tells_how_emotions_followed_each_other_and_how_the_voice_sounded() -> None:
+    speech = replace(PERIOD.day.speech, voice=VoiceFigures(50, Quartiles(-31.2, -27.0, -23.6), Quartiles(171.4, 190.0, 212.8)))
+    day = replace(PERIOD.day, speech=speech, transitions={(Emotion.NEUTRAL, Emotion.NEUTRAL): 20, (Emotion.SAD, Emotion.NEUTRAL): 3})
+    said = sentences.of_day(replace(PERIOD, days=(day,)))
+    assert "From one sure piece to the next the emotion changed 3 times of 23, most often from sad to neutral (3)." in said
+    heard = "Half of the pieces had a loudness of -31 to -24 dB re full scale and a pitch of 171 to 213 Hz"
+    assert any(sentence.startswith(heard) for sentence in said)
+    silent = replace(day, transitions={}, speech=replace(speech, voice=None))
+    assert not any("pieces had" in sentence or "From one" in sentence for sentence in sentences.of_day(replace(PERIOD, days=(silent,))))
 
 
 def test_what_lasts_and_what_is_new_is_said_in_plain_words() -> None:

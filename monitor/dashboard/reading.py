@@ -199,4 +199,4 @@ def _model(bundle: str) -> tuple["BundleManifest | None", str]:
 
 
 def _look(pages: Rendering) -> Look:
-    return Look.open(pages.settings.timeline, datetime.now(UTC))
+    return Look.open(pages.settings.timeline, datetime.now(UTC), pages.settings.engine.bundle)

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from model.types import Emotion
 from monitor.day.feelings import valence_words
+from monitor.day.listing import estimate_words
 from monitor.day.summary import DayState, DaySummary, HourSummary
 from monitor.day.trend import Point, Trend
 from monitor.day.wording import percent, span
@@ -106,7 +107,7 @@ def piece(entry: TimelineEntry, zone: ZoneInfo) -> Piece:
         entry.id,
         f"{entry.start_at.astimezone(zone):%H:%M:%S}",
         f"{(entry.end_at - entry.start_at).total_seconds():.1f} s",
-        _estimate(entry),
+        estimate_words(entry),
         prediction.emotion if prediction else None,
         "" if correction is None else f"{'you agree' if correction.confirmed else 'you say'}: {correction.emotion.word}",
         correction.id if correction else None,
@@ -127,13 +128,6 @@ def said(checkin: CheckIn) -> str:
 def clock(moment: datetime, zone: ZoneInfo) -> str:
     """The time of day on the wall."""
     return f"{moment.astimezone(zone):%H:%M}"
-
-
-def _estimate(entry: TimelineEntry) -> str:
-    if entry.prediction is None:
-        return f"not judged: {entry.reason}" if entry.reason else "waits to be judged"
-    likely = f"{entry.prediction.emotion.word} {percent(entry.prediction.confidence)}"
-    return f"unsure, perhaps {likely}" if entry.prediction.unsure else likely
 
 
 def _leading(day: DaySummary) -> str:

@@ -19,7 +19,7 @@ def write(target: IO[str], config: Config, stretch: Stretch, now: datetime) -> d
     """Write the days that the stretch is a part of, as far as anything is known of them; returns how many days and check-ins."""
     first, last = _known(config, stretch, now)
     zone = config.timeline.zone_info()
-    with Look.open(config.timeline, now) as look:
+    with Look.open(config.timeline, now, config.engine.bundle) as look:
         material = gather(look, Period(first.astimezone(zone).date(), last.astimezone(zone).date(), zone), config.report)
     target.write(to_fhir(material) + "\n")
     return {"days": len(material.days), "checkins": len(material.checkins)}

@@ -6,7 +6,7 @@ from datetime import datetime
 from monitor.config import Config
 from monitor.look import Look
 from monitor.report.asking import Format
-from monitor.report.material import Material, gather
+from monitor.report.material import Material, gather, with_own_word
 from monitor.report.period import Asked
 
 _FILE_COLUMNS = 80
@@ -15,8 +15,8 @@ _FILE_COLUMNS = 80
 def collect(config: Config, asked: Asked, now: datetime, usual_days: int = 1) -> Material:
     """What the report is made of. Raises DayError for days that cannot be meant, TimelineError and StoreKeyError."""
     period = asked.period(config.timeline.zone_info(), now, usual_days)
-    with Look.open(config.timeline, now) as look:
-        return gather(look, period, config.report)
+    with Look.open(config.timeline, now, config.engine.bundle) as look:
+        return with_own_word(gather(look, period, config.report), look)
 
 
 def written(material: Material, form: Format, bundle: str, *, plain: bool = False, sheet: bool = False) -> bytes:

@@ -22,7 +22,8 @@ WORD_DAYS = 28
 class Material:
     """days: every day of the period. trends: of the same days. entries: the segments, where it is one day. checkins: without notes.
 
-    own_word: what the person's own word amounts to, over WORD_DAYS or more, in sentences. contacts: lines that say whom to call.
+    own_word: what the person's own word amounts to, over WORD_DAYS or more, in sentences, where it was asked for.
+    contacts: lines that say whom to call.
     patient: whom it is about, where the person wants that written; else empty.
     """
 
@@ -57,7 +58,7 @@ class Material:
 
 
 def gather(look: Look, period: Period, settings: ReportConfig) -> Material:
-    """Everything about a period. Raises TimelineError when the timeline cannot be read."""
+    """All about a period but the own word. Raises TimelineError when the timeline cannot be read."""
     story = look.story(period.first, period.last)
     return Material(
         period=period,
@@ -66,7 +67,13 @@ def gather(look: Look, period: Period, settings: ReportConfig) -> Material:
         trends=story.trends,
         entries=tuple(look.entries(period.day)) if period.is_day else (),
         checkins=tuple(replace(one, note=None) for one in look.checkins(period.first, period.last)),
-        own_word=look.own_word(min(period.first, period.last - timedelta(days=WORD_DAYS - 1)), period.last).sentences,
         contacts=tuple(settings.contacts),
         patient=settings.patient,
     )
+
+
+def with_own_word(material: Material, look: Look) -> Material:
+    """The same with the person's own word. It takes longer than all the rest, as it reads the speech around every check-in."""
+    period = material.period
+    first = min(period.first, period.last - timedelta(days=WORD_DAYS - 1))
+    return replace(material, own_word=look.own_word(first, period.last).sentences)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from monitor.day.baseline import FALSE_ALARMS
-from monitor.day.figures import Affect, Spread
+from monitor.day.dynamics import ENOUGH_PAIRS
+from monitor.day.figures import Affect, Spread, VoiceFigures
 from monitor.day.summary import DaySummary
 from monitor.day.trend import ENOUGH_SEGMENTS, Measure, Trend
 from monitor.day.wording import long_date, percent, pieces, span
@@ -28,6 +29,8 @@ def of_day(material: Material) -> list[str]:
     return [
         *_affect(day.speech.affect),
         *_run(day),
+        *_transitions(day),
+        *_voice(day.speech.voice),
         *_corrections(material.days),
         *_checkins(material),
         *_unusual(material.trends),
@@ -109,6 +112,28 @@ def _run(day: DaySummary) -> list[str]:
     return [
         f"The longest run was {run.emotion.word}: {pieces(run.segments)} from {start:%H:%M} to {end:%H:%M}, {span(run.seconds)} of speech."
     ]
+
+
+def _transitions(day: DaySummary) -> list[str]:
+    pairs = sum(day.transitions.values())
+    changed = {pair: count for pair, count in day.transitions.items() if pair[0] is not pair[1]}
+    if pairs < ENOUGH_PAIRS:
+        return []
+    told = f"From one sure piece to the next the emotion changed {sum(changed.values())} times of {pairs}"
+    if changed:
+        (before, after), count = max(changed.items(), key=lambda one: one[1])
+        told += f", most often from {before.word} to {after.word} ({count})"
+    return [f"{told}."]
+
+
+def _voice(voice: VoiceFigures | None) -> list[str]:
+    if voice is None or voice.segments < ENOUGH_SEGMENTS or voice.loudness_db is None:
+        return []
+    loudness, pitch = voice.loudness_db, voice.pitch_hz
+    told = f"Half of the pieces had a loudness of {loudness.low:.0f} to {loudness.high:.0f} dB re full scale"
+    if pitch is not None:
+        told += f" and a pitch of {pitch.low:.0f} to {pitch.high:.0f} Hz"
+    return [f"{told}; loudness compares only with days of the same microphone."]
 
 
 def _corrections(days: Sequence[DaySummary]) -> list[str]:

@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from model.errors import TimelineError
 from monitor.store.cipher import Connection, Error, StoreKey, connect, name_of
 from monitor.store.numbers import never_again
-from monitor.store.reader import explain, stored_moment
-from monitor.store.records import LONGEST_SEGMENT_S
+from monitor.store.reader import bounds, explain
 
 _BUSY_TIMEOUT_S = 30.0
 _PATIENCE_S = 30.0
@@ -82,19 +81,19 @@ class Erasure:
 def look(path: Path, key: StoreKey, start: datetime, end: datetime) -> Erasure:
     """What the file holds of [start, end), aware UTC. Segments count as soon as a part of them lies there. Raises TimelineError."""
     with _opened(path, key, read_only=True) as connection:
-        return _look(connection, _bounds(start, end))
+        return _look(connection, bounds(start, end))
 
 
 def erase(path: Path, key: StoreKey, start: datetime, end: datetime) -> Erasure:
     """Erase it, also while others read and write; returns what it was. Raises TimelineError when it cannot be brought to its end."""
     with _opened(path, key, read_only=False) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        bounds = _bounds(start, end)
-        erasure = _look(connection, bounds)
+        values = bounds(start, end)
+        erasure = _look(connection, values)
         tables = _tables(connection)
         for table, statement in _ERASE:
             if table in tables:
-                connection.execute(statement, bounds)
+                connection.execute(statement, values)
         if erasure.numbers:
             never_again(connection, max(erasure.numbers))
         connection.execute("COMMIT")
@@ -102,15 +101,15 @@ def erase(path: Path, key: StoreKey, start: datetime, end: datetime) -> Erasure:
     return erasure
 
 
-def _look(connection: Connection, bounds: Mapping[str, str]) -> Erasure:
+def _look(connection: Connection, values: Mapping[str, str]) -> Erasure:
     tables = _tables(connection)
     columns = {row[1] for row in connection.execute("PRAGMA table_info(segment)")}
     counts = {
-        name: int(connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}", bounds).fetchone()[0])
+        name: int(connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}", values).fetchone()[0])
         for name, (table, condition) in _COUNTS.items()
         if table in tables and (name != "transcripts" or "transcript" in columns)
     }
-    numbers = connection.execute(f"SELECT id FROM segment WHERE {_SPEECH}", bounds).fetchall()
+    numbers = connection.execute(f"SELECT id FROM segment WHERE {_SPEECH}", values).fetchall()
     return Erasure(Found(**counts), tuple(number for (number,) in numbers))
 
 
@@ -129,11 +128,6 @@ def _leave_no_trace(connection: Connection, path: Path) -> None:
 
 def _tables(connection: Connection) -> set[str]:
     return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-
-
-def _bounds(start: datetime, end: datetime) -> dict[str, str]:
-    bounds = {"start": start, "end": end, "earliest": start - timedelta(seconds=LONGEST_SEGMENT_S)}
-    return {name: stored_moment(moment) for name, moment in bounds.items()}
 
 
 @contextmanager

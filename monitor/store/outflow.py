@@ -6,16 +6,14 @@ Sound is not among them, nor what can be computed again. What overlaps the range
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from model.errors import TimelineError
 from model.types import Emotion
 from monitor.store.cipher import DRIVER, Connection, Error, connect
 from monitor.store.keys import Keys
-from monitor.store.reader import current_key, explain, stored_moment
-from monitor.store.records import LONGEST_SEGMENT_S
+from monitor.store.reader import bounds, current_key, explain, sensible
 
 _BUSY_TIMEOUT_S = 5.0
 _IN_RANGE = "start_at > :earliest AND start_at < :end AND end_at > :start"
@@ -72,14 +70,12 @@ class Outflow:
         """The rows of one of the tables, by time, as far as they overlap [start, end), both aware UTC. Raises TimelineError."""
         if self._connection is None:
             return
-        bounds = {"start": start, "end": end, "earliest": start - timedelta(seconds=LONGEST_SEGMENT_S)}
         try:
-            for row in self._connection.execute(_QUERIES[table], {name: stored_moment(moment) for name, moment in bounds.items()}):
-                yield _values(dict(row))
+            with sensible(self._path):
+                for row in self._connection.execute(_QUERIES[table], bounds(start, end)):
+                    yield _values(dict(row))
         except Error as error:
             raise explain(error, self._path) from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise TimelineError(f"the timeline {self._path} holds a row that makes no sense: {error}") from error
 
     def close(self) -> None:
         """Let go of the file."""

@@ -103,19 +103,19 @@ class TimelineReader:
     def segments_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
         """The segments that overlap [start, end), by start. Both moments in UTC."""
         rows = self._rows(_SEGMENTS, start, end)
-        with _sensible(self._path):
+        with sensible(self._path):
             return [_entry(row) for row in rows]
 
     def corrected_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
         """Of the segments that overlap [start, end), by start, those that the person has said something of. Both moments in UTC."""
         rows = self._rows(_CORRECTED, start, end)
-        with _sensible(self._path):
+        with sensible(self._path):
             return [_entry(row) for row in rows]
 
     def segment(self, segment_id: int) -> TimelineEntry | None:
         """The segment of that number, if there is one."""
         rows = self._query(_SEGMENT, {"id": segment_id}) if abs(segment_id) <= HIGHEST_ID else []
-        with _sensible(self._path):
+        with sensible(self._path):
             return next((_entry(row) for row in rows), None)
 
     def segment_ids(self) -> tuple[int, int] | None:
@@ -126,36 +126,36 @@ class TimelineReader:
     def checkins_between(self, start: datetime, end: datetime) -> list[CheckIn]:
         """What the person said of how they felt in [start, end), by time. Both moments in UTC."""
         rows = self._rows(_CHECKINS, start, end)
-        with _sensible(self._path):
+        with sensible(self._path):
             return [_checkin(row) for row in rows]
 
     def last_checkin(self) -> CheckIn | None:
         """The check-in that was entered last, whatever moment it is about."""
         rows = self._query(_LAST_CHECKIN, {})
-        with _sensible(self._path):
+        with sensible(self._path):
             return next((_checkin(row) for row in rows), None)
 
     def prompts_between(self, start: datetime, end: datetime) -> list[Prompt]:
         """When the person was asked to check in, in [start, end), by time. Both moments in UTC."""
         rows = self._rows(_PROMPTS, start, end)
-        with _sensible(self._path):
+        with sensible(self._path):
             return [Prompt(row["id"], _moment(row["at"]), row["zone"], row["checkin_id"]) for row in rows]
 
     def coverage_between(self, start: datetime, end: datetime) -> list[CoverageInterval]:
         """The coverage that overlaps [start, end), by start. Both moments in UTC."""
         rows = self._rows(_COVERAGE, start, end)
-        with _sensible(self._path):
+        with sensible(self._path):
             return [_interval(row) for row in rows]
 
     def overlapping(self, start: datetime, end: datetime) -> tuple[datetime, datetime] | None:
         """From when until when segments or coverage are stored that overlap [start, end); None if there are none."""
         rows = self._rows(_KNOWN, start, end)
-        with _sensible(self._path):
+        with sensible(self._path):
             return next(((_moment(row["start_at"]), _moment(row["end_at"])) for row in rows if row["start_at"]), None)
 
     def earliest(self) -> datetime | None:
         """When the first segment or coverage begins that is stored."""
-        with _sensible(self._path):
+        with sensible(self._path):
             moments = [row["at"] for row in self._query(_EARLIEST, {}) if row["at"] is not None]
             return min((_moment(moment) for moment in moments), default=None)
 
@@ -182,9 +182,7 @@ class TimelineReader:
         self.close()
 
     def _rows(self, query: str, start: datetime, end: datetime) -> list[Row]:
-        # `earliest` lets SQLite find overlapping segments by the index of their starts, however long the timeline.
-        bounds = {"start": start, "end": end, "earliest": start - timedelta(seconds=LONGEST_SEGMENT_S)}
-        return self._query(query, {name: stored_moment(moment) for name, moment in bounds.items()})
+        return self._query(query, bounds(start, end))
 
     def _query(self, query: str, values: Mapping[str, object]) -> list[Row]:
         if self._connection is None:
@@ -249,8 +247,17 @@ def _connect(path: Path, key: StoreKey) -> Connection:
     return connection
 
 
+def bounds(start: datetime, end: datetime) -> dict[str, str]:
+    """The values of queries for what overlaps [start, end), both in UTC: `start`, `end` and `earliest`.
+
+    `earliest` lets SQLite find overlapping segments by the index of their starts, however long the timeline.
+    """
+    moments = {"start": start, "end": end, "earliest": start - timedelta(seconds=LONGEST_SEGMENT_S)}
+    return {name: stored_moment(moment) for name, moment in moments.items()}
+
+
 @contextmanager
-def _sensible(path: Path) -> Iterator[None]:
+def sensible(path: Path) -> Iterator[None]:
     """Rows that cannot be understood were not written by this program."""
     try:
         yield
