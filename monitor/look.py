@@ -5,7 +5,7 @@ is held by another program, they are made each time.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Self
@@ -73,11 +73,10 @@ class Look:
 
     def story(self, first: date, last: date) -> Story:
         """The days from first to last with their trends."""
-        days = self.days(first - timedelta(days=WARM_UP_DAYS), last)
-        told = {
-            key: replace(trend, points=tuple(point for point in trend.points if point.on >= first)) for key, trend in trends(days).items()
-        }
-        return Story(tuple(day for day in days if day.day.on >= first), told)
+        warm_up = first - timedelta(days=WARM_UP_DAYS)
+        kept = self._kept.find(warm_up, last)
+        days = [self._summary(day, kept, with_hours=day.on >= first) for day in self._calendar(warm_up, last)]
+        return Story(tuple(day for day in days if day.day.on >= first), trends(days, first))
 
     def keep_missing(self, at_most: int) -> int:
         """Make and keep the summaries of days that are over and have none, the latest first; returns of how many."""
@@ -129,11 +128,11 @@ class Look:
             if day.start < day.end:
                 yield day
 
-    def _summary(self, day: Day, kept: Mapping[date, str]) -> DaySummary:
+    def _summary(self, day: Day, kept: Mapping[date, str], with_hours: bool = True) -> DaySummary:
         if day.end > self.now or day.start == day.end:
             return self._summarize(self._timeline, day)
         text = kept.get(day.on) or self._make(day)
-        return self._summarize(self._timeline, day) if text is None else from_text(text, day, self.now)
+        return self._summarize(self._timeline, day) if text is None else from_text(text, day, self.now, with_hours)
 
     def _make(self, day: Day) -> str | None:
         return self._kept.make(day.on, day.start, day.end, lambda timeline: to_text(self._summarize(timeline, day)))

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import httpx
 
@@ -20,8 +19,9 @@ from monitor.store.reader import TimelineReader
 from monitor.store.timeline import Timeline
 from monitor.store.words import Words
 from tests.commands import COMMAND
+from tests.days import zone_by_day
 
-ZONE = ZoneInfo("Europe/Paris")
+ZONE = zone_by_day()
 _PATIENCE_S = 60.0
 
 

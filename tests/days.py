@@ -1,8 +1,9 @@
 """Days of a made-up person in a timeline, quickly: a year for a page, or a million segments for a benchmark.
 
-Written past the program, in one transaction; the same seed makes the same days. They are like real ones in what matters to what reads
-them: conversations with pauses between, hours that were not heard, a mood that carries over from day to day and from moment to moment,
-answers the model was not sure of, corrections, check-ins, days without data and days of which little was heard.
+Written past the program, in one transaction; the same seed and number make the same days, whenever they are. They are like real ones in
+what matters to what reads them: conversations with pauses between, hours that were not heard, a mood that carries over from day to day
+and from moment to moment, answers the model was not sure of, corrections, check-ins, days without data and days of which little was
+heard.
 """
 
 import json
@@ -30,6 +31,7 @@ _CORRECT = (
     "INSERT INTO correction (segment_id, emotion, confirmed, at)"
     " SELECT id, ?, 0, judged_at FROM segment WHERE stream = ? AND id % ? = 0 ORDER BY id"
 )
+_AROUND_THE_WORLD = ("Europe/Paris", "America/New_York", "Pacific/Honolulu", "Australia/Sydney")
 _TALK = 25  # segments of a conversation, on average
 _PLEASANT = {Emotion.HAPPY: 1.6, Emotion.SAD: -1.2, Emotion.ANGRY: -0.8, Emotion.FEAR: -0.5, Emotion.SURPRISE: 0.4, Emotion.DISGUST: -0.6}
 _COMMON = {Emotion.NEUTRAL: 2.2, Emotion.HAPPY: 0.6, Emotion.SAD: 0.4}
@@ -39,8 +41,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Person:
-    """segments: of a day, about. no_data, little: how many of a hundred days nothing, or an hour, was heard of. corrected: of so many
-    segments one. change: on which day, if any, the mood falls for good. version: of the bundle that judged, by default nano's.
+    """segments: of a day, about. no_data, little: how many of a hundred days nothing, or an hour, was heard of.
+
+    corrected: of so many segments one. change, fall: on which day, if any, the mood falls for good, and by how much. version: of the
+    bundle that judged, by default nano's.
     """
 
     segments: int = 120
@@ -48,14 +52,20 @@ class Person:
     little: int = 8
     corrected: int = 200
     change: int | None = None
+    fall: float = 0.9
     version: str = ""
     seed: int = 1
+
+
+def zone_by_day() -> ZoneInfo:
+    """A zone whose midnight is hours away, so that a test's yesterday stays yesterday while it runs."""
+    return min((ZoneInfo(name) for name in _AROUND_THE_WORLD), key=lambda zone: abs(datetime.now(zone).hour - 12))
 
 
 def live(connection: Connection, zone: ZoneInfo, first: date, number: int, person: Person = Person()) -> int:
     """Write `number` days from `first` on; returns how many segments they have. The tables must be there, and empty of these days."""
     manifest = read_manifest(find_bundle("nano"))
-    random = np.random.default_rng([person.seed, first.toordinal()])
+    random = np.random.default_rng([person.seed, number])
     mood, written = 0.0, 0
     stream = f"made-up-{person.seed}-{first}"
     for index in range(number):
@@ -69,7 +79,7 @@ def live(connection: Connection, zone: ZoneInfo, first: date, number: int, perso
         begin = day.start + timedelta(hours=float(random.uniform(6.5, 8.5)))
         stretches = _heard(begin, heard)
         amount = max(1, int(person.segments * heard / 12 * random.uniform(0.8, 1.2)))
-        rows = list(_segments(random, stretches, amount, mood - 0.9 * fallen, manifest.letters))
+        rows = list(_segments(random, stretches, amount, mood - person.fall * fallen, manifest.letters))
         version = person.version or manifest.version
         connection.executemany(
             _SEGMENT,
@@ -83,7 +93,7 @@ def live(connection: Connection, zone: ZoneInfo, first: date, number: int, perso
             ),
         )
         connection.executemany(_COVERAGE, _coverage(stream, stretches, str(zone)))
-        connection.executemany(_CHECKIN, _checkins(random, stretches, str(zone), mood - 0.9 * fallen))
+        connection.executemany(_CHECKIN, _checkins(random, stretches, str(zone), mood - person.fall * fallen))
         written += len(rows)
     connection.execute(_CORRECT, (Emotion.HAPPY.value, stream, person.corrected))
     connection.commit()

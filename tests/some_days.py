@@ -91,7 +91,7 @@ def story(count: int = 28, last: Day = DAY, without: Sequence[int] = (5, 6, 17),
         made = empty_day(day) if number in without else full_day(day, 120, seed=number + 100, bundle=bundle, sad=sad)
         days.append(replace(made, now=last.end + timedelta(hours=3)))
     first = days[_WARM_UP].day.on
-    told = {key: replace(trend, points=tuple(point for point in trend.points if point.on >= first)) for key, trend in trends(days).items()}
+    told = trends(days, first)
     return Story(tuple(days[_WARM_UP:]), told)
 
 

@@ -23,7 +23,6 @@ from tests.stores import keys, raw
 
 PARIS = ZoneInfo("Europe/Paris")
 NOW = datetime(2026, 7, 14, 19, tzinfo=UTC)
-YESTERDAY = datetime.now(PARIS).date() - timedelta(days=1)
 
 
 @pytest.mark.parametrize(
@@ -100,15 +99,17 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def lived() -> None:
-    """Twelve days up to yesterday in this test's timeline."""
+def yesterday() -> date:
+    """Twelve days up to it are in this test's timeline."""
+    on = datetime.now(PARIS).date() - timedelta(days=1)
     path = TimelineConfig().database_path()
     path.parent.mkdir(parents=True)
     Timeline.open(path, PARIS, keys()).close()
     connection = raw(path)
-    live(connection, PARIS, YESTERDAY - timedelta(days=11), 12, Person(segments=40))
+    live(connection, PARIS, on - timedelta(days=11), 12, Person(segments=40))
     connection.commit()
     connection.close()
+    return on
 
 
 def report(*arguments: str) -> str:
@@ -117,27 +118,25 @@ def report(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.usefixtures("lived")
-def test_every_format_of_a_day_and_of_a_week_says_what_it_is_not(tmp_path: Path) -> None:
+def test_every_format_of_a_day_and_of_a_week_says_what_it_is_not(tmp_path: Path, yesterday: date) -> None:
     for period in (["--day", "yesterday"], ["--day", "yesterday", "--week"]):
         shown = report(*period)
         assert max(map(len, shown.splitlines())) <= 80
         for more in ([], ["--plain"], ["--format", "json"], ["--format", "html"], ["--format", "fhir"]):
             assert "not a diagnosis" in " ".join(report(*period, *more).split()), more
         table = list(csv.DictReader(io.StringIO(report(*period, "--format", "csv"))))
-        assert [row["day"] for row in table][-1] == YESTERDAY.isoformat()
+        assert [row["day"] for row in table][-1] == yesterday.isoformat()
         assert len(table) == (7 if "--week" in period else 1)
     out = tmp_path / "sheet.html"
     report("--sheet", "--day", "yesterday", "--out", str(out))
     assert "What it cannot say" in out.read_text()
 
 
-@pytest.mark.usefixtures("lived")
-def test_a_file_is_for_its_owner_and_is_not_written_over_unasked(tmp_path: Path) -> None:
+def test_a_file_is_for_its_owner_and_is_not_written_over_unasked(tmp_path: Path, yesterday: date) -> None:
     out = tmp_path / "day.json"
     report("--day", "yesterday", "--out", str(out))
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert json.loads(out.read_text())["day"] == YESTERDAY.isoformat()
+    assert json.loads(out.read_text())["day"] == yesterday.isoformat()
     again = CliRunner().invoke(app, ["report", "--out", str(out)])
     assert isinstance(again.exception, EmosllmError)
     assert "--force" in str(again.exception)

@@ -35,7 +35,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     folder = tmp_path_factory.mktemp("year")
     timeline_in(folder).close()
     connection = raw_in(folder)
-    live(connection, ZONE, TODAY - timedelta(days=364), 364, Person(segments=60, no_data=4))
+    live(connection, ZONE, TODAY - timedelta(days=364), 364, Person(segments=60, no_data=4, seed=5))
     connection.close()
     with showing(folder) as running:
         yield running

@@ -36,7 +36,7 @@ def lived(settings: TimelineConfig) -> TimelineConfig:
     """A person of 90 days whose mood falls ten days before their end."""
     Timeline.open(settings.database_path(), PARIS, keys()).close()
     with closing(raw(settings.database_path())) as connection:
-        live(connection, PARIS, FIRST, DAYS, Person(segments=60, change=FALLS))
+        live(connection, PARIS, FIRST, DAYS, Person(segments=60, change=FALLS, fall=2))
     return settings
 
 

@@ -282,3 +282,12 @@ def test_today_is_shown_but_not_compared() -> None:
     point = sadness([*(a_day(i, value) for i, value in enumerate(wobbling(30))), today]).points[-1]
     assert (point.value, point.outside) == (pytest.approx(0.9), 0)
     assert point.band is not None
+
+
+def test_points_from_a_day_on_are_those_of_the_whole_and_need_no_hours_before() -> None:
+    days = [a_day(i, 0.3 + 0.01 * (i % 7)) for i in range(60)]
+    first = days[50].day.on
+    whole, some = trends(days), trends([replace(day, hours=()) for day in days[:50]] + days[50:], first)
+    for key, trend in whole.items():
+        assert some[key].points == trend.points[50:]
+        assert some[key].change == trend.change

@@ -152,10 +152,13 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 
-def trends(days: Sequence[DaySummary]) -> dict[str, Trend]:
-    """Each measure by its key, over consecutive days. Days before those that are shown have to be among them: WARM_UP_DAYS."""
+def trends(days: Sequence[DaySummary], first: date = date.min) -> dict[str, Trend]:
+    """Each measure by its key, over consecutive days, its points from `first` on.
+
+    WARM_UP_DAYS before `first` have to be among the days; of them no hours are asked for.
+    """
     changed = _model_changes(days)
-    return {measure.key: _trend(measure, days, changed) for measure in MEASURES}
+    return {measure.key: _trend(measure, days, changed, first) for measure in MEASURES}
 
 
 def counts(day: DaySummary) -> bool:
@@ -163,18 +166,19 @@ def counts(day: DaySummary) -> bool:
     return day.state is not DayState.NO_DATA and not {Gap.NOT_OVER, Gap.HEARD_LITTLE} & set(day.gaps)
 
 
-def _trend(measure: Measure, days: Sequence[DaySummary], changed: Sequence[bool]) -> Trend:
+def _trend(measure: Measure, days: Sequence[DaySummary], changed: Sequence[bool], first: date) -> Trend:
     points: list[Point] = []
     known: list[_Known] = []
     for day, model_changed in zip(days, changed, strict=True):
         value = None if day.state is DayState.NO_DATA else measure.get(day)
         judged_by = _judged_by(day) if measure.by_model else ""
-        band = None if judged_by is None else _band(measure, known, day.day.on, judged_by)
-        outside = 0
-        if value is not None and judged_by is not None and counts(day):
-            outside = band.side(value) if band is not None else 0
-            known.append(_Known(day.day.on, value, judged_by))
-        points.append(Point(day.day.on, day.state, value, band, outside, model_changed))
+        new = _Known(day.day.on, value, judged_by) if value is not None and judged_by is not None and counts(day) else None
+        if day.day.on >= first:
+            band = None if judged_by is None else _band(measure, known, day.day.on, judged_by)
+            outside = band.side(new.value) if new and band else 0
+            points.append(Point(day.day.on, day.state, value, band, outside, model_changed))
+        if new:
+            known.append(new)
     return Trend(measure, tuple(points), _change(measure, known))
 
 
