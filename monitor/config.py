@@ -165,6 +165,36 @@ class ReportConfig(_Section):
     patient: Annotated[str, Field(max_length=100)] = ""
 
 
+def _time_or_off(text: str) -> str:
+    return _time_of_day(text) if text else text
+
+
+_WhenOrNever = Annotated[str, AfterValidator(_time_or_off)]
+
+
+class ScheduleConfig(_Section):
+    """[schedule]: at which time of day the monitor's jobs are done; empty means never."""
+
+    summaries: _WhenOrNever = "00:10"
+    backup: _WhenOrNever = "00:30"
+    retention: _WhenOrNever = "01:00"
+    retrain: _WhenOrNever = "03:00"
+
+
+class RetrainConfig(_Section):
+    """[retrain]: what nightly retraining needs, and what it may take."""
+
+    min_labels: Annotated[int, Field(ge=20, le=10_000)] = 40
+    min_new_labels: Annotated[int, Field(ge=1, le=10_000)] = 10
+    checkin_weight: Annotated[float, Field(ge=0, le=1)] = 0.2
+    on_mains_only: bool = True
+    when_idle: bool = True
+    max_cores: Annotated[int, Field(ge=1, le=256)] = 1
+    max_memory_mib: Annotated[int, Field(ge=500, le=10_000_000)] = 4000
+    max_minutes: Annotated[int, Field(ge=1, le=24 * 60)] = 60
+    keep: Annotated[int, Field(ge=2, le=1000)] = 5
+
+
 class LogConfig(_Section):
     """[log]: what the daemon writes about itself; never words, labels or audio."""
 
@@ -182,6 +212,8 @@ class Config(_Section):
     timeline: TimelineConfig = TimelineConfig()
     checkin: CheckInConfig = CheckInConfig()
     report: ReportConfig = ReportConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    retrain: RetrainConfig = RetrainConfig()
     log: LogConfig = LogConfig()
 
 

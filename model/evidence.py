@@ -1,0 +1,93 @@
+"""What a person let be known about segments of their own speech, on its way from the monitor to a training. No torch here.
+
+It goes through a pipe, because sound does not lie in clear text on a disk. Each piece is a line of JSON, then its samples; a line `null`
+ends them, so that what broke off is not taken for the whole.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import BinaryIO
+
+import numpy as np
+
+from model.audio import Int16
+from model.errors import FormatError
+from model.types import Emotion
+
+_BYTES_A_SAMPLE = 2
+_LONGEST_SAMPLES = 60 * 16_000
+
+
+class Kind(StrEnum):
+    """correction: the person said that it was another emotion. confirmation: that the estimate is right. checkin: how they felt nearby."""
+
+    CORRECTION = "correction"
+    CONFIRMATION = "confirmation"
+    CHECKIN = "checkin"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """One segment and what is known of it.
+
+    segment: its number in the timeline. at: when it began, aware UTC. pcm: mono int16 (N,) at SAMPLE_RATE. emotion: what it was.
+    shown: the estimate that the person saw when they said so. weight: how much it counts, over 0 to 1.
+    """
+
+    segment: int
+    at: datetime
+    pcm: Int16
+    emotion: Emotion
+    kind: Kind
+    shown: Emotion
+    weight: float = 1.0
+
+
+def write_evidence(file: BinaryIO, pieces: Iterable[Evidence]) -> None:
+    """Write what `read_evidence` reads. Raises OSError when nobody reads it any more."""
+    for one in pieces:
+        told = {
+            "segment": one.segment,
+            "at": one.at.isoformat(),
+            "samples": len(one.pcm),
+            "emotion": one.emotion,
+            "kind": one.kind,
+            "shown": one.shown,
+            "weight": one.weight,
+        }
+        file.write(json.dumps(told).encode() + b"\n" + one.pcm.astype("<i2").tobytes())
+    file.write(b"null\n")
+    file.flush()
+
+
+def read_evidence(file: BinaryIO) -> Iterator[Evidence]:
+    """Piece by piece, in the order written. Raises FormatError for what broke off or is no evidence."""
+    while True:
+        try:
+            told = json.loads(file.readline(10_000))
+            if told is None:
+                return
+            yield _piece(told, file)
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"the evidence to learn from is incomplete or damaged ({error}); nothing was learned") from error
+
+
+def _piece(told: dict[str, object], file: BinaryIO) -> Evidence:
+    samples, weight = int(str(told["samples"])), float(str(told["weight"]))
+    if not 0 < samples <= _LONGEST_SAMPLES or not 0 < weight <= 1:
+        raise ValueError(f"{samples} samples of weight {weight}")
+    sound = file.read(samples * _BYTES_A_SAMPLE)
+    if len(sound) != samples * _BYTES_A_SAMPLE:
+        raise ValueError("its sound broke off")
+    return Evidence(
+        segment=int(str(told["segment"])),
+        at=datetime.fromisoformat(str(told["at"])).astimezone(UTC),
+        pcm=np.frombuffer(sound, "<i2").astype(np.int16),
+        emotion=Emotion(str(told["emotion"])),
+        kind=Kind(str(told["kind"])),
+        shown=Emotion(str(told["shown"])),
+        weight=weight,
+    )

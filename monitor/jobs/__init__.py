@@ -1,0 +1,1 @@
+"""What the monitor does by itself at set times."""
