@@ -5,7 +5,7 @@ loaded apart, because an engine may hold it elsewhere.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,10 +30,18 @@ class Bundle:
     encoder: SpeechEncoder
     mapper: QPMapper
 
+    def uncalibrated(self) -> "Bundle":
+        """The same, with its answers as the language model gives them: temperature 1, nothing unsure."""
+        return replace(self, manifest=self.manifest.model_copy(update={"temperature": 1.0, "unsure_below": 0.0}))
+
     @torch.inference_mode()
     def speech_embeds(self, audio: Sequence[Tensor]) -> Tensor:
         """B float32 tensors (N,) in [-1, 1) at SAMPLE_RATE to speech embeds (B, Q, H), float32, on the mapper's device."""
-        states, mask = self.encoder(audio)
+        return self.embeds_of(*self.encoder(audio))
+
+    @torch.inference_mode()
+    def embeds_of(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Encoder states (B, T, D) and mask (B, T), True where real, to speech embeds (B, Q, H), float32, on the mapper's device."""
         device = self.mapper.queries.device
         return self.mapper(states.to(device), mask.to(device))  # type: ignore[no-any-return]
 

@@ -17,6 +17,8 @@ from model.types import Emotion
 
 MANIFEST = "bundle.json"
 CARD = "README.md"  # the model card, written once the figures are known; it describes the weights and changes nothing
+PUBLIC_SET = "public.safetensors"  # what nights of training rehearse and are measured with; it answers nothing
+LEARNED_FROM = "learned_from.json"  # from which segments of a person, where it was trained on their machine
 FORMAT = 1
 _ALLOWED_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".md", ""}
 _PACKAGED = Path(__file__).parent / "bundles"
@@ -138,8 +140,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def version_of(name: str, files: dict[str, str]) -> str:
-    """A version that no other set of files has: the name and eight digits of what all but the model card hashes to."""
-    weights = "\n".join(f"{path} {digest}" for path, digest in sorted(files.items()) if path != CARD)
+    """A version that no other set of files has: the name and eight digits of what all hashes to that has a say in its answers."""
+    weights = "\n".join(f"{path} {digest}" for path, digest in sorted(files.items()) if path not in (CARD, PUBLIC_SET))
     return f"{name}-{hashlib.sha256(weights.encode()).hexdigest()[:8]}"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.audio import Float32
 from model.bundle import Bundle
-from model.paralinguistics import FEATURES, Terciles, measure, words
+from model.paralinguistics import FEATURES, Measured, Terciles, measure, words
 from model.prompts import Message, Strategy, Task, emotion_prefix, messages, shots_of, written_transcript
 from model.request import LanguageModel, Request
 from model.types import Emotion, Prediction
@@ -25,11 +25,15 @@ _UP_TO_EMOTION = "| Emotion:"
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """One utterance: audio float32 (N,) in [-1, 1) at SAMPLE_RATE, and what else somebody knows about it."""
+    """One utterance: audio float32 (N,) in [-1, 1) at SAMPLE_RATE, and what else somebody knows about it.
+
+    measured: of its voice; where it is None it is measured, if the bundle wants it.
+    """
 
     audio: Float32
     transcript: str | None = None
     gender: str | None = None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Style:
         """The voice's features in words; empty without terciles."""
         if self.features is None:
             return ""
-        return words(self.features.levels(measure(sound.audio)), sound.gender, 0, FEATURES)
+        return words(self.features.levels(sound.measured or measure(sound.audio)), sound.gender, 0, FEATURES)
 
 
 class Predictor:
@@ -89,7 +93,7 @@ class Predictor:
         speech = self._speech_embeds(sounds)
         if self._style.strategy is Strategy.JOINT:
             return self._write_then_judge(sounds, speech)
-        return [Answered(prediction) for prediction in self._judge(sounds, speech)]
+        return [Answered(prediction) for prediction in self.judge(sounds, speech)]
 
     def unknown(self) -> Prediction:
         """What is known where the model's answer was not in the grammar: nothing, and so it is unsure."""
@@ -103,8 +107,11 @@ class Predictor:
         requests = [Request(plain.turns(sound, None, Task.ASR), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
         return [text.strip().removeprefix("| ASR:").split("|")[0].strip() for text in self._llm.write(requests, " |")]
 
-    def _judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor]) -> list[Prediction]:
-        """Predictions for utterances whose words, if the strategy uses them, are known."""
+    def judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor]) -> list[Prediction]:
+        """Predictions for utterances whose speech embeds (Q, H) are at hand, and whose words, if the strategy uses them, are known.
+
+        Of the sounds, audio is not looked at unless a voice that was not measured has to be.
+        """
         requests = [Request(self._closing_turns(sound), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
         answers = self._llm.letter_log_probs(requests, self._bundle.manifest.letters)
         return [self._bundle.prediction(answer) for answer in answers]
@@ -121,7 +128,7 @@ class Predictor:
         usable = [i for i, transcript in enumerate(written) if transcript is not None]
         heard = [replace(sounds[i], transcript=written[i]) for i in usable]
         answers = [Answered(None)] * len(sounds)
-        predictions = self._judge(heard, [speech[i] for i in usable]) if usable else []
+        predictions = self.judge(heard, [speech[i] for i in usable]) if usable else []
         for i, prediction in zip(usable, predictions, strict=True):
             answers[i] = Answered(prediction, written[i])
         return answers

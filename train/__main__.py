@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     corpus = commands.add_parser("corpus", help="make a manifest of a corpus in its official layout")
     prepare.add_arguments(corpus.add_subparsers(required=True).add_parser("prepare", help="check every file and write a manifest"))
     _add_train(commands.add_parser("train", help="train a bundle, or the paper's tables at a recipe's scale"))
+    _add_nightly(commands.add_parser("nightly", help="learn from what one person said of their speech; evidence on standard input"))
     _add_evaluate(commands.add_parser("evaluate", help="score a bundle, or another audio LLM behind a server"))
     _add_compare(commands.add_parser("compare", help="evaluations of several systems side by side (the paper's Figure 2)"))
     return parser
@@ -63,6 +65,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=_not_negative, default=0, help="seed of all randomness (default: 0)")
     parser.add_argument("--dry-run", action="store_true", help="no data, random weights: sizes, steps, memory, and the time of real steps")
+
+
+def _add_nightly(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_nightly)
+    parser.add_argument("--bundle", required=True, help="the bundle in use: a built-in one or a folder")
+    parser.add_argument("--out", type=Path, required=True, help="the new bundle's folder, written only if it may be used")
+    parser.add_argument("--work", type=Path, required=True, help="folder for weights, from which a stopped night goes on")
+    parser.add_argument("--seed", type=_not_negative, default=0, help="seed of all randomness (default: 0)")
+    parser.add_argument("--threads", type=_not_negative, default=1, help="processor cores to use (default: 1)")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +120,14 @@ def _train(options: argparse.Namespace) -> None:
         commands.tables(options)
     else:
         commands.train(options)
+
+
+def _nightly(options: argparse.Namespace) -> None:
+    from train import commands
+
+    # The monitor ends it so; whatever was saved is whole.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    commands.nightly(options)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from model.errors import TrainingError
+from model.evidence import read_evidence
 from model.manifest import find_bundle, read_manifest, sha256
 from model.prompts import Strategy
 from model.server_key import read_key
@@ -16,6 +19,7 @@ from train.corpora.manifest import Utterance
 from train.corpora.manifest import read_manifest as read_utterances
 from train.corpora.splits import Corpora
 from train.recipe import load_recipe
+from train.release import refuse_existing
 from train.run import train as train_recipe
 from train.scoring import page as evaluation_page
 from train.scoring.evaluate import Asked, Surroundings, evaluate_bundle, evaluate_served
@@ -73,6 +77,17 @@ def _word_errors(options: argparse.Namespace, utterances: Sequence[Utterance], s
         if options.json
         else f"{split}: word error rate {rate:.3f}, {words:,} words in {len(texts):,} utterances"
     )
+
+
+def nightly(options: argparse.Namespace) -> None:
+    """One night, from evidence on standard input to a decision as JSON on standard output."""
+    from train.nightly.night import Night
+
+    torch.set_num_threads(max(1, options.threads))
+    refuse_existing(options.out)
+    pieces = list(read_evidence(sys.stdin.buffer))
+    decision = Night(find_bundle(options.bundle), options.work, options.seed).learn(pieces, options.out)
+    print(decision.model_dump_json(), flush=True)
 
 
 def tables(options: argparse.Namespace) -> None:

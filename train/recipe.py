@@ -178,29 +178,36 @@ class ReleaseRecipe(_Section):
     """How the bundle is asked, and what it promises.
 
     trusted_accuracy: the threshold for `unsure` is the lowest at which the rest reaches this on validation speakers or folds.
+    public_clips: how many encoded training clips go with it, for nights of training to rehearse and to be measured with; 0: none.
     """
 
     strategy: Literal[Strategy.SER, Strategy.JOINT]
     shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
     features: bool = False
     trusted_accuracy: Share
+    public_clips: Annotated[int, Field(ge=0)] = 600
 
 
-class Recipe(_Section):
+class Course(_Section):
+    """What the training loop needs to know: which letters there are, how it runs, and its phases."""
+
+    letters: Annotated[list[Emotion], Field(min_length=2)]
+    loop: LoopRecipe
+    phases: Annotated[list[PhaseRecipe], Field(min_length=1)]
+
+
+class Recipe(Course):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     license: str
     limits: list[str]
-    letters: Annotated[list[Emotion], Field(min_length=2)]
     corpora: Annotated[list[CorpusRecipe], Field(min_length=1)]
     noises: list[NoiseRecipe] = []
     encoder: Pretrained | EncoderTraining
     mapper: MapperSettings
     llm: Pretrained | SmallLlm
     lora: LoraRecipe
-    loop: LoopRecipe
-    phases: Annotated[list[PhaseRecipe], Field(min_length=1)]
     release: ReleaseRecipe
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from train.calibration import Calibration
 from train.card import to_card
 from train.corpora.splits import Noise, Part
 from train.learning.trainer import Materials
+from train.public_set import write_public_set
 from train.recipe import Pretrained, Recipe
 from train.scoring.evaluation import Evaluation
 
@@ -89,6 +91,11 @@ def write_bundle(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    released = draft(recipe, materials)
+    released = replace(released, manifest=released.manifest.model_copy(update=_calibrated(calibration)))
+    if recipe.release.public_clips:
+        # Before the language model is written, which takes its adapter off.
+        write_public_set(released, materials.llm, materials.parts, recipe.release.public_clips, partial)
     if not isinstance(recipe.encoder, Pretrained):
         materials.hearing.encoder.save(partial / "encoder")
     save_file(materials.mapper.state_dict(), partial / "mapper.safetensors")
@@ -98,23 +105,20 @@ def write_bundle(
     seen = [evaluation.model_dump(mode="json") for evaluation in validation]
     (partial / "training.json").write_text(json.dumps({**record, "validation": seen}, indent=2) + "\n", encoding="utf-8")
     files = digests(partial)
-    manifest = draft(recipe, materials).manifest.model_copy(
-        update={
-            "version": version_of(recipe.name, files),
-            "temperature": round(calibration.temperature, 4),
-            "unsure_below": round(calibration.unsure_below, 4),
-            "files": files,
-        }
-    )
-    _write_manifest(partial, manifest)
+    manifest = released.manifest.model_copy(update={"version": version_of(recipe.name, files), "files": files})
+    write_manifest(partial, manifest)
     partial.rename(folder)
+
+
+def _calibrated(calibration: Calibration) -> dict[str, float]:
+    return {"temperature": round(calibration.temperature, 4), "unsure_below": round(calibration.unsure_below, 4)}
 
 
 def add_scores(folder: Path, evaluations: Sequence[Evaluation], validation: Sequence[Evaluation]) -> None:
     """Put what was measured on the finished bundle into its bundle.json and its model card; the weights and so the version stay."""
     manifest = read_manifest(folder).model_copy(update={"scores": [_score(evaluation) for evaluation in evaluations]})
     (folder / CARD).write_text(to_card(manifest, evaluations, validation), encoding="utf-8")
-    _write_manifest(folder, manifest.model_copy(update={"files": digests(folder)}))
+    write_manifest(folder, manifest.model_copy(update={"files": digests(folder)}))
 
 
 def _score(evaluation: Evaluation) -> Score:
@@ -166,5 +170,6 @@ def _license_text(recipe: Recipe, materials: Materials) -> str:
     )
 
 
-def _write_manifest(folder: Path, manifest: BundleManifest) -> None:
+def write_manifest(folder: Path, manifest: BundleManifest) -> None:
+    """Write bundle.json."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import BundleError
-from model.manifest import MANIFEST, find_bundle
+from model.manifest import LEARNED_FROM, MANIFEST, find_bundle
 from monitor.store.lock import make_private, sync
 
-LEARNED_FROM = "learned_from.json"
 RETIRED = "retired.json"
 WHY = "it learned from speech that was erased since"
 

@@ -5,7 +5,7 @@ it is cut. What a step sees and draws depends on seed, phase and step alone, so 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from train.learning.phrasing import Asked, Phrasing
 from train.learning.runlog import RunLog
 from train.learning.voices import Voices
 from train.progress import Progress
-from train.recipe import PhaseRecipe, Recipe
+from train.recipe import Course, PhaseRecipe, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +63,22 @@ class _Current:
 
 
 class Trainer:
-    """One run in one folder: checkpoints/, tensorboard/ and log.jsonl."""
+    """One run in one folder: checkpoints/, tensorboard/ and log.jsonl.
 
-    def __init__(self, recipe: Recipe, materials: Materials, folder: Path, seed: int, accelerator: Accelerator | None = None) -> None:
+    enough: asked at every checkpoint, with the steps done in this phase; True ends the phase there, with the weights as they are.
+    """
+
+    def __init__(
+        self,
+        recipe: Course,
+        materials: Materials,
+        folder: Path,
+        seed: int,
+        accelerator: Accelerator | None = None,
+        enough: Callable[[int], bool] | None = None,
+    ) -> None:
         self._recipe, self._materials, self._folder, self._seed = recipe, materials, folder, seed
+        self._enough = enough or (lambda _steps: False)
         self._accelerator = accelerator or make_accelerator(recipe)
         self._network = EmoSLLM(materials.mapper, materials.llm)
         everything = {part for phase in recipe.phases for part in phase.trainable}
@@ -113,6 +125,8 @@ class Trainer:
                 if (step + 1) % self._recipe.loop.checkpoint_steps == 0 and step + 1 < current.plan.steps:
                     self._log.flush()
                     self._checkpoints.save(Position(number, step + 1, finished=False))
+                    if self._enough(step + 1):
+                        break
         current.averages.apply()
         self._checkpoints.save(Position(number, current.plan.steps, finished=True))
         self._accelerator.free_memory()
@@ -209,7 +223,7 @@ class Trainer:
         )
 
 
-def make_accelerator(recipe: Recipe) -> Accelerator:
+def make_accelerator(recipe: Course) -> Accelerator:
     """Accelerate as its launcher or environment sets it up, in the recipe's precision. Raises TrainingError for sharded weights."""
     accelerator = Accelerator(mixed_precision=recipe.loop.precision)
     require_whole_weights(accelerator.distributed_type)

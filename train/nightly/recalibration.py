@@ -1,0 +1,34 @@
+"""Fits temperature and threshold anew, so that the new bundle's probabilities mean as much as the released one's.
+
+The released bundle was calibrated on voices it had never heard, which a night does not have. The public set is of voices that its training
+knew, so a fit on it alone would be too sure; what it can tell is by how much a night changed the scale. So the temperature is changed by
+the ratio of the best temperatures there, and the threshold so that as large a share of it is sure as was.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from train.nightly.gate import Floats, Ints
+from train.scoring.metrics import calibrate, fit_temperature
+
+_RANGE = (0.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """temperature divides log-probabilities; a highest probability under unsure_below is unsure; sure_share: of the public set."""
+
+    temperature: float
+    unsure_below: float
+    sure_share: float
+
+
+def recalibrated(before: Floats, after: Floats, acted: Ints, temperature: float, unsure_below: float) -> tuple[Fit, Fit]:
+    """The released bundle's calibration as it is, and the new bundle's. before, after (n, L): log-probabilities; acted (n,)."""
+    ratio = fit_temperature(after, acted) / fit_temperature(before, acted)
+    fresh = temperature * float(np.clip(ratio, *_RANGE))
+    sure_before, sure_after = (calibrate(logs, t).max(axis=1) for logs, t in ((before, temperature), (after, fresh)))
+    share = float((sure_before >= unsure_below).mean())
+    threshold = float(np.clip(np.quantile(sure_after, 1 - share), 0.0, 1.0))
+    return Fit(temperature, unsure_below, share), Fit(fresh, threshold, float((sure_after >= threshold).mean()))
