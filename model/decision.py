@@ -26,8 +26,8 @@ class _Record(BaseModel):
 
 
 class Learned(_Record):
-    """What was there to learn from, in segments: by kind, those trained on, those that decided when to stop, those held out for the gate;
-    left_out: those that could not be used, by reason."""
+    """What was there to learn from, in segments: by kind; those that the new bundle learned from, and those that told it when to stop;
+    those that were held out for the gate, in one round or another; left_out: those that could not be used, by reason."""
 
     corrections: int
     confirmations: int
@@ -39,7 +39,7 @@ class Learned(_Record):
 
 
 class OwnTest(_Record):
-    """The person's held-out segments, all later than those learned from.
+    """The person's held-out segments, each later than all that was learned from before it was asked about.
 
     right_before, right_after: answered as the person says, by the bundle in use and by the new one. gained, lost: by one of the two only.
     p_no_better: exact one-sided McNemar test. p_by_chance: of hitting the corrections so well with labels that say nothing about the sound.
@@ -67,16 +67,15 @@ class ClassChange(_Record):
 class PublicTest(_Record):
     """The public set that comes with the bundle: voices that this night did not learn from.
 
-    uar: unweighted accuracy. likelihood_change: mean over emotions of how much likelier the acted emotion became, -1 to 1, and its
-    one-sided 95 % lower bound, which must not lie under -margin; no recall may fall by more than class_margin.
+    uar: unweighted accuracy. change_at_least: one-sided 95 % lower bound of how it changed, which must not lie under -margin; no recall may
+    fall by more than class_margin.
     """
 
     clips: int
     speakers: int
     uar_before: float
     uar_after: float
-    likelihood_change: float
-    likelihood_change_at_least: float
+    change_at_least: float
     margin: float
     classes: dict[Emotion, ClassChange]
     class_margin: float

@@ -9,20 +9,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.decision import ClassChange, OwnTest, PublicTest, Verdict
-from model.evidence import Evidence, Kind
+from model.evidence import Kind
 from model.types import Emotion
+from train.nightly.division import Round
 from train.nightly.gate import ALPHA, CLASS_MARGIN, MARGIN, Floats, Ints, p_by_chance, p_no_better, steadiness
 from train.public_set import PublicClip
 
 
-def own_test(held_out: Sequence[Evidence], before: Floats, after: Floats, letters: Sequence[Emotion]) -> OwnTest:
-    """before, after (n, L): posteriors of the bundle in use and of the new one."""
+def own_test(rounds: Sequence[Round], before: Floats, after: Floats, letters: Sequence[Emotion]) -> OwnTest:
+    """before, after (n, L): posteriors of the bundle in use and of each round's weights, for what the rounds held out, in their order."""
+    held_out = [one for turn in rounds for one in turn.held_out]
+    turns = np.repeat(np.arange(len(rounds)), [len(turn.held_out) for turn in rounds])
     said = np.array([letters.index(one.emotion) for one in held_out])
     right_before, right_after = before.argmax(axis=1) == said, after.argmax(axis=1) == said
     gained, lost = int((right_after & ~right_before).sum()), int((right_before & ~right_after).sum())
     corrected = np.array([one.kind is Kind.CORRECTION for one in held_out])
     # What was shown may be an emotion that this bundle cannot answer; nothing can be dealt to it then.
     shown = np.array([letters.index(one.shown) if one.shown in letters else -1 for one in held_out])
+    chance = p_by_chance(before[corrected], after[corrected], said[corrected], shown[corrected], turns[corrected])
     return OwnTest(
         segments=len(held_out),
         right_before=int(right_before.sum()),
@@ -30,13 +34,13 @@ def own_test(held_out: Sequence[Evidence], before: Floats, after: Floats, letter
         gained=gained,
         lost=lost,
         p_no_better=round(p_no_better(gained, lost), 4),
-        p_by_chance=round(p_by_chance(before[corrected], after[corrected], said[corrected], shown[corrected]), 4),
+        p_by_chance=round(chance, 4),
         alpha=ALPHA,
     )
 
 
 def public_test(clips: Sequence[PublicClip], before: Floats, after: Floats, letters: Sequence[Emotion]) -> PublicTest:
-    """before, after (n, L): calibrated posteriors of the released bundle and of the new one."""
+    """before, after (n, L): posteriors of the released bundle and of the new one."""
     acted = acted_in(clips, letters)
     steady = steadiness(before, after, acted, [clip.speaker for clip in clips])
     counts = Counter(acted.tolist())
@@ -50,8 +54,7 @@ def public_test(clips: Sequence[PublicClip], before: Floats, after: Floats, lett
         speakers=len({clip.speaker for clip in clips}),
         uar_before=round(float(np.nanmean(steady.before)), 4),
         uar_after=round(float(np.nanmean(steady.after)), 4),
-        likelihood_change=round(steady.change, 4),
-        likelihood_change_at_least=round(steady.at_least, 4),
+        change_at_least=round(steady.at_least, 4),
         margin=MARGIN,
         classes=classes,
         class_margin=CLASS_MARGIN,
@@ -84,8 +87,8 @@ def _not_better(own: OwnTest) -> str:
 
 
 def _forgotten(public: PublicTest) -> str:
-    if public.likelihood_change_at_least < -public.margin:
-        fall = f"what was acted became less likely by up to {-public.likelihood_change_at_least:.3f}"
+    if public.change_at_least < -public.margin:
+        fall = f"unweighted accuracy there may have fallen by {-public.change_at_least:.3f}"
         return f"it may have forgotten other voices: {fall} (allowed {public.margin})"
     for letter, change in public.classes.items():
         if change.before - change.after > public.class_margin:

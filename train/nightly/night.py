@@ -6,7 +6,7 @@ L letters of the bundle.
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from train.asking import from_states
 from train.learning.curriculum import set_trainable
 from train.learning.objective import EmoSLLM
 from train.learning.trainer import Materials, Trainer, make_accelerator
-from train.nightly.division import Division, divide
+from train.nightly.division import Division, Round, divide
 from train.nightly.examination import acted_in, own_test, public_test, verdict_of
 from train.nightly.gate import Floats
 from train.nightly.lesson import lesson_of
@@ -34,7 +34,6 @@ from train.nightly.settings import NightSettings
 from train.nightly.stopping import Stopping
 from train.public_set import read_public_set
 from train.recipe import Course
-from train.scoring.metrics import calibrate
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +63,21 @@ class Night:
         """Learn, decide, and write the new bundle to `out` if it is promoted. Raises TrainingError, FormatError."""
         began = time.monotonic()
         division = divide(pieces, self._letters, self._settings)
-        decision = Decision(
-            verdict=Verdict.TOO_LITTLE, reason=division.lacking, parent=self.bundle.manifest.version, learned=division.learned
-        )
-        if division.lacking:
+        lacking = division.lacking(self._settings)
+        decision = Decision(verdict=Verdict.TOO_LITTLE, reason=lacking, parent=self.bundle.manifest.version, learned=division.learned)
+        if lacking:
             return decision
-        before = self.answers(division.everything)
-        steps = self._train(division, before)
-        held_out = before[len(before) - len(division.held_out) :]
-        own = own_test(division.held_out, self._table(held_out), self._table(self.answers(division.held_out)), self._letters)
+        before = {one.segment: answer for one, answer in zip(division.everything, self.answers(division.everything), strict=True)}
+        after: list[Answered] = []
+        for number, turn in enumerate(division.rounds):
+            logger.info("round %d of %d", number + 1, len(division.rounds))
+            stopping = self._learned(turn, before, self._work / self._key(division) / f"round-{number + 1}")
+            after += self.answers(turn.held_out)
+            if turn is not division.last:
+                stopping.go_back()
+        own = own_test(division.rounds, self._table([before[one.segment] for one in division.held_out]), self._table(after), self._letters)
         public, old, new = self._examined()
-        verdict, reason = verdict_of(own, public, steps)
+        verdict, reason = verdict_of(own, public, stopping.steps)
         decision = decision.model_copy(
             update={
                 "verdict": verdict,
@@ -82,7 +85,7 @@ class Night:
                 "own": own,
                 "public": public,
                 "calibration": _told(old, new, self.bundle.manifest.temperature, self.bundle.manifest.unsure_below),
-                "steps": steps,
+                "steps": stopping.steps,
                 "seconds": round(time.monotonic() - began, 1),
             }
         )
@@ -94,17 +97,18 @@ class Night:
         """What is said of the person's segments, uncalibrated."""
         return Predictor(self.bundle.uncalibrated(), self.llm).predict([Sound(pcm16_to_float(one.pcm)) for one in pieces])
 
-    def _train(self, division: Division, before: Sequence[Answered]) -> int:
-        """Learn; returns the steps of the weights that are kept, 0 where nothing was better than the beginning."""
-        lesson = lesson_of(self.bundle, division.trained, before[: len(division.trained)], self._public.clips, self._settings)
+    def _learned(self, turn: Round, before: Mapping[int, Answered], folder: Path) -> Stopping:
+        """Learn what a round has to teach; the network has the weights that did best on the labels which say when to stop."""
+        known = [before[one.segment] for one in turn.trained]
+        lesson = lesson_of(self.bundle, turn.trained, known, self._public.clips, self._settings)
         materials = Materials(lesson.parts, lesson.hearing, self.bundle.mapper, self.llm, lesson.voices)
-        course, folder = self._course(), self._work / self._key(division)
-        network = EmoSLLM(self.bundle.mapper, self.llm)
         set_trainable(self._settings.phase.trainable, self.bundle.mapper, self.llm)
-        stopping = Stopping(network, folder, lambda: self._likelihood(division.stopping), self._settings.patience)
-        Trainer(course, materials, folder, self._seed, self._accelerator, stopping.look).run()
+        network = EmoSLLM(self.bundle.mapper, self.llm)
+        stopping = Stopping(network, folder, lambda: self._likelihood(turn.stopping), self._settings.patience, self._settings.way)
+        Trainer(self._course(), materials, folder, self._seed, self._accelerator, stopping.look).run()
+        stopping.look(self._settings.phase.steps or 0)
         stopping.take_best()
-        return stopping.steps
+        return stopping
 
     def _likelihood(self, pieces: Sequence[Evidence]) -> float:
         """Mean log-probability of what the person says."""
@@ -119,7 +123,7 @@ class Night:
         before = np.log(np.maximum(torch.stack([clip.posterior for clip in clips]).double().numpy(), _FLOOR))
         after = np.log(np.maximum(self._rows(found), _FLOOR))
         old, new = recalibrated(before, after, acted_in(clips, self._letters), self._public.temperature, self._public.unsure_below)
-        test = public_test(clips, calibrate(before, old.temperature), calibrate(after, new.temperature), self._letters)
+        test = public_test(clips, before, after, self._letters)
         return test, old, new
 
     def _table(self, answers: Sequence[Answered]) -> Floats:

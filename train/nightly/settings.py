@@ -16,12 +16,15 @@ class NightSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    held_out: Annotated[float, Field(gt=0, lt=1)]
+    rounds: Count
+    least_labels: Count
+    least_corrections: Annotated[int, Field(ge=0)]
     stopping: Annotated[float, Field(gt=0, lt=1)]
     own_share: Annotated[float, Field(gt=0, lt=1)]
     smoothing: Share
     views: Count
     patience: Count
+    way: Annotated[float, Field(gt=0, le=1)]
     loop: LoopRecipe
     phase: PhaseRecipe
 
