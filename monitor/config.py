@@ -26,6 +26,11 @@ def state_dir() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "emosllm-monitor"
 
 
+def bundles_file() -> Path:
+    """What remembers which bundle is in use, and what became of others."""
+    return state_dir() / "bundles.json"
+
+
 def config_path() -> Path:
     """The person's own settings: $XDG_CONFIG_HOME/emosllm-monitor/config.toml; it need not exist."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "emosllm-monitor" / "config.toml"

@@ -16,20 +16,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model.errors import NotRunning, StoreKeyError, TimelineError, TimelineInUse
-from monitor.config import Config, TimelineConfig, state_dir
+from model.errors import BundleError, EmosllmError, NotRunning, StoreKeyError, TimelineError, TimelineInUse
+from model.manifest import find_bundle
+from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, bundles_file, state_dir
 from monitor.control import ask
 from monitor.day.stretches import FIRST, LAST, Stretch
 from monitor.judging.bundle_choice import BundleChoice
-from monitor.judging.retirement import known_bundles, learned_from, retire
+from monitor.judging.in_use import InUse
+from monitor.judging.retirement import WHY, is_retired, known_bundles, learned_from, retire
+from monitor.library import BUNDLES, Library, go_live
+from monitor.look import in_use_of
 from monitor.store.backup import Backups
 from monitor.store.cipher import salt_of
 from monitor.store.copies import PART, remove
 from monitor.store.erasure import Found, erase, is_damage, look
 from monitor.store.lock import BESIDE, DatabaseLock, make_private, sync, taking_turns
-
-BUNDLES = "bundles"
-"""The folder, in the state directory, of bundles that were trained on this machine."""
 
 _LOGS = ("monitor.log*", "engine.log*", "start.log*", "bundles.json", "bundles.new")
 _PATIENCE_S, _RETRY_S = 10.0, 0.2
@@ -53,13 +54,14 @@ class Survey:
 @dataclass(slots=True)
 class Receipt:
     """What went. found: from the timeline. rewritten, removed: files, by their names. retired: bundles. keys: places whose key was
-    destroyed. left: what is still there and why."""
+    destroyed. instead: version of the bundle that is in use now because the one that was is retired. left: what is still there and why."""
 
     found: Found = field(default_factory=Found)
     rewritten: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    instead: str = ""
     left: list[str] = field(default_factory=list)
 
 
@@ -127,10 +129,11 @@ def _forget(config: Config, stretch: Stretch) -> Receipt:
     """Every step can be done again, and the note goes last."""
     receipt = Receipt()
     database, keys = config.timeline.database_path(), config.timeline.keys()
-    _sweep(config.timeline)
+    _sweep(config)
     plan = survey(config, stretch)
     # First, while the numbers of the segments can still be had.
     _retire(plan.bundles, receipt)
+    _leave_retired(config, receipt)
     for copy in plan.copies:
         try:
             erase(copy, keys.find(database, copy=copy), stretch.start, stretch.end)
@@ -156,7 +159,7 @@ def _forget_all(config: Config) -> Receipt:
     receipt.keys += [str(place) for place in gone]
     receipt.left += [f"the key in {place}: only you can remove it there" for place in left]
     _retire([folder for folder in _bundles(config) if learned_from(folder, (), FIRST, LAST)], receipt)
-    _sweep(config.timeline)
+    _sweep(config)
     logs = [file for pattern in _LOGS for file in sorted(state_dir().glob(pattern))]
     for file in (*_copies(config.timeline), database, *logs):
         if file.exists():
@@ -170,6 +173,44 @@ def _retire(bundles: Sequence[Path], receipt: Receipt) -> None:
     for folder in bundles:
         retire(folder)
         receipt.retired.append(folder.name)
+
+
+def _leave_retired(config: Config, receipt: Receipt) -> None:
+    """Where the bundle in use is retired, use the one before instead; a running monitor leaves it at once."""
+    in_use = InUse(config.engine.bundle, bundles_file())
+    if not _is_retired(in_use.current):
+        if receipt.retired:
+            _tell_monitor(config, receipt)
+        return
+    why = ""
+    for name in dict.fromkeys((in_use.previous() or PACKAGED_BUNDLE, PACKAGED_BUNDLE)):
+        try:
+            receipt.instead = go_live(config, name, WHY, back=True)
+            return
+        except EmosllmError as error:
+            why = str(error)
+    receipt.left.append(_in_memory(why))
+
+
+def _tell_monitor(config: Config, receipt: Receipt) -> None:
+    """Where the engine could not use the one in use, a running monitor may have gone back to one that is retired now."""
+    try:
+        ask(config.timeline.database_path(), "use-bundle", name=in_use_of(config))
+    except NotRunning:
+        return
+    except EmosllmError as error:
+        receipt.left.append(_in_memory(str(error)))
+
+
+def _in_memory(why: str) -> str:
+    return f"what a running monitor has in memory of a retired model: stop it and start it again ({why})"
+
+
+def _is_retired(name: str) -> bool:
+    try:
+        return is_retired(find_bundle(name))
+    except BundleError:
+        return False
 
 
 def _give_up(copy: Path, receipt: Receipt) -> None:
@@ -206,16 +247,20 @@ def _copies(settings: TimelineConfig) -> list[Path]:
     return [*(backup.path for backup in Backups.of(settings).found()), *sorted(aside)]
 
 
-def _sweep(settings: TimelineConfig) -> None:
-    """Remove copies that were half made when something was killed."""
-    Backups.of(settings).sweep()
-    database = settings.database_path()
+def _sweep(config: Config) -> None:
+    """Remove copies, and bundles, that were half made when something was killed. Raises TimelineError."""
+    Backups.of(config.timeline).sweep()
+    database = config.timeline.database_path()
     remove(database.with_name(database.name + PART))
+    try:
+        Library.of(config).sweep()
+    except BundleError as error:
+        raise TimelineError(f"half made bundles may hold what is to be forgotten: {error}") from error
 
 
 def _bundles(config: Config) -> list[Path]:
-    choice = BundleChoice(config.engine.bundle, state_dir() / "bundles.json")
-    return list(known_bundles(choice.names, state_dir() / BUNDLES))
+    choice, uses = BundleChoice(config.engine.bundle, bundles_file()), InUse(config.engine.bundle, bundles_file()).uses()
+    return list(known_bundles((*choice.names, *(use.name for use in uses)), state_dir() / BUNDLES))
 
 
 class _Note:

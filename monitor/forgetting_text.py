@@ -38,6 +38,7 @@ def receipt_of(receipt: Receipt, what: str, remote: bool) -> list[str]:
         "written anew without it": receipt.rewritten,
         "removed": receipt.removed,
         "retired, as it learned from it": receipt.retired,
+        "in use instead": [receipt.instead] if receipt.instead else [],
         "destroyed, the key in": receipt.keys,
     }
     lines += [f"  {word}: {', '.join(names)}" for word, names in told.items() if names]
@@ -77,7 +78,7 @@ def _elsewhere(receipt: Receipt, remote: bool) -> list[str]:
         disk += ", and the key is gone, but for copies that you exported"
     else:
         disk += ": `emosllm-monitor key rotate` takes its key away, too"
-    learned = ["a running monitor uses a retired model until it is started again"] if receipt.retired and not receipt.keys else []
+    learned = ["models that you exported with `bundles export`"] if receipt.retired else []
     return [*_ELSEWHERE, disk, *learned, *(["the memory and logs of the vLLM server that judged it"] if remote else [])]
 
 

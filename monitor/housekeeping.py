@@ -12,7 +12,7 @@ from typing import Self
 
 from model.errors import EmosllmError
 from monitor.config import Config
-from monitor.look import keep_summaries
+from monitor.look import in_use_of, keep_summaries
 from monitor.store.backup import Backups
 from monitor.store.timeline import Timeline
 
@@ -29,7 +29,7 @@ def tasks_of(timeline: Timeline, config: Config) -> list[Task]:
     return [
         lambda now: timeline.erase_sound(now - timedelta(days=config.privacy.keep_audio_days)),
         lambda _now: timeline.give_back_space(),
-        lambda now: keep_summaries(config.timeline, now, config.engine.bundle),
+        lambda now: keep_summaries(config.timeline, now, in_use_of(config)),
         lambda now: backups.make_if_due(now, zone),
     ]
 

@@ -12,7 +12,7 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from model.errors import BundleError
-from monitor.config import PACKAGED_BUNDLE, TimelineConfig
+from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, bundles_file, state_dir
 from monitor.day.agreement import agreement, windows
 from monitor.day.days import Day
 from monitor.day.own_word import OwnWord, compliance, labels
@@ -27,6 +27,23 @@ from monitor.store.summaries import DaySummaries
 
 # An hour's share of what a long timeline may lack, after an update: it takes some seconds, beside listening.
 _AN_HOUR = 60
+
+
+def in_use_of(config: Config) -> str:
+    """Name or folder of the bundle in use: what was last put in the configured one's place, as long as it may be used."""
+    try:
+        changed = b'"base"' in bundles_file().read_bytes()
+    except OSError:
+        changed = False
+    if not changed:
+        # What follows takes a tenth of a second to import.
+        return config.engine.bundle
+    from monitor.judging.bundle_choice import BundleChoice
+    from monitor.judging.in_use import InUse
+
+    in_use = InUse(config.engine.bundle, bundles_file())
+    current = in_use.current
+    return current if in_use.usable(current) else BundleChoice(config.engine.bundle, bundles_file()).current
 
 
 def keep_summaries(settings: TimelineConfig, now: datetime, bundle: str = PACKAGED_BUNDLE) -> None:
@@ -143,14 +160,16 @@ class Look:
 
     @cached_property
     def _confusions(self) -> Mapping[str, Confusion]:
-        """How the bundle in use and the built-in one confuse emotions, by version. One that is not there any more gives no intervals."""
+        """How bundles confuse emotions, by version: that in use, the built-in one, and those that are kept, as older days were judged by
+        them. One that is not there any more gives no intervals."""
         from model.confusion import read_confusion
-        from model.manifest import find_bundle, read_manifest
+        from model.manifest import read_manifest
+        from monitor.judging.retirement import known_bundles
+        from monitor.library import BUNDLES
 
         known: dict[str, Confusion] = {}
-        for name in {PACKAGED_BUNDLE, self._bundle}:
+        for folder in known_bundles((PACKAGED_BUNDLE, self._bundle), state_dir() / BUNDLES):
             try:
-                folder = find_bundle(name)
                 version, voices = read_manifest(folder).version, read_confusion(folder)
             except BundleError:
                 continue

@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 
 from model.errors import TimelineError, TimelineInUse
+from model.manifest import digests
 from model.types import Emotion, Prediction
 from monitor.config import Config
 from monitor.control import ControlServer, socket_path
 from monitor.day.stretches import Stretch, parse_stretch
 from monitor.forgetting import finish, forget, forget_all, interrupted, survey
+from monitor.forgetting_text import receipt_of
 from monitor.judging.bundle_choice import BundleChoice
+from monitor.library import Library, go_live
+from monitor.look import in_use_of
 from monitor.store.backup import Backups
 from monitor.store.cipher import StoreKey
 from monitor.store.lock import DatabaseLock
@@ -25,6 +29,7 @@ from monitor.store.reader import TimelineReader
 from monitor.store.records import Coverage, Judgement
 from monitor.store.timeline import Timeline
 from monitor.store.words import Words
+from tests.bundles import Monitor, trained
 from tests.commands import run
 from tests.pages import everything
 from tests.stores import keys, raw
@@ -273,6 +278,76 @@ def test_bundles_that_learned_from_it_are_retired_and_others_are_not(life: Life,
     choice = BundleChoice(config.engine.bundle, life.folder / "bundles.json")
     assert choice.current == "nano"
     assert "erased" in choice.aside
+
+
+def test_where_the_one_in_use_learned_from_it_the_one_before_is_used_instead(life: Life, tmp_path: Path) -> None:
+    innocent, guilty = used(life, tmp_path)
+    receipt = forget(life.config, GONE)
+    assert (receipt.retired, receipt.instead) == ([guilty], innocent)
+    in_use = Library.of(life.config).in_use
+    assert in_use.current == str(life.folder / "bundles" / innocent)
+    assert "erased" in in_use.uses()[-1].why
+    assert in_use.previous() == "nano"
+    assert "in use instead: " + innocent in "\n".join(receipt_of(receipt, "", remote=False))
+
+
+def test_a_running_monitor_leaves_it_at_once_and_after_it_is_deleted(life: Life, tmp_path: Path) -> None:
+    innocent, guilty = used(life, tmp_path)
+    monitor, told = Monitor(), []
+
+    def use(arguments: Any) -> dict[str, Any]:
+        told.append(sorted(path.name for path in (life.folder / "bundles" / guilty).rglob("*") if path.is_file()))
+        return monitor.use(arguments)
+
+    commands = {"forget": lambda _arguments: {}, "use-bundle": use}
+    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
+        assert forget(life.config, GONE).left == []
+    assert (monitor.using, told) == (str(life.folder / "bundles" / innocent), [["bundle.json", "retired.json"]])
+
+
+def test_a_monitor_that_does_not_leave_it_is_named_and_a_later_forget_tries_again(life: Life, tmp_path: Path) -> None:
+    used(life, tmp_path)
+    monitor = Monitor(refusing="the engine is ill")
+    commands = {"forget": lambda _arguments: {}, "use-bundle": monitor.use}
+    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
+        receipt = forget(life.config, GONE)
+    assert len(monitor.asked) == 2
+    assert "stop it and start it again (the engine is ill)" in receipt.left[0]
+    assert in_use_of(life.config) == "nano"
+    assert forget(life.config, GONE).instead
+
+
+def test_a_monitor_that_went_back_to_a_retired_one_is_told_too(life: Life, tmp_path: Path) -> None:
+    used(life, tmp_path)
+    Library.of(life.config).in_use.use("nano", "by hand", NOON)
+    monitor = Monitor()
+    commands = {"forget": lambda _arguments: {}, "use-bundle": monitor.use}
+    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
+        receipt = forget(life.config, GONE)
+    assert (monitor.asked, receipt.instead) == (["nano"], "")
+
+
+def test_a_bundle_that_was_half_moved_goes_too(life: Life) -> None:
+    half = life.folder / "bundles" / ".coming-night"
+    half.mkdir(parents=True)
+    (half / "mapper.safetensors").write_bytes(b"within-words, learned")
+    forget(life.config, GONE)
+    assert not half.exists()
+
+
+def used(life: Life, tmp_path: Path) -> tuple[str, str]:
+    """Versions of two bundles that went live: one that did not learn from the hour, and one in use that did."""
+    library = Library.of(life.config)
+    innocent = library.add(trained(tmp_path / "innocent", told=False)).name
+    folder = trained(tmp_path / "guilty", 2, told=False)
+    span = {"from": "2026-07-01T00:00:00Z", "to": "2026-07-02T00:00:00Z"}
+    (folder / "learned_from.json").write_text(json.dumps(span | {"segments": [life.ids["within"]]}))
+    manifest = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(manifest | {"files": digests(folder)}))
+    guilty = library.add(folder).name
+    for version in (innocent, guilty):
+        go_live(life.config, version, "learned from you")
+    return innocent, guilty
 
 
 # beside a monitor ------------------------------------------------------------------------------------------------

@@ -10,11 +10,12 @@ import pytest
 from model.confusion import VoiceConfusion, write_confusion
 from model.manifest import find_bundle, read_manifest
 from model.types import Emotion
-from monitor.config import TimelineConfig
+from monitor.config import Config, EngineConfig, TimelineConfig, bundles_file, state_dir
 from monitor.day.days import Day
 from monitor.day.summary import DayState
 from monitor.day.trend import LASTING, MEASURES
-from monitor.look import Look, keep_summaries
+from monitor.judging.in_use import InUse
+from monitor.look import Look, in_use_of, keep_summaries
 from monitor.store.timeline import Timeline
 from tests.days import Person, live
 from tests.stores import keys, raw
@@ -132,7 +133,7 @@ def test_the_monitor_makes_summaries_nobody_asked_for_and_each_once(lived: Timel
 def _measured(folder: Path, version: str) -> Path:
     """A bundle of that version that answered twelve voices mostly as they acted."""
     manifest = read_manifest(find_bundle("nano")).model_copy(update={"version": version})
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "bundle.json").write_text(manifest.model_dump_json(), encoding="utf-8")
     sure = {one: {other: 18 if other is one else 1 for other in manifest.letters} for one in manifest.letters}
     write_confusion([VoiceConfusion(sure=sure, unsure={})] * 12, folder)
@@ -164,3 +165,24 @@ def test_the_built_in_model_has_intervals_and_one_that_is_gone_has_none(settings
         (day,) = look.days(FIRST, FIRST)
     assert day.speech.sure.segments
     assert bool(day.speech.intervals) is not bool(version)
+
+
+def test_days_judged_by_a_model_of_before_keep_their_intervals(settings: TimelineConfig, tmp_path: Path) -> None:
+    """The model in use is another one by now; that of those days lies in the library."""
+    _measured(state_dir() / "bundles" / "mine-1", "mine-1")
+    Timeline.open(settings.database_path(), PARIS, keys()).close()
+    with closing(raw(settings.database_path())) as connection:
+        live(connection, PARIS, FIRST, 10, Person(segments=60, no_data=0, little=0, version="mine-1"))
+    with Look.open(settings, NOW, str(_measured(tmp_path / "mine", "mine-2"))) as look:
+        (day,) = look.days(FIRST, FIRST)
+    assert day.speech.intervals
+
+
+def test_the_model_in_use_is_the_one_that_took_the_place_of_the_configured_one(tmp_path: Path) -> None:
+    config = Config()
+    assert in_use_of(config) == "nano"
+    mine = str(_measured(tmp_path / "mine", "mine-1"))
+    InUse("nano", bundles_file()).use(mine, "", NOW)
+    assert in_use_of(config) == mine
+    other = str(_measured(tmp_path / "other", "other-1"))
+    assert in_use_of(Config(engine=EngineConfig(bundle=other))) == other

@@ -13,7 +13,7 @@ from monitor.config import Config
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
-COMMANDS = ("dashboard", "exchange", "keeping", "labelling", "looking", "running", "settings", "telling", "tending", "training")
+COMMANDS = ("bundles", "dashboard", "exchange", "keeping", "labelling", "looking", "running", "settings", "telling", "tending", "training")
 OWNERS = {
     "pyaudio": {"monitor/sound/capture.py"},
     "webrtcvad": {"monitor/sound/voice.py"},
@@ -104,6 +104,7 @@ def test_packages_hold_a_docstring_only() -> None:
 
 
 LIGHT = [["--help"], ["--version"], ["report", "--day", "today"], ["status"], ["timeline"], ["checkin", "--help"], ["label", "--help"]]
+LIGHT += [["bundles", "list"], ["bundles", "show", "nano"], ["bundles", "use", "nano"]]
 
 
 @pytest.mark.parametrize("command", LIGHT)

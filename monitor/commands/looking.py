@@ -35,6 +35,7 @@ def report(
     ] = False,
 ) -> None:
     """Show a day or a period: what was heard, how much of it was speech, and which emotions were estimated."""
+    from monitor.look import in_use_of
     from monitor.report.asking import check_target, choose_format, write_private
     from monitor.report.making import collect, written
     from monitor.report.period import SHEET, Asked
@@ -45,11 +46,11 @@ def report(
     settings = settings_of(context)
     material = collect(settings, Asked(day, week, month, first, last), datetime.now(UTC), SHEET if sheet else 1)
     if out is not None:
-        write_private(out, written(material, chosen, settings.engine.bundle, plain=plain, sheet=sheet))
+        write_private(out, written(material, chosen, in_use_of(settings), plain=plain, sheet=sheet))
         print(f"written to {out}, which only you can read", file=sys.stderr)
     elif chosen is Format.TEXT and not plain:
         from monitor.report.text import TextReport
 
         Console(soft_wrap=False).print(TextReport(material), end="")
     else:
-        sys.stdout.write(written(material, chosen, settings.engine.bundle, plain=plain, sheet=sheet).decode())
+        sys.stdout.write(written(material, chosen, in_use_of(settings), plain=plain, sheet=sheet).decode())

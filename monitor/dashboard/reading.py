@@ -19,7 +19,7 @@ from monitor.day.affect import SOURCE
 from monitor.day.baseline import FALSE_ALARMS, LONGEST, SHORTEST
 from monitor.day.days import parse_day
 from monitor.day.feelings import PLAIN, SCALE, valence_of
-from monitor.look import Look
+from monitor.look import Look, in_use_of
 from monitor.report import rows, sentences
 from monitor.report.material import WORD_DAYS, gather
 from monitor.report.period import Period
@@ -140,7 +140,7 @@ def about(request: Request, pages: Pages) -> HTMLResponse:
     with _look(pages) as look:
         here = look.now.astimezone(look.zone).date()
         said = look.own_word(here - timedelta(days=WORD_DAYS - 1), here)
-    model, problem = _model(pages.settings.engine.bundle)
+    model, problem = _model(in_use_of(pages.settings))
     values = {
         "model": model,
         "model_problem": problem,
@@ -199,4 +199,4 @@ def _model(bundle: str) -> tuple["BundleManifest | None", str]:
 
 
 def _look(pages: Rendering) -> Look:
-    return Look.open(pages.settings.timeline, datetime.now(UTC), pages.settings.engine.bundle)
+    return Look.open(pages.settings.timeline, datetime.now(UTC), in_use_of(pages.settings))

@@ -11,13 +11,14 @@ from model.manifest import find_bundle, read_manifest, verify
 from monitor.config import Config
 from monitor.doctor.findings import Finding, Verdict
 from monitor.judging.trial import try_out
+from monitor.look import in_use_of
 
 _TRIED_S = 1.0
 
 
 def bundle(config: Config) -> Finding:
     """Raises BundleError."""
-    folder = find_bundle(config.engine.bundle)
+    folder = find_bundle(in_use_of(config))
     manifest = read_manifest(folder)
     verify(folder, manifest)
     return Finding(Verdict.OK, "bundle", f"{manifest.version}, all {len(manifest.files)} files as released, licence {manifest.license}")
@@ -35,7 +36,8 @@ def engine_installed(config: Config) -> Finding:
 def engine(config: Config) -> Finding:
     """Start a judging process and let it judge a second of silence. Raises EngineUnavailable, EngineRejected."""
     with tempfile.TemporaryDirectory() as folder:
-        trial = try_out(config.engine, Path(folder) / "engine.log", np.zeros(s_to_samples(_TRIED_S), np.int16))
+        used = config.engine.model_copy(update={"bundle": in_use_of(config)})
+        trial = try_out(used, Path(folder) / "engine.log", np.zeros(s_to_samples(_TRIED_S), np.int16))
     answered = f"ready after {trial.ready_s:.0f} s, {_TRIED_S:.0f} s of sound judged in {trial.answer_s:.2f} s"
     return Finding(Verdict.OK, "engine", f"{_named(config)}, {trial.prediction.bundle_version}: {answered}")
 

@@ -8,7 +8,7 @@ from typing import IO
 
 from monitor.config import Config
 from monitor.day.stretches import Stretch
-from monitor.look import Look
+from monitor.look import Look, in_use_of
 from monitor.report.fhir import to_fhir
 from monitor.report.material import gather
 from monitor.report.period import Period
@@ -19,7 +19,7 @@ def write(target: IO[str], config: Config, stretch: Stretch, now: datetime) -> d
     """Write the days that the stretch is a part of, as far as anything is known of them; returns how many days and check-ins."""
     first, last = _known(config, stretch, now)
     zone = config.timeline.zone_info()
-    with Look.open(config.timeline, now, config.engine.bundle) as look:
+    with Look.open(config.timeline, now, in_use_of(config)) as look:
         material = gather(look, Period(first.astimezone(zone).date(), last.astimezone(zone).date(), zone), config.report)
     target.write(to_fhir(material) + "\n")
     return {"days": len(material.days), "checkins": len(material.checkins)}

@@ -3,27 +3,16 @@
 Remembers in a small file which bundles have answered, so that there is one to go back to. Knows nothing of processes.
 """
 
-import json
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from model.errors import BundleError
 from model.manifest import find_bundle, read_manifest
 from monitor.config import PACKAGED_BUNDLE
+from monitor.judging.in_use import changing, read_memory
 from monitor.judging.retirement import WHY, is_retired
-from monitor.store.lock import make_private
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Memory:
-    """proven: names of bundles that have answered, newest last. aside: why a version is not used, by version."""
-
-    proven: list[str] = field(default_factory=list)
-    aside: dict[str, str] = field(default_factory=dict)
 
 
 class BundleChoice:
@@ -32,7 +21,7 @@ class BundleChoice:
     def __init__(self, configured: str, path: Path) -> None:
         self._configured = configured
         self._path = path
-        self._memory = _read(path)
+        self._memory = read_memory(path)
 
     @property
     def current(self) -> str:
@@ -76,21 +65,10 @@ class BundleChoice:
 
     def _write(self) -> None:
         try:
-            make_private(self._path)
-            fresh = self._path.with_suffix(".new")
-            make_private(fresh)
-            fresh.write_text(json.dumps({"proven": self._memory.proven, "aside": self._memory.aside}, indent=1), encoding="utf-8")
-            fresh.replace(self._path)
-        except OSError as error:
-            _logger.warning("cannot remember which bundles answer: %s", error.strerror)
-
-
-def _read(path: Path) -> _Memory:
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return _Memory(list(stored["proven"]), dict(stored["aside"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return _Memory()
+            with changing(self._path) as stored:
+                stored.proven, stored.aside = self._memory.proven, self._memory.aside
+        except BundleError as error:
+            _logger.warning("cannot remember which bundles answer: %s", error)
 
 
 def _version(name: str) -> str:

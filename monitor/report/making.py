@@ -4,7 +4,7 @@ import io
 from datetime import datetime
 
 from monitor.config import Config
-from monitor.look import Look
+from monitor.look import Look, in_use_of
 from monitor.report.asking import Format
 from monitor.report.material import Material, gather, with_own_word
 from monitor.report.period import Asked
@@ -15,7 +15,7 @@ _FILE_COLUMNS = 80
 def collect(config: Config, asked: Asked, now: datetime, usual_days: int = 1) -> Material:
     """What the report is made of. Raises DayError for days that cannot be meant, TimelineError and StoreKeyError."""
     period = asked.period(config.timeline.zone_info(), now, usual_days)
-    with Look.open(config.timeline, now, config.engine.bundle) as look:
+    with Look.open(config.timeline, now, in_use_of(config)) as look:
         return with_own_word(gather(look, period, config.report), look)
 
 

@@ -1,0 +1,130 @@
+"""What differs between two bundles: settings, calibration, figures, files and, tensor group by tensor group, weights. No torch here.
+
+Weights are compared by the relative L2 norm of what changed: |b - a| / |a| over all tensors of a group, where 0 is equal. For a LoRA
+adapter that is of its two factors, not of their product.
+"""
+
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from model.errors import BundleError
+from model.manifest import BundleManifest
+from monitor.bundles.records import decision_of
+from monitor.library import Kept
+
+_CALIBRATION = ("temperature", "unsure_below")
+_NOT_SETTINGS = {"version", "files", "scores", *_CALIBRATION}
+_WEIGHTS = {"mapper": "mapper.safetensors", "adapter": "adapter/adapter_model.safetensors"}
+_LAYER = re.compile(r"(?:^|\.)(layers\.\d+)\.")
+
+Pair = list[Any]
+
+
+def compare(one: Kept, other: Kept) -> dict[str, Any]:
+    """What differs, as JSON: pairs of what the first and the second have. Raises BundleError where one cannot be read.
+
+    Weights of one that is retired are gone, and are null; so is a group whose tensors have other names or shapes.
+    """
+    first, second = described(one), described(other)
+    return {
+        "versions": [one.version, other.version],
+        "settings": _differing(_settings(first), _settings(second)),
+        "calibration": {key: [getattr(first, key), getattr(second, key)] for key in _CALIBRATION},
+        "figures": _differing(_figures(one, first), _figures(other, second)),
+        "files": _files(first, second),
+        "weights": {part: _weights(one.folder / file, other.folder / file) for part, file in _WEIGHTS.items()},
+    }
+
+
+def described(kept: Kept) -> BundleManifest:
+    """Its description. Raises BundleError when it cannot be read."""
+    if kept.manifest is None:
+        raise BundleError(kept.problem)
+    return kept.manifest
+
+
+def _settings(manifest: BundleManifest) -> dict[str, Any]:
+    return manifest.model_dump(mode="json", exclude=_NOT_SETTINGS)
+
+
+def _figures(kept: Kept, manifest: BundleManifest) -> dict[str, Any]:
+    """Figures by a dotted name: of what it was released with, and of the night that made it."""
+    figures: dict[str, Any] = {f"released.{score.split}": score.unweighted_accuracy for score in manifest.scores}
+    decision = decision_of(kept.folder)
+    if decision is not None:
+        for part in ("learned", "own", "public", "calibration"):
+            told = getattr(decision, part)
+            figures |= _flat(part, told.model_dump(mode="json")) if told else {}
+    return figures
+
+
+def _flat(name: str, told: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in told.items():
+        flat |= _flat(f"{name}.{key}", value) if isinstance(value, dict) else {f"{name}.{key}": value}
+    return flat
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Pair]:
+    return {key: [first.get(key), second.get(key)] for key in {**first, **second} if first.get(key) != second.get(key)}
+
+
+def _files(first: BundleManifest, second: BundleManifest) -> dict[str, str]:
+    """Of every part, a file or a folder, whether it is the same in both."""
+    parts: dict[str, set[bool]] = defaultdict(set)
+    for name in sorted({*first.files, *second.files}):
+        parts[name.partition("/")[0]].add(first.files.get(name) == second.files.get(name))
+    return {part: "same" if same == {True} else "differs" for part, same in parts.items()}
+
+
+def _weights(one: Path, other: Path) -> dict[str, float | None] | None:
+    """By group and for all, how much changed; None where a file is gone."""
+    if not one.is_file() or not other.is_file():
+        return None
+    first, second = _read(one), _read(other)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in {**first, **second}:
+        groups[_group(name)].append(name)
+    changed = {group: _change(first, second, names) for group, names in sorted(groups.items(), key=lambda item: _order(item[0]))}
+    return {"all": _change(first, second, list({**first, **second})), **changed}
+
+
+def _change(first: dict[str, Any], second: dict[str, Any], names: list[str]) -> float | None:
+    if any(name not in first or name not in second or first[name].shape != second[name].shape for name in names):
+        return None
+    size = math.sqrt(sum(float((first[name] ** 2).sum()) for name in names))
+    change = math.sqrt(sum(float(((second[name] - first[name]) ** 2).sum()) for name in names))
+    return change / size if size else (0.0 if not change else None)
+
+
+def _group(name: str) -> str:
+    found = _LAYER.search(name)
+    return found.group(1) if found else name.rpartition(".")[0] or name
+
+
+def _order(group: str) -> tuple[str, int]:
+    word, _, number = group.rpartition(".")
+    return (word, int(number)) if number.isdigit() else (group, -1)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Tensors by name, in float64."""
+    import numpy as np
+    from safetensors import SafetensorError, deserialize
+
+    kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+    try:
+        tensors = {}
+        for name, told in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
+            if told["dtype"] == "BF16":
+                # The upper half of a float32.
+                values = (np.frombuffer(told["data"], "<u2").astype("<u4") << 16).view("<f4")
+            else:
+                values = np.frombuffer(told["data"], kinds[told["dtype"]])
+            tensors[name] = values.astype(np.float64).reshape(told["shape"])
+        return tensors
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(f"the weights in {path} cannot be compared: {error}") from error

@@ -1,0 +1,255 @@
+"""The library: bundles that were made on this machine or brought to it, kept under their versions, and how one of them goes live.
+
+A bundle is there whole or not at all: it is moved in, and taken out, by one renaming. No link is followed. What is in use, what was
+before, and what is configured are never removed. Knows a running monitor only by its control command.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from model.errors import BundleError, EmosllmError, NotRunning
+from model.manifest import MANIFEST, BundleManifest, find_bundle, read_manifest
+from monitor.bundles.folders import checked_version, move, reason_of, remove, settle, whole
+from monitor.config import PACKAGED_BUNDLE, Config, bundles_file, state_dir
+from monitor.control import ask
+from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.in_use import InUse
+from monitor.judging.retirement import WHY, is_retired
+from monitor.store.lock import taking_turns
+
+_logger = logging.getLogger(__name__)
+
+BUNDLES = "bundles"
+"""The folder, in the state directory, of bundles that were trained on this machine or brought to it."""
+
+_COMING, _GOING = ".coming-", ".going-"
+_ASK_AGAIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A bundle that can be named. name: what it is loaded by, a built-in one's name or a folder. own: it lies in the library.
+
+    version: the folder's name where the description cannot be read; then manifest is None and `problem` says why.
+    """
+
+    name: str
+    folder: Path
+    version: str
+    own: bool
+    retired: bool
+    manifest: BundleManifest | None
+    problem: str = ""
+
+    @classmethod
+    def at(cls, name: str, folder: Path, own: bool) -> Self:
+        """What lies in a folder, as far as its description tells."""
+        try:
+            manifest = read_manifest(folder)
+        except BundleError as error:
+            return cls(name, folder, folder.name, own, is_retired(folder), None, str(error))
+        return cls(name, folder, manifest.version, own, is_retired(folder), manifest)
+
+
+class Library:
+    """folder: where bundles are kept. in_use: what of them is used. keep: how many of them stay, at least 2; retired ones do not count."""
+
+    def __init__(self, folder: Path, in_use: InUse, keep: int) -> None:
+        self.folder = folder
+        self.in_use = in_use
+        self._keep = keep
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The library that goes with the settings."""
+        return cls(state_dir() / BUNDLES, InUse(config.engine.bundle, bundles_file()), config.retrain.keep)
+
+    def all(self) -> list[Kept]:
+        """Every bundle in the library, oldest first."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return []
+        entries = [path for path in self.folder.iterdir() if not path.name.startswith(".") and not path.is_symlink()]
+        found = [Kept.at(str(path), path, own=True) for path in entries if (path / MANIFEST).is_file()]
+        return sorted(found, key=_age)
+
+    def known(self) -> list[Kept]:
+        """Every bundle that can be named: the built-in one, the configured one, those in the library; each once."""
+        known: dict[Path, Kept] = {}
+        for name in (PACKAGED_BUNDLE, self.in_use.configured, self.in_use.current):
+            with contextlib.suppress(BundleError):
+                folder = find_bundle(name)
+                known.setdefault(folder.resolve(), Kept.at(name, folder, own=False))
+        # Where the configured one lies in the library, it is one of the library's.
+        return list({**known, **{kept.folder.resolve(): kept for kept in self.all()}}.values())
+
+    def find(self, text: str) -> Kept:
+        """The bundle of a version, the beginning of one (with or without its name), a built-in name, or a folder. Raises BundleError."""
+        known = self.known()
+        exact = [kept for kept in known if text in (kept.version, kept.name)]
+        if not exact and (Path(text).expanduser() / MANIFEST).is_file():
+            folder = Path(text).expanduser().absolute()
+            exact = [kept for kept in known if kept.folder.resolve() == folder.resolve()] or [Kept.at(str(folder), folder, own=False)]
+        begun = [kept for kept in known if any(word.startswith(text) for word in (kept.version, kept.version.rpartition("-")[2]))]
+        found = exact[:1] or begun
+        if len(found) == 1:
+            return found[0]
+        listed = ", ".join(kept.version for kept in found or known)
+        raise BundleError(f"{text!r} may mean {listed}: say more of it" if found else f"there is no bundle {text!r}: there are {listed}")
+
+    def add(self, folder: Path) -> Path:
+        """Move a finished bundle in, under its version; returns where it is now. One that is there already is kept instead.
+
+        Raises BundleError when it is damaged, was retired, or cannot be moved: then it is where it was.
+        """
+        manifest = whole(folder)
+        target = self.folder / manifest.version
+        with self.alone():
+            if (target / MANIFEST).is_file() and self._has(target, manifest.version):
+                shutil.rmtree(folder)
+                return target
+            try:
+                if os.path.lexists(target):
+                    self._drop(target)
+                move(folder, self._coming(target), target)
+            except OSError as error:
+                where = f"it is still in {folder}"
+                raise BundleError(f"cannot keep {manifest.version} in {self.folder}: {reason_of(error)}; {where}") from error
+            finally:
+                shutil.rmtree(self._coming(target), ignore_errors=True)
+        return target
+
+    def prune(self) -> list[str]:
+        """Remove the oldest bundles beyond what is kept; returns their versions. Raises BundleError."""
+        with self.alone():
+            kept, dear = [one for one in self.all() if not one.retired], self._dear()
+            spare = [one for one in kept if one.folder.resolve() not in dear]
+            gone = spare[: max(0, len(kept) - self._keep)]
+            for one in gone:
+                self._drop(one.folder)
+        return [one.version for one in gone]
+
+    def check(self, kept: Kept) -> None:
+        """Raise BundleError, with the reason, when a bundle must not or cannot be used. Reads all of it."""
+        if kept.retired:
+            raise BundleError(f"{kept.version} is not used any more: {WHY}")
+        whole(kept.folder if kept.own else kept.folder.resolve())
+
+    def sweep(self) -> None:
+        """Remove what is half made. Raises BundleError."""
+        if self.folder.is_dir() and not self.folder.is_symlink():
+            with self.alone():
+                pass
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else changes the library while the block runs, and nothing half made is in it. Raises BundleError."""
+        if self.folder.is_symlink():
+            raise BundleError(f"{self.folder} is a link, and may lead anywhere: put a folder there")
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(taking_turns(self.folder))
+                for left in [path for path in self.folder.iterdir() if path.name.startswith((_COMING, _GOING))]:
+                    remove(left)
+            except OSError as error:
+                raise BundleError(f"cannot use {self.folder}: {reason_of(error)}; check the permissions there") from error
+            yield
+
+    @contextlib.contextmanager
+    def receiving(self, version: str) -> Iterator[Path]:
+        """A new folder to fill while the block runs, and whole in the library after it; gone when the block fails.
+
+        For whoever is `alone`. Raises BundleError when the version is there already or its name is none.
+        """
+        target = self.folder / checked_version(version)
+        if os.path.lexists(target):
+            retired = f", retired: {WHY}" if is_retired(target) else ""
+            raise BundleError(f"{version} is there already{retired}; nothing was changed")
+        coming = self._coming(target)
+        try:
+            coming.mkdir(mode=0o700)
+            yield coming
+            settle(coming, target)
+        except OSError as error:
+            raise BundleError(f"cannot write {version} to {self.folder}: {reason_of(error)}; nothing was changed") from error
+        finally:
+            shutil.rmtree(coming, ignore_errors=True)
+
+    def _coming(self, target: Path) -> Path:
+        return self.folder / f"{_COMING}{target.name}"
+
+    def _has(self, target: Path, version: str) -> bool:
+        """Whether that version is there, and whole. Raises BundleError for one that was retired."""
+        if is_retired(target):
+            raise BundleError(f"{version} was here before and is not used any more: {WHY}")
+        with contextlib.suppress(BundleError):
+            return whole(target).version == version
+        return False
+
+    def _dear(self) -> set[Path]:
+        """The folders that are never removed."""
+        loaded = BundleChoice(self.in_use.configured, bundles_file()).current
+        folders = set()
+        for name in (self.in_use.configured, self.in_use.current, self.in_use.previous(), loaded):
+            with contextlib.suppress(BundleError):
+                folders |= {find_bundle(name).resolve()} if name else set()
+        return folders
+
+    def _drop(self, folder: Path) -> None:
+        going = self.folder / f"{_GOING}{folder.name}"
+        folder.rename(going)
+        remove(going)
+
+
+def go_live(config: Config, name: str, why: str, *, back: bool = False) -> str:
+    """Use a bundle from now on, and in a running monitor at once; returns its version. name: as `Library.find` takes it.
+
+    why: one sentence for people. back: it goes back to what was in use before. Raises BundleError, or EmosllmError with the words of the
+    running monitor, and then what was in use still is.
+    """
+    library = Library.of(config)
+    chosen, before = library.find(name), library.in_use.current
+    library.check(chosen)
+    running = _switch(config, chosen)
+    if chosen.name != before:
+        try:
+            library.in_use.use(chosen.name, why, datetime.now(UTC), back=back)
+        except BundleError:
+            if running:
+                with contextlib.suppress(EmosllmError):
+                    ask(config.timeline.database_path(), "use-bundle", name=before)
+            raise
+    try:
+        library.prune()
+    except (BundleError, OSError) as error:
+        _logger.warning("bundles that are not needed any more stay: %s", error)
+    return chosen.version
+
+
+def _switch(config: Config, chosen: Kept) -> bool:
+    """Have a running monitor use a bundle, and wait until it does; False when none runs. Raises EmosllmError when it does not."""
+    deadline = time.monotonic() + config.engine.start_timeout_s
+    while True:
+        try:
+            answer = ask(config.timeline.database_path(), "use-bundle", name=chosen.name)
+        except NotRunning:
+            return False
+        if answer.get("state") == "in use":
+            if answer.get("version") != chosen.version:
+                raise EmosllmError(f"the running monitor uses {answer.get('version')} instead of {chosen.version}; its log says why")
+            return True
+        if time.monotonic() > deadline:
+            raise EmosllmError(f"the running monitor still loads {chosen.version}; ask it again later, or start it anew")
+        time.sleep(_ASK_AGAIN_S)
+
+
+def _age(kept: Kept) -> tuple[str, int, str]:
+    """Sorts the oldest first. A description tells the day at least, and the folder the moment."""
+    return kept.manifest.created if kept.manifest else "", kept.folder.stat().st_mtime_ns, kept.version

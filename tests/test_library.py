@@ -1,0 +1,349 @@
+"""The library: bundles come in whole or not at all, those that matter stay, and going live is recorded where it happened."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from model.errors import BundleError, EmosllmError
+from model.manifest import MANIFEST, digests, read_manifest, verify
+from monitor.config import Config, EngineConfig, RetrainConfig, bundles_file, state_dir
+from monitor.control import ControlServer, socket_path
+from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.retirement import retire
+from monitor.library import BUNDLES, Library, go_live
+from monitor.look import in_use_of
+from tests.bundles import NANO, VERSION, Monitor, trained
+
+CONFIG = Config()
+
+
+@pytest.fixture
+def library() -> Library:
+    return Library.of(CONFIG)
+
+
+@pytest.fixture
+def several(library: Library, tmp_path: Path) -> list[str]:
+    """The versions of six bundles in the library, oldest first."""
+    return [library.add(trained(tmp_path / "new", seed)).name for seed in range(1, 7)]
+
+
+def serving(monitor: Monitor) -> ControlServer:
+    database = CONFIG.timeline.database_path()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return ControlServer(socket_path(database), {"use-bundle": monitor.use})
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# coming in -------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_bundle_is_moved_in_whole_and_private(library: Library, tmp_path: Path) -> None:
+    new = trained(tmp_path / "new")
+    before, version = digests(new), read_manifest(new).version
+    new.chmod(0o755)
+    there = library.add(new)
+    assert there == state_dir() / BUNDLES / version
+    assert not new.exists()
+    assert digests(there) == before
+    verify(there, read_manifest(there))
+    assert {path.stat().st_mode & 0o777 for path in there.rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (there, library.folder, there / "adapter")} == {0o700}
+    assert [kept.version for kept in library.all()] == [version]
+
+
+def test_it_is_moved_in_from_another_disk_too(library: Library) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == Path("/tmp").stat().st_dev:
+        pytest.skip("there is no other disk here")
+    folder = other / f"emosllm-test-{os.getpid()}"
+    try:
+        there = library.add(trained(folder / "new"))
+        assert not (folder / "new").exists()
+        verify(there, read_manifest(there))
+        assert entries(library.folder) == [there.name]
+        assert there.stat().st_mode & 0o777 == 0o700
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_same_bundle_again_is_the_same_and_a_damaged_one_is_replaced(library: Library, tmp_path: Path) -> None:
+    there = library.add(trained(tmp_path / "new"))
+    assert library.add(trained(tmp_path / "again")) == there
+    assert not (tmp_path / "again").exists()
+    (there / "mapper.safetensors").write_bytes(b"")
+    library.add(trained(tmp_path / "third"))
+    verify(there, read_manifest(there))
+    retire(there)
+    with pytest.raises(BundleError, match="not used any more"):
+        library.add(trained(tmp_path / "fourth"))
+
+
+def _flip(folder: Path) -> None:
+    path = folder / "adapter/adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+
+
+def _link(folder: Path) -> None:
+    (folder / "adapter").rename(folder.parent / "adapter")
+    (folder / "adapter").symlink_to(folder.parent / "adapter")
+
+
+def _pipe(folder: Path) -> None:
+    (folder / "mapper.safetensors").unlink()
+    os.mkfifo(folder / "mapper.safetensors")
+
+
+def _name(version: str) -> Callable[[Path], None]:
+    def rename(folder: Path) -> None:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        (folder / MANIFEST).write_text(json.dumps(manifest | {"version": version}))
+
+    return rename
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_flip, "is not the file"),
+        (_link, "a link or no file"),
+        (_pipe, "a link or no file"),
+        (_name("../outside"), "no version"),
+        (_name(".hidden"), "no version"),
+        (lambda folder: (folder / "more.py").write_text(""), "does not belong"),
+        (lambda folder: (folder / MANIFEST).unlink(), "cannot read"),
+    ],
+)
+def test_what_is_not_whole_stays_outside(library: Library, tmp_path: Path, damage: Callable[[Path], None], reason: str) -> None:
+    new = trained(tmp_path / "new")
+    damage(new)
+    with pytest.raises(BundleError, match=reason):
+        library.add(new)
+    assert new.is_dir()
+    assert library.all() == []
+
+
+def test_a_full_disk_loses_nothing(library: Library, tmp_path: Path, small_disk: Path) -> None:
+    """The library lies on a disk of 8 MiB; a bundle has 16."""
+    new = trained(tmp_path / "new", large=True)
+    library.folder = small_disk / BUNDLES
+    with pytest.raises(BundleError, match=r"No space left|the disk is full") as raised:
+        library.add(new)
+    assert str(new) in str(raised.value)
+    verify(new, read_manifest(new))
+    assert entries(library.folder) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_what_is_half_written_goes_with_the_next_change_and_is_never_listed(library: Library, tmp_path: Path, several: list[str]) -> None:
+    shutil.copytree(NANO, library.folder / ".coming-nano-00000000")
+    shutil.copytree(NANO, library.folder / ".going-nano-00000001")
+    (library.folder / "no-bundle").mkdir()
+    assert [kept.version for kept in library.all()] == several
+    library.add(trained(tmp_path / "new", 7))
+    assert [name for name in entries(library.folder) if name.startswith(".")] == []
+
+
+def test_no_link_is_followed(library: Library, tmp_path: Path) -> None:
+    outside = trained(tmp_path / "outside")
+    library.folder.mkdir(parents=True)
+    (library.folder / "linked").symlink_to(outside)
+    (library.folder / ".coming-linked").symlink_to(outside)
+    assert library.all() == []
+    library.add(trained(tmp_path / "new", 2))
+    assert (outside / MANIFEST).exists()
+    shutil.rmtree(library.folder)
+    library.folder.symlink_to(tmp_path)
+    assert library.all() == []
+    with pytest.raises(BundleError, match="is a link"):
+        library.add(trained(tmp_path / "other", 3))
+
+
+_CHANGING = """
+import shutil
+import sys
+from pathlib import Path
+from monitor.config import Config, RetrainConfig
+from monitor.library import Library, go_live
+from tests.bundles import trained
+config = Config(retrain=RetrainConfig(keep=2))
+made = [trained(Path(sys.argv[1]) / f"made-{seed}", seed) for seed in range(1, 4)]
+print("ready", flush=True)
+while True:
+    for folder in made:
+        shutil.copytree(folder, folder.with_suffix(".out"))
+        go_live(config, str(Library.of(config).add(folder.with_suffix(".out"))), "a night")
+"""
+
+
+def test_whatever_is_killed_when_every_bundle_is_whole_and_one_is_in_use(library: Library, tmp_path: Path) -> None:
+    """Bundles come from another disk where there is one, so that they are copied."""
+    shared = Path("/dev/shm") / f"emosllm-kills-{os.getpid()}" if Path("/dev/shm").is_dir() else tmp_path / "shared"
+    random = Random(7)
+    used = 0
+    try:
+        for number in range(4):
+            process = subprocess.Popen(
+                [sys.executable, "-c", _CHANGING, str(shared / str(number))], stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent
+            )
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.05 + random.random())
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            for kept in library.all():
+                verify(kept.folder, read_manifest(kept.folder))
+            current = library.in_use.current
+            assert current == "nano" or library.find(current).own
+            used += current != "nano"
+            library.sweep()
+            assert not [name for name in entries(library.folder) if name.startswith(".")]
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
+    assert used
+
+
+# being found -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_is_found_by_all_of_its_names(library: Library, tmp_path: Path, several: list[str]) -> None:
+    version = several[0]
+    for text in (version, version[:-1], version.removeprefix("nano-"), str(library.folder / version)):
+        assert library.find(text).version == version
+    assert library.find("nano").name == "nano"
+    assert library.find(VERSION).name == "nano"
+    assert library.find(str(trained(tmp_path / "elsewhere", 9))).own is False
+    with pytest.raises(BundleError, match=f"may mean .*{several[3]}"):
+        library.find("nano-")
+    with pytest.raises(BundleError, match="there is no bundle 'x': there are nano-"):
+        library.find("x")
+
+
+# staying ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_go_beyond_what_is_kept_and_those_that_matter_stay(several: list[str]) -> None:
+    config = Config(retrain=RetrainConfig(keep=3))
+    library = Library.of(config)
+    go_live(config, several[0], "first")
+    assert [kept.version for kept in library.all()] == [several[0], *several[4:]]
+    go_live(config, several[5], "second")
+    assert [kept.version for kept in library.all()] == [several[0], *several[4:]]
+    (folder,) = (kept.folder for kept in library.all() if kept.version == several[4])
+    retire(folder)
+    assert library.prune() == []
+
+
+def test_the_base_stays_though_it_is_the_oldest(several: list[str]) -> None:
+    base = str(state_dir() / BUNDLES / several[0])
+    for version in several[3:]:
+        go_live(Config(engine=EngineConfig(bundle=base)), version, "")
+    assert Library.of(Config(engine=EngineConfig(bundle=base), retrain=RetrainConfig(keep=2))).prune() == several[2:4]
+    assert [kept.version for kept in Library.of(CONFIG).all()] == [several[0], *several[4:]]
+
+
+# going live ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_monitor_the_next_start_uses_it(library: Library, several: list[str]) -> None:
+    assert go_live(CONFIG, several[1], "learned from you") == several[1]
+    (use,) = library.in_use.uses()
+    assert (use.base, use.version, use.why) == ("nano", several[1], "learned from you")
+    assert in_use_of(CONFIG) == str(library.folder / several[1])
+    go_live(CONFIG, several[1], "again")
+    assert len(library.in_use.uses()) == 1
+
+
+def test_a_running_monitor_switches_first_within_a_second(library: Library, several: list[str]) -> None:
+    monitor = Monitor()
+    with serving(monitor):
+        begun = time.monotonic()
+        go_live(CONFIG, several[0], "")
+        go_live(CONFIG, "nano", "", back=True)
+        assert time.monotonic() - begun < 2
+    assert monitor.asked == [str(library.folder / several[0]), "nano"]
+    assert [use.name for use in library.in_use.uses()] == monitor.asked
+    assert library.in_use.previous() is None
+
+
+def test_one_that_takes_its_time_is_waited_for(library: Library, several: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.library._ASK_AGAIN_S", 0.01)
+    monitor = Monitor(slow=3)
+    with serving(monitor):
+        go_live(CONFIG, several[0], "")
+    assert (len(monitor.asked), library.in_use.current) == (4, str(library.folder / several[0]))
+
+
+def test_one_that_is_never_done_is_given_up(library: Library, several: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.library._ASK_AGAIN_S", 0.1)
+    config = Config(engine=EngineConfig().model_copy(update={"start_timeout_s": 0.5}))
+    with serving(Monitor(slow=1000)), pytest.raises(EmosllmError, match="still loads"):
+        go_live(config, several[0], "")
+    assert library.in_use.uses() == []
+
+
+def test_what_a_monitor_refuses_is_not_in_use(library: Library, several: list[str]) -> None:
+    monitor = Monitor(refusing="the adapter's rank 64 is larger than 8")
+    with serving(monitor), pytest.raises(EmosllmError, match="rank 64"):
+        go_live(CONFIG, several[0], "")
+    assert (monitor.using, library.in_use.uses(), in_use_of(CONFIG)) == ("nano", [], "nano")
+    assert library.find(several[0]).own
+
+
+def test_what_cannot_be_remembered_does_not_stay_in_use(library: Library, several: list[str]) -> None:
+    monitor = Monitor()
+    bundles_file().with_suffix(".new").mkdir()
+    with serving(monitor), pytest.raises(BundleError, match="stays as it was"):
+        go_live(CONFIG, several[0], "")
+    assert (monitor.asked, monitor.using) == ([str(library.folder / several[0]), "nano"], "nano")
+
+
+def test_what_is_damaged_or_retired_reaches_no_monitor(library: Library, several: list[str]) -> None:
+    monitor = Monitor()
+    _flip(library.folder / several[0])
+    retire(library.folder / several[1])
+    with serving(monitor):
+        for version, reason in ((several[0], "damaged"), (several[1], "erased since")):
+            with pytest.raises(BundleError, match=reason):
+                go_live(CONFIG, version, "")
+    assert monitor.asked == []
+
+
+def test_what_was_set_aside_is_tried_again_where_somebody_says_so_but_not_gone_back_to(library: Library, several: list[str]) -> None:
+    for version in several[:2]:
+        go_live(Config(retrain=RetrainConfig(keep=10)), version, "")
+    BundleChoice(str(library.folder / several[0]), bundles_file()).set_aside("it died")
+    assert library.in_use.previous() == "nano"
+    go_live(CONFIG, several[0], "once more")
+    assert (library.in_use.aside(), in_use_of(CONFIG)) == ({}, str(library.folder / several[0]))
+
+
+def test_where_the_one_in_use_is_gone_something_else_is(library: Library, several: list[str]) -> None:
+    go_live(CONFIG, several[0], "")
+    shutil.rmtree(library.folder / several[0])
+    assert in_use_of(CONFIG) == "nano"
+    assert library.in_use.current == str(library.folder / several[0])
