@@ -6,13 +6,13 @@ from importlib.metadata import version
 
 import torch
 
-from bench import cached_states, days, exchange, faults, idle, latency, parts, segmenter, throughput
+from bench import cached_states, days, exchange, faults, idle, latency, parts, segmenter, swaps, throughput
 
 
 def main() -> None:
     """Print all results as Markdown."""
     print(f"Python {platform.python_version()}, torch {version('torch')}, {torch.get_num_threads()} threads, {platform.machine()}\n")
-    for benchmark in (segmenter, parts, throughput, latency, cached_states, days, exchange, idle, faults):
+    for benchmark in (segmenter, parts, throughput, latency, swaps, cached_states, days, exchange, idle, faults):
         print("\n".join(benchmark.run()), end="\n\n", flush=True)
 
 

@@ -15,7 +15,8 @@ from bench.sounds import DEMO
 from model.audio import Int16
 from monitor.config import EngineConfig, SegmenterConfig
 from monitor.judging.bundle_choice import BundleChoice
-from monitor.judging.judge import EngineState, Judge, Listener
+from monitor.judging.judge import Judge
+from monitor.judging.listener import EngineState, Listener
 from monitor.sound.segmenter import Segmenter
 from monitor.sound.sources import FileSource
 from monitor.sound.types import StreamClock

@@ -53,11 +53,15 @@ class Bundle:
         return Prediction(posterior, max(calibrated) < manifest.unsure_below, manifest.version)
 
 
-def open_bundle(folder: Path) -> Bundle:
-    """Verify and load encoder and mapper. Raises BundleError with the reason; nothing of a refused bundle is used."""
+def open_bundle(folder: Path, beside: Bundle | None = None) -> Bundle:
+    """Verify and load encoder and mapper; the encoder is that of `beside` where it is the same one.
+
+    Raises BundleError with the reason; nothing of a refused bundle is used.
+    """
     manifest = read_manifest(folder)
     verify(folder, manifest)
-    encoder = load_encoder(resolve(folder, manifest.encoder))
+    shared = beside is not None and beside.manifest.part(beside.manifest.encoder) == manifest.part(manifest.encoder)
+    encoder = beside.encoder if beside is not None and shared else load_encoder(resolve(folder, manifest.encoder))
     try:
         weights = load_file(folder / "mapper.safetensors")
         hidden = len(weights["leave.bias"])

@@ -7,7 +7,8 @@ EmosllmError
 │   └── FormatError        a file or stream is not audio that can be read
 ├── EngineError
 │   ├── EngineUnavailable  the engine cannot be reached, did not start or stopped
-│   └── EngineRejected     the engine cannot be used like this; trying again will not help
+│   ├── EngineRejected     the engine cannot be used like this; trying again will not help
+│   └── NeedsRestart       the engine must be started anew for what is wanted of it
 ├── BundleError            a bundle is missing, damaged, foreign or does not fit together
 ├── TimelineError          the database cannot be used, or holds something that forbids the request
 │   ├── StoreKeyError      the key that opens the database is missing, wrong or cannot be had
@@ -78,6 +79,10 @@ class EngineUnavailable(EngineError):
 
 class EngineRejected(EngineError):
     """The engine cannot be used as it is set up, or refused a request; trying again will not help."""
+
+
+class NeedsRestart(EngineError):
+    """A running engine cannot take up another bundle; one that is started for it can."""
 
 
 class BundleError(EmosllmError):

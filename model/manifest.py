@@ -97,6 +97,11 @@ class BundleManifest(_Record):
     scores: list[Score]
     files: dict[str, str]
 
+    def part(self, source: str) -> dict[str, str] | str:
+        """What tells the weights of a part (`encoder`, `llm`) from others: the digests of its files by name, or where else they are."""
+        inside = {name.removeprefix(f"{source}/"): digest for name, digest in self.files.items() if name.startswith(f"{source}/")}
+        return inside or source
+
 
 def find_bundle(name: str) -> Path:
     """A bundle's folder: the name of a built-in one, or a path. Raises BundleError naming the built-in ones."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -31,6 +32,7 @@ class SpeechLLM(nn.Module):
         super().__init__()
         self.llm = llm
         self.tokenizer = tokenizer
+        self._adopted = 0
 
     @classmethod
     def load(cls, source: str, adapter: Path | None = None, dtype: str = "auto") -> Self:
@@ -40,7 +42,7 @@ class SpeechLLM(nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(source)
             if adapter is not None:
                 llm = PeftModel.from_pretrained(llm, str(adapter))
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise BundleError(f"the language model {source} cannot be loaded: {why_not(source, error)}") from error
         if tokenizer.chat_template is None:
             raise BundleError(f"{source} has no chat template; take the instruct (chat) version of this language model")
@@ -61,6 +63,24 @@ class SpeechLLM(nn.Module):
             lora_dropout=0.0,
         )
         self.llm = get_peft_model(self.llm, config)
+
+    def adopt(self, adapter: Path) -> None:
+        """Use the PEFT adapter in this folder from now on instead of the one that was loaded. Raises BundleError; that one then stays."""
+        (before,) = self.llm.peft_config
+        self._adopted += 1
+        # PEFT wants a name that no other has and that a module may have, which a version need not be.
+        fresh = f"adopted_{self._adopted}"
+        try:
+            self.llm.load_adapter(str(adapter), fresh, torch_device=str(self.llm.device))
+            self.llm.set_adapter(fresh)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            if fresh in self.llm.peft_config:
+                self.llm.set_adapter(before)
+                self.llm.delete_adapter(fresh)
+            raise BundleError(f"the adapter in {adapter} cannot be loaded: {error}") from error
+        self.llm.delete_adapter(before)
+        self.llm.requires_grad_(False)
+        self.eval()
 
     def save(self, folder: Path | None, adapter: Path) -> None:
         """Write the LoRA adapter, in PEFT's format, to `adapter`, and base model and tokenizer to `folder` unless they are elsewhere.

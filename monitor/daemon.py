@@ -122,6 +122,10 @@ class Daemon:
         self._recorder.forget(stretch)
         logger.info("a stretch of time is forgotten")
 
+    def use_bundle(self, name: str, patience_s: float) -> str:
+        """See Recorder, from any thread."""
+        return self._recorder.use_bundle(name, patience_s)
+
     def _leave_source(self) -> None:
         if (source := self._source) is not None:
             source.close()

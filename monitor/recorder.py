@@ -17,15 +17,17 @@ from typing import TypeVar
 import numpy as np
 
 from model.audio import Int16
-from model.errors import TimelineError
+from model.errors import BundleError, EmosllmError, TimelineError
 from monitor.config import Config
 from monitor.day.stretches import Stretch
 from monitor.judging.bundle_choice import BundleChoice
-from monitor.judging.judge import EngineState, Judge, Listener
+from monitor.judging.judge import Judge
+from monitor.judging.listener import EngineState, Listener
 from monitor.status import RECENT, Judged, Status
 from monitor.store.patience import PatientWriter, Write
 from monitor.store.records import Coverage, Judgement
 from monitor.store.timeline import Timeline
+from monitor.switching import Switched, Switching
 from monitor.view import View
 
 _logger = logging.getLogger(__name__)
@@ -69,7 +71,8 @@ class Recorder:
         # Held while something is written, so that what is forgotten is not written between its being looked at and erased.
         self._writing = threading.Lock()
         self._forgotten: list[Stretch] = []
-        listener = Listener(self._sound, self._on_judged, self._on_dropped, self._on_engine)
+        self._switching = Switching()
+        listener = Listener(self._sound, self._on_judged, self._on_dropped, self._on_engine, self._on_switched)
         self.judge = Judge(config.engine, choice, engine_log, listener, tireless=status.live)
 
     def resume(self) -> None:
@@ -115,6 +118,28 @@ class Recorder:
             self._stretches.pop(entry, None)
         kept = [item for item in list(self._status.recent) if not stretch.overlaps(item.start_at, item.end_at)]
         self._status.recent = deque(kept, RECENT)
+
+    def use_bundle(self, name: str, patience_s: float) -> str:
+        """From any thread: have another bundle judge what comes. Its version once it is in use; empty where that takes longer.
+
+        Raises BundleError with the reason where it is not used, EngineUnavailable once nothing is judged any more.
+        """
+
+        before = self._status.next_bundle
+
+        def ask() -> None:
+            # Before the judge knows: its answer may be there at once.
+            self._status.next_bundle, self._status.bundle_problem = name, ""
+            try:
+                self.judge.use(name)
+            except EmosllmError:
+                self._status.next_bundle = before
+                raise
+
+        outcome = self._switching.wait(name, ask, patience_s)
+        if outcome is not None and outcome.reason:
+            raise BundleError(f"{name} is not used: {outcome.reason}")
+        return outcome.version if outcome else ""
 
     def flush(self) -> None:
         """To be called about once a second: write what waits, and say whether something does; see to the spool's limits."""
@@ -198,11 +223,20 @@ class Recorder:
 
     def _on_engine(self, state: EngineState, detail: str) -> None:
         if state is EngineState.READY and self._choice.aside:
-            detail += f"; the configured bundle is set aside: {self._choice.aside}"
+            detail += f"; the bundle that should be in use is set aside: {self._choice.aside}"
         if (state, detail) != (self._status.engine, self._status.engine_detail):
             self._view.tell(f"engine {state}: {detail}")
-        self._status.engine, self._status.engine_detail = state, detail
+        self._status.engine, self._status.engine_detail, self._status.bundle = state, detail, self.judge.in_use
         _logger.info("engine %s", state)
+
+    def _on_switched(self, name: str, version: str, reason: str) -> None:
+        if self._status.next_bundle == name:
+            self._status.next_bundle = ""
+        told = f"the bundle {name} is not used: {reason}" if reason else f"{version} is in use now"
+        self._view.tell(told)
+        waited_for = self._switching.tell(name, Switched(version, reason))
+        self._status.bundle_problem = told if reason and not waited_for else ""
+        _logger.info("a bundle is %s: %s", "not used" if reason else "in use", version or name)
 
     def _insist(self, do: Callable[[], _T]) -> _T:
         """In the judge's thread, which may wait: try until it works or the end has come."""

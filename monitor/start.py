@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 _LOG_BYTES, _LOG_COUNT = 1_000_000, 3
 # Listening waits for the timeline no longer than this; what cannot be written then waits in memory.
 _BUSY_TIMEOUT_S = 1.0
+# Whoever asks from another terminal gives up after five.
+_SWITCH_PATIENCE_S = 4.0
 
 
 def start(config: Config, source: str, speed: float | None, at: str | None, unattended: bool = False) -> None:
@@ -118,7 +120,15 @@ def commands_of(daemon: Daemon, status: Status) -> dict[str, Command]:
         daemon.forget(Stretch(start_at, end_at))
         return {}
 
+    def use_bundle(arguments: Mapping[str, Any]) -> Answer:
+        name = arguments.get("name")
+        if not isinstance(name, str) or not name:
+            raise EmosllmError("use-bundle needs name: that of a built-in bundle, or a folder from the root on")
+        version = daemon.use_bundle(name, _SWITCH_PATIENCE_S)
+        return {"version": version or read_manifest(find_bundle(name)).version, "state": "in use" if version else "switching"}
+
     return {
+        "use-bundle": use_bundle,
         "forget": forget,
         "status": lambda _arguments: {"pid": os.getpid(), **status.as_json()},
         "pause": pause,

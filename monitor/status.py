@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from model.types import Prediction
-from monitor.judging.judge import EngineState
+from monitor.judging.listener import EngineState
 
 RECENT = 8
 QUIETEST_DBFS = -60.0
@@ -34,7 +34,9 @@ class Judged:
 class Status:
     """listening: the microphone is open, or a recording plays. Problems are empty while there are none.
 
-    unwritten: what waits because the timeline cannot be written. position: the moment that is being heard.
+    unwritten: what waits because the timeline cannot be written. position: the moment that is being heard. bundle: the version of the one
+    that judges, empty while none does. next_bundle: the name of the one that was asked for and is not in use yet. bundle_problem: why the
+    one that was asked for last is not.
     """
 
     source: str
@@ -58,6 +60,9 @@ class Status:
     unwritten: int = 0
     engine: EngineState = EngineState.LOADING
     engine_detail: str = ""
+    bundle: str = ""
+    next_bundle: str = ""
+    bundle_problem: str = ""
     ending: str = ""
     recent: deque[Judged] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -74,8 +79,8 @@ class Status:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with the microphone, the timeline, its upkeep and the check-in prompts, as far as something is."""
-        found = (self.device_problem, self.store_problem, self.upkeep_problem, self.prompt_problem)
+        """What is wrong with the microphone, the timeline, its upkeep, the check-in prompts and the bundle, as far as something is."""
+        found = (self.device_problem, self.store_problem, self.upkeep_problem, self.prompt_problem, self.bundle_problem)
         return [problem for problem in found if problem]
 
     def tell_upkeep(self, problem: str) -> None:
@@ -102,5 +107,7 @@ class Status:
             "unwritten": self.unwritten,
             "engine": self.engine.value,
             "engine_detail": self.engine_detail,
+            "bundle": self.bundle or None,
+            "next_bundle": self.next_bundle or None,
             "problems": self.problems,
         }

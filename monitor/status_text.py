@@ -26,6 +26,8 @@ def _lines(answer: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
         counts.append(f"{answer['unjudged']} given up")
     yield f"Segments    {', '.join(counts)}"
     yield f"Engine      {answer['engine']}: {answer['engine_detail']}"
+    if answer.get("next_bundle"):
+        yield f"Bundle      {answer['bundle'] or 'none yet'}, changing to {answer['next_bundle']}"
     for problem in answer["problems"]:
         yield f"Problem     {problem}"
 

@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from monitor.judging.judge import EngineState
+from monitor.judging.listener import EngineState
 from monitor.status import QUIETEST_DBFS, RECENT, Judged, Status
 
 _REFRESH_HZ = 8

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from model.bundle import Bundle, resolve
-from monitor.judging.engine import server_arguments
+from monitor.judging.served_engine import server_arguments
 
 
 @dataclass(frozen=True)

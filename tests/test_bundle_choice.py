@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from model.errors import BundleError
 from model.manifest import find_bundle, read_manifest
 from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.in_use import InUse
+from monitor.judging.retirement import RETIRED, WHY
 
 NANO = find_bundle("nano")
+NOW = datetime(2026, 11, 25, 3, tzinfo=UTC)
 
 
 def _bundle(folder: Path, version: str) -> str:
@@ -81,3 +86,52 @@ def test_a_damaged_memory_is_no_memory(memory: Path, content: str) -> None:
     memory.parent.mkdir()
     memory.write_text(content)
     assert BundleChoice("nano", memory).current == "nano"
+
+
+def test_what_is_remembered_as_in_use_is_loaded_unless_it_is_set_aside_or_retired(tmp_path: Path, memory: Path) -> None:
+    first, second = _bundle(tmp_path / "first", "nano-00000001"), _bundle(tmp_path / "second", "nano-00000002")
+    InUse("nano", memory).use(first, "learned from you", NOW)
+    InUse("nano", memory).use(second, "learned from you", NOW)
+    choice = BundleChoice("nano", memory)
+    assert (choice.current, choice.aside) == (second, "")
+    assert {first, second} <= set(choice.names)
+    assert choice.set_aside("it died")
+    assert (choice.current, choice.aside) == (first, "it died")
+    (Path(first) / RETIRED).write_text("{}")
+    assert BundleChoice("nano", memory).current == "nano"
+    assert BundleChoice(first, memory).aside == WHY
+
+
+def test_what_a_run_is_told_to_use_holds_for_that_run_and_is_tried_again_where_it_was_set_aside(tmp_path: Path, memory: Path) -> None:
+    mine = _bundle(tmp_path / "mine", "nano-00000001")
+    choice = BundleChoice("nano", memory)
+    choice.use(mine)
+    assert (choice.current, BundleChoice("nano", memory).current) == (mine, "nano")
+    choice.answered()
+    assert choice.set_aside("it died")
+    assert choice.current == "nano"
+    choice.use(mine)
+    assert (choice.current, choice.aside) == (mine, "")
+    assert json.loads(memory.read_text())["aside"] == {}
+
+
+def test_nothing_else_that_is_remembered_is_lost(tmp_path: Path, memory: Path) -> None:
+    mine = _bundle(tmp_path / "mine", "nano-00000001")
+    choice = BundleChoice("nano", memory)
+    InUse("nano", memory).use(mine, "learned from you", NOW)
+    choice.answered()
+    assert [use.name for use in InUse("nano", memory).uses()] == [mine]
+    assert choice.current == mine
+
+
+def test_what_is_none_or_must_not_be_used_is_refused(tmp_path: Path, memory: Path) -> None:
+    mine = _bundle(tmp_path / "mine", "nano-00000001")
+    choice = BundleChoice("nano", memory)
+    choice.check(mine)
+    (Path(mine) / RETIRED).write_text("{}")
+    with pytest.raises(BundleError, match="erased since"):
+        choice.check(mine)
+    (Path(mine) / RETIRED).unlink()
+    (Path(mine) / "bundle.json").write_text("{}")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        choice.check(mine)

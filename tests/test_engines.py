@@ -16,9 +16,11 @@ from model.paralinguistics import Terciles, measure
 from model.predictor import Predictor, Sound, Style
 from model.prompts import Strategy, Task
 from model.request import Request
+from model.server_key import read_key
 from model.speech_llm import SpeechLLM
 from monitor.config import EngineConfig
-from monitor.judging.engine import EmbeddedEngine, Engine, ServerEngine, TransformersEngine, open_engine, read_key
+from monitor.judging.engine import EmbeddedEngine, Engine, TransformersEngine, open_engine
+from monitor.judging.served_engine import ServerEngine
 from tests import tiny
 from tests.servers import Server, serving
 

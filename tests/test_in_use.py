@@ -101,9 +101,10 @@ def test_writers_do_not_lose_each_others_changes(tmp_path: Path, file: Path) -> 
     BundleChoice(mine, file).answered()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: InUse("nano", file).use(mine, str(number), NOW), range(40)))
-    BundleChoice("nano", file).answered()
+    other = _bundle(tmp_path / "other-00000001")
+    BundleChoice(other, file).answered()
     assert sorted(int(use.why) for use in InUse("nano", file).uses()) == list(range(40))
-    assert json.loads(file.read_text())["proven"] == [mine, "nano"]
+    assert json.loads(file.read_text())["proven"] == [mine, other]
 
 
 @pytest.mark.parametrize(

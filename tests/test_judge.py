@@ -15,7 +15,8 @@ from model.errors import EngineUnavailable
 from model.manifest import find_bundle, read_manifest
 from monitor.config import EngineConfig
 from monitor.judging.bundle_choice import BundleChoice
-from monitor.judging.judge import EngineState, Judge, Listener
+from monitor.judging.judge import Judge
+from monitor.judging.listener import EngineState, Listener
 from monitor.store.records import Judgement
 
 QUICK = EngineConfig(kind="transformers", max_batch=4)
@@ -195,7 +196,7 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
         "from monitor.judging.bundle_choice import BundleChoice\n"
-        "from monitor.config import EngineConfig; from monitor.judging.judge import Judge, Listener\n"
+        "from monitor.config import EngineConfig; from monitor.judging.judge import Judge; from monitor.judging.listener import Listener\n"
         "log = Path(sys.argv[1]); choice = BundleChoice('nano', log.with_name('bundles.json'))\n"
         "j = Judge(EngineConfig(kind='transformers'), choice, log, Listener(print, print, print, print), False); j.start(); time.sleep(1)\n"
         "import os; os.kill(os.getpid(), 9)"

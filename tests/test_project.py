@@ -22,7 +22,7 @@ OWNERS = {
     "pyarrow": {"monitor/exchange/parquet.py"},
     "keyring": {"monitor/store/key_places.py"},
     "vllm": {"monitor/judging/engine.py"},
-    "httpx": {"monitor/judging/engine.py", "train/scoring/served.py"},
+    "httpx": {"monitor/judging/served_engine.py", "train/scoring/served.py"},
     "sqlmodel": {f"monitor/store/{name}.py" for name in ("tables", "timeline", "words", "writing")},
     "typer": {"monitor/cli.py", *(f"monitor/commands/{name}.py" for name in COMMANDS)},
     "py_mini_racer": {"monitor/charts/render.py"},

@@ -34,7 +34,7 @@ from model.request import Request
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
 from monitor.judging import voice, worker
-from monitor.judging.engine import _chat_messages
+from monitor.judging.served_engine import _chat_messages
 from tests import tiny
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part

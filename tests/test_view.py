@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from rich.console import Console
 
 from model.types import Emotion, Prediction
-from monitor.judging.judge import EngineState
+from monitor.judging.listener import EngineState
 from monitor.view import Judged, LiveView, PlainView, Status, meter
 from tests.commands import COMMAND, configure
 from tests.conftest import DEMO

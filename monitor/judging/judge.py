@@ -8,17 +8,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
-from model.audio import Int16
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
 from monitor.config import EngineConfig
 from monitor.judging.blame import Blame
 from monitor.judging.bundle_choice import BundleChoice
-from monitor.judging.messages import Ask, Failed, Failure, Ready, Told
+from monitor.judging.listener import EngineState, Listener
+from monitor.judging.messages import Ask, Failed, Failure, NotUsed, Ready, Told, Use, Using
 from monitor.judging.process import JudgingProcess, with_last_words
+from monitor.judging.switch import Switch
 from monitor.store.records import Judgement
 
 logger = logging.getLogger(__name__)
@@ -26,29 +25,6 @@ logger = logging.getLogger(__name__)
 _BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 _BATCHES_AHEAD = 2
 _POLL_S = 0.2
-
-
-class EngineState(StrEnum):
-    """What the live view says about the engine."""
-
-    LOADING = "loading"
-    READY = "ready"
-    RESTARTING = "restarting"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Where sound comes from and answers go. All are called from the judge's own thread.
-
-    sound: mono int16 (N,) of an entry; None when it is not to be judged any more. judged: what was said, by entry. dropped: an entry
-    that will not be judged, and why. changed: a new state, in words.
-    """
-
-    sound: Callable[[int], Int16 | None]
-    judged: Callable[[Mapping[int, Judgement]], None]
-    dropped: Callable[[int, str], None]
-    changed: Callable[[EngineState, str], None]
 
 
 class Judge:
@@ -65,6 +41,8 @@ class Judge:
         self._listener = listener
         self._tireless = tireless
         self._blame = Blame()
+        self._switch = Switch(listener.switched)
+        self._before_switch = ""  # what to go back to where a bundle that a process was started for cannot be used
         # In the order of arrival; an entry leaves when its answer is there, so a restarted process is asked again.
         self._waiting: dict[int, None] = {}
         self._asked: set[int] = set()
@@ -72,6 +50,9 @@ class Judge:
         self._change = threading.Condition()
         self._stopping = threading.Event()
         self._error: EmosllmError | None = None
+        self._ended = False
+        self._in_use = ""
+        self._engine = ""
         self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
 
     def start(self) -> None:
@@ -87,6 +68,23 @@ class Judge:
     def error(self) -> EmosllmError | None:
         """Why judging ended for good, if it did."""
         return self._error
+
+    @property
+    def in_use(self) -> str:
+        """The version of the bundle that judges; empty while none is ready."""
+        return self._in_use
+
+    def use(self, name: str) -> None:
+        """From any thread: have another bundle, by name or folder, judge what has not been asked yet. Returns at once.
+
+        What came of it goes to `switched`. Raises BundleError for what is none or is retired, EngineUnavailable once judging has ended.
+        """
+        self._choice.check(name)
+        with self._change:
+            if self._ended:
+                raise EngineUnavailable("nothing is judged any more, so no other bundle can be used; start the monitor again")
+            self._switch.ask(name)
+            self._change.notify_all()
 
     def submit(self, entry: int) -> None:
         """Ask for an entry; never blocks."""
@@ -112,7 +110,9 @@ class Judge:
         with self._change:
             while self._waiting and self._error is None and not give_up():
                 self._change.wait(_POLL_S)
-        self._stopping.set()
+        with self._change:
+            self._stopping.set()
+            self._change.notify_all()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -122,31 +122,78 @@ class Judge:
         except EmosllmError as error:
             # A callback could not do its part.
             self._end_with(error)
+        finally:
+            with self._change:
+                self._ended = True
+            self._refuse_switches("judging ended before")
 
     def _supervise(self) -> None:
         while not self._stopping.is_set():
+            self._begin_switch()
             self._listener.changed(EngineState.LOADING, "segments wait until it answers")
             child = JudgingProcess(self._config.model_copy(update={"bundle": self._choice.current}), self._log)
             try:
-                failed = self._serve(child)
+                end = self._serve(child)
             finally:
                 child.end()
-            if failed is None:
+                self._in_use = ""
+            if end is None:
                 return
-            logger.error("the judging process ended: %s", failed.reason)
-            if not self._go_on(failed):
-                self._fail(failed)
+            if self._switch.now is not None and self._switch.in_place:
+                logger.info("the judging process is started anew for another bundle: %s", end.reason)
+                self._start_with(self._switch.now)
+            elif isinstance(end, Failed) and not self._survive(end):
                 return
+
+    def _survive(self, failed: Failed) -> bool:
+        logger.error("the judging process ended: %s", failed.reason)
+        if self._go_on(failed):
+            return True
+        self._fail(failed)
+        return False
+
+    def _begin_switch(self) -> None:
+        """While no process runs that could be told."""
+        overtaken = self._switch.now
+        if (name := self._switch.begin(in_place=False)) is not None:
+            if overtaken is not None:
+                self._choice.use(self._before_switch)
+            self._start_with(name)
+
+    def _start_with(self, name: str) -> None:
+        """The next process is to load another bundle. How the last one ended counts against nobody; what it was asked is asked again."""
+        self._switch.in_place = False
+        self._before_switch = self._choice.current
+        self._choice.use(name)
+        self._blame.another_bundle()
+        self._asked.clear()
+        if self._choice.current != name:
+            self._go_back("it is not there any more")
+
+    def _go_back(self, reason: str) -> None:
+        """Where the last process was started for a bundle that cannot be used, the next is for the one before."""
+        if self._switch.now is not None:
+            self._choice.use(self._before_switch)
+            self._switch.refused(reason)
+
+    def _refuse_switches(self, reason: str) -> None:
+        self._switch.refused(reason)
+        if self._switch.begin(in_place=False) is not None:
+            self._switch.refused(reason)
 
     def _go_on(self, failed: Failed) -> bool:
         """Draw the consequences of a process's end; False when there is nothing left to try."""
+        absent = failed.failure is Failure.ABSENT
         guilty = self._blame.died(self._asked)
         self._asked.clear()
         if guilty is not None:
             self.withdraw([guilty])
             self._listener.dropped(guilty, "the engine died on it several times")
-        hopeless = failed.failure is Failure.LASTING or self._blame.bundle_failed
-        if hopeless and self._choice.set_aside(failed.reason):
+        hopeless = failed.failure is Failure.LASTING or (self._blame.bundle_failed and not (self._tireless and absent))
+        others = hopeless and not absent and self._choice.set_aside(failed.reason)
+        if hopeless:
+            self._go_back(failed.reason)
+        if others:
             self._blame.another_bundle()
             self._listener.changed(EngineState.RESTARTING, f"the bundle is set aside ({failed.reason}); the one before it is loaded")
             return True
@@ -154,32 +201,55 @@ class Judge:
             return False
         pause = _BACKOFF_S[min(self._blame.deaths, len(_BACKOFF_S) - 1)]
         self._listener.changed(EngineState.RESTARTING, f"{failed.reason}; starting it again in {pause:.0f} s")
-        self._stopping.wait(pause)
+        with self._change:
+            self._change.wait_for(lambda: self._stopping.is_set() or self._switch.wanted, pause)
         return True
 
-    def _serve(self, child: JudgingProcess) -> Failed | None:
-        """Talk to one process until it ends or we stop. Returns why it ended (None: we stopped)."""
+    def _serve(self, child: JudgingProcess) -> Failed | NotUsed | None:
+        """Talk to one process until it ends, must be ended for another bundle, or we stop. Returns why (None: we stopped)."""
         deadline = time.monotonic() + self._config.start_timeout_s
         ready = False
         self._proven = False
         while not self._stopping.is_set():
-            if not ready and time.monotonic() > deadline:
+            if (not ready or self._switch.now is not None) and time.monotonic() > deadline:
                 return Failed(f"the engine was not ready after {self._config.start_timeout_s} s", Failure.PASSING)
             try:
-                if ready:
-                    self._ask(child)
+                if ready and self._switch.now is None:
+                    if (name := self._switch.begin(in_place=True)) is not None:
+                        deadline = time.monotonic() + self._config.start_timeout_s
+                        child.send(Use(name))
+                    else:
+                        self._ask(child)
                 message = child.receive(_POLL_S)
             except (EOFError, OSError):
                 return Failed(f"the judging process died ({child.epitaph()})", Failure.PASSING)
             match message:
                 case Ready():
                     ready = True
-                    self._listener.changed(EngineState.READY, f"{message.engine}, {message.bundle_version}")
+                    self._engine = message.engine
+                    self._begin_with(message.bundle_version)
                 case Told():
                     self._settle(message.judgements)
-                case Failed():
+                case Using():
+                    self._taken_up(message.bundle_version)
+                case NotUsed(needs_restart=True) | Failed():
                     return message
+                case NotUsed():
+                    self._switch.refused(message.reason)
         return None
+
+    def _taken_up(self, version: str) -> None:
+        """The process that runs judges with another bundle, which has to prove itself as one that was loaded at its start."""
+        if self._switch.now is not None:
+            self._choice.use(self._switch.now)
+        self._proven = False
+        self._blame.another_bundle()
+        self._begin_with(version)
+
+    def _begin_with(self, version: str) -> None:
+        self._in_use = version
+        self._listener.changed(EngineState.READY, f"{self._engine}, {version}")
+        self._switch.done(version)
 
     def _ask(self, child: JudgingProcess) -> None:
         """Hand over what has not been asked yet, at most two batches ahead: more would only fill the socket."""

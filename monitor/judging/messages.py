@@ -25,6 +25,28 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """Daemon: judge with this bundle (a name or a folder) what is asked from now on."""
+
+    bundle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Using:
+    """Process: it judges with the bundle that it was told to use, and has tried it."""
+
+    bundle_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotUsed:
+    """Process: it judges with the same bundle as before. needs_restart: one that is started for the other bundle can use it."""
+
+    reason: str
+    needs_restart: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """Process: what became of some segments, by entry."""
 
@@ -32,10 +54,11 @@ class Told:
 
 
 class Failure(enum.Enum):
-    """Whether starting again can help."""
+    """Whether starting again can help. Absent: it can, and no bundle is to blame, because the engine is elsewhere and does not answer."""
 
     LASTING = "lasting"
     PASSING = "passing"
+    ABSENT = "absent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from monitor.config import EngineConfig
-from monitor.judging.messages import Ask
+from monitor.judging.messages import Ask, Use
 from monitor.store.key_places import VARIABLE as STORE_KEY_VARIABLE
 
 _LOG_LINES = 12
@@ -36,8 +36,8 @@ class JudgingProcess:
                 start_new_session=True,
             )
 
-    def send(self, message: Ask) -> None:
-        """Hand over a question. Raises OSError when the process is gone."""
+    def send(self, message: Ask | Use) -> None:
+        """Hand over a question, or what to answer it with. Raises OSError when the process is gone."""
         self._connection.send(message)
 
     def receive(self, timeout_s: float) -> object:

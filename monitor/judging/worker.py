@@ -5,27 +5,41 @@ It is apart from the daemon so that loading or crashing models never disturb lis
 
 import json
 import os
-import queue
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections import deque
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from model.audio import Int16, pcm16_to_float, s_to_samples
 from model.errors import EmosllmError, EngineUnavailable
 from monitor.config import EngineConfig
-from monitor.judging.messages import Ask, Failed, Failure, Ready, Told
-from monitor.judging.voice import measure
-from monitor.store.records import Judgement
+from monitor.judging.messages import Ask, Failed, Failure, Ready, Told, Use
 
-if TYPE_CHECKING:
-    from model.predictor import Predictor
 
-_WARM_UP_S = (1.0, 2.0, 4.0, 8.0)
+class Inbox:
+    """What the daemon has sent and nobody has taken up yet. Filled by one thread, emptied by another."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Ask | Use] = deque()
+        self._change = threading.Condition()
+
+    def put(self, message: Ask | Use) -> None:
+        """Add what has arrived."""
+        with self._change:
+            self._messages.append(message)
+            self._change.notify()
+
+    def take(self, limit: int) -> list[Ask] | Use:
+        """Wait for a message; questions come together, up to `limit` and to the next Use, so that each is judged by its own bundle."""
+        with self._change:
+            self._change.wait_for(lambda: self._messages)
+            first = self._messages.popleft()
+            if isinstance(first, Use):
+                return first
+            batch = [first]
+            while len(batch) < limit and self._messages and isinstance(self._messages[0], Ask):
+                batch.append(self._messages.popleft())  # type: ignore[arg-type]
+            return batch
 
 
 def main() -> None:
@@ -33,12 +47,12 @@ def main() -> None:
     # Ctrl-C in a terminal reaches every process of the group; the daemon alone decides when judging ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
-    asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, asked), daemon=True).start()
+    inbox = Inbox()
+    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     try:
-        serve(connection, asked, EngineConfig.model_validate(json.loads(sys.argv[2])))
+        serve(connection, inbox, EngineConfig.model_validate(json.loads(sys.argv[2])))
     except EngineUnavailable as error:
-        connection.send(Failed(str(error), Failure.PASSING))
+        connection.send(Failed(str(error), Failure.ABSENT))
     except EmosllmError as error:
         connection.send(Failed(str(error), Failure.LASTING))
     except OSError:
@@ -46,50 +60,28 @@ def main() -> None:
     _end()
 
 
-def serve(connection: Connection, asked: "queue.SimpleQueue[Ask]", config: EngineConfig) -> None:
-    """Load, say Ready, then judge whatever is waiting, as one batch at a time. Raises EmosllmError, OSError."""
-    from model.bundle import open_bundle
-    from model.manifest import find_bundle
-    from model.predictor import Predictor
-    from monitor.judging.engine import open_engine
+def serve(connection: Connection, inbox: Inbox, config: EngineConfig) -> None:
+    """Load, say Ready, then do what the messages say, in their order. Raises EmosllmError, OSError."""
+    from monitor.judging.judging import Judging
 
-    bundle = open_bundle(find_bundle(config.bundle))
-    predictor = Predictor(bundle, open_engine(config, bundle))
-    # The first batch allocates and compiles for seconds; nobody's speech has to wait for that.
-    _judge(predictor, [np.zeros(s_to_samples(seconds), np.int16) for seconds in _WARM_UP_S])
-    connection.send(Ready(bundle.manifest.version, config.kind))
+    judging = Judging(config)
+    connection.send(Ready(judging.version, config.kind))
     while True:
-        batch = _waiting(asked, config.max_batch)
-        judgements = _judge(predictor, [ask.pcm for ask in batch])
-        connection.send(Told(dict(zip((ask.entry for ask in batch), judgements, strict=True))))
+        message = inbox.take(config.max_batch)
+        if isinstance(message, Use):
+            connection.send(judging.use(message.bundle))
+            continue
+        judgements = judging.judge([ask.pcm for ask in message])
+        connection.send(Told(dict(zip((ask.entry for ask in message), judgements, strict=True))))
 
 
-def _judge(predictor: "Predictor", pcms: Sequence[Int16]) -> list[Judgement]:
-    """Segments of int16 (N,) to what is said of them and how they sounded; an answer outside the grammar is unsure."""
-    from model.predictor import Sound
-
-    answers = predictor.predict([Sound(pcm16_to_float(pcm)) for pcm in pcms])
-    return [
-        Judgement(answer.prediction or predictor.unknown(), answer.transcript, measure(pcm))
-        for answer, pcm in zip(answers, pcms, strict=True)
-    ]
-
-
-def _receive(connection: Connection, asked: "queue.SimpleQueue[Ask]") -> None:
-    """Take requests off the socket as they come, so that the daemon never waits for a busy engine; end when it is gone."""
+def _receive(connection: Connection, inbox: Inbox) -> None:
+    """Take messages off the socket as they come, so that the daemon never waits for a busy engine; end when it is gone."""
     try:
         while True:
-            asked.put(connection.recv())
+            inbox.put(connection.recv())
     except (EOFError, OSError):
         _end()
-
-
-def _waiting(asked: "queue.SimpleQueue[Ask]", limit: int) -> list[Ask]:
-    """Wait for one request, then take what else has arrived, up to `limit`."""
-    batch = [asked.get()]
-    while len(batch) < limit and not asked.empty():
-        batch.append(asked.get())
-    return batch
 
 
 def _end() -> None:

@@ -1,0 +1,145 @@
+"""How long it takes until another bundle is in use: while nobody speaks, with segments waiting, and where only a new process can use it.
+
+The judging process is the monitor's own, with embedded vLLM and nano; the others are nano with a changed adapter and mapper.
+"""
+
+import json
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.sounds import demo_segments
+from model.audio import Int16
+from model.manifest import MANIFEST, digests, find_bundle, version_of
+from monitor.config import EngineConfig
+from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.judge import Judge
+from monitor.judging.listener import EngineState, Listener
+from monitor.store.records import Judgement
+
+_WAITING = 64
+_ROUNDS = 10
+_PATIENCE_S = 600.0
+
+
+class _Swaps:
+    """A judge and when it told what; seconds on one clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self._sounds: dict[int, Int16] = {}
+        self._change = threading.Condition()
+        self.answered_at: dict[int, float] = {}
+        self.versions: dict[int, str] = {}
+        self._outcome: tuple[float, str] | None = None
+        self._ready = False
+        listener = Listener(lambda entry: self._sounds[entry], self._judged, lambda *_: None, self._changed, self._switched)
+        self.judge = Judge(EngineConfig(), BundleChoice("nano", folder / "bundles.json"), folder / "engine.log", listener, tireless=False)
+        self.judge.start()
+        self.wait(lambda: self._ready)
+
+    def swap(self, bundle: Path) -> tuple[float, float]:
+        """When it was asked for and when it was in use."""
+        self._outcome = None
+        began = time.perf_counter()
+        self.judge.use(str(bundle))
+        self.wait(lambda: self._outcome is not None)
+        assert self._outcome is not None
+        ended, reason = self._outcome
+        if reason:
+            raise RuntimeError(reason)
+        return began, ended
+
+    def submit(self, pcms: list[Int16]) -> list[int]:
+        """The entries."""
+        entries = list(range(len(self._sounds), len(self._sounds) + len(pcms)))
+        self._sounds.update(zip(entries, pcms, strict=True))
+        for entry in entries:
+            self.judge.submit(entry)
+        return entries
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Raises RuntimeError when it takes too long."""
+        with self._change:
+            if not self._change.wait_for(until, _PATIENCE_S):
+                raise RuntimeError(f"waited for more than {_PATIENCE_S} s")
+
+    def _judged(self, judgements: Mapping[int, Judgement]) -> None:
+        with self._change:
+            self.answered_at.update(dict.fromkeys(judgements, time.perf_counter()))
+            self.versions.update({entry: judgement.prediction.bundle_version for entry, judgement in judgements.items()})
+            self._change.notify_all()
+
+    def _changed(self, state: EngineState, _detail: str) -> None:
+        with self._change:
+            self._ready = state is EngineState.READY
+            self._change.notify_all()
+
+    def _switched(self, _name: str, _version: str, reason: str) -> None:
+        with self._change:
+            self._outcome = time.perf_counter(), reason
+            self._change.notify_all()
+
+
+def run() -> list[str]:
+    """Markdown lines; the ratio is to the time that judging 64 segments takes in the same run."""
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        pair = [_changed(here / str(seed), seed) for seed in (1, 2)]
+        swaps = _Swaps(here)
+        sounds = (demo_segments() * _WAITING)[:_WAITING]
+        drain = statistics.median(_drain(swaps, sounds) for _ in range(3))
+        idle = [ended - began for began, ended in (swaps.swap(pair[number % 2]) for number in range(_ROUNDS))]
+        loaded = [_loaded(swaps, sounds, pair[number % 2]) for number in range(_ROUNDS)]
+        other = _changed(here / "letters", 3, letters=["A", "S", "H", "N"])
+        began, ended = swaps.swap(other)
+        swaps.judge.finish(lambda: True)
+    rows = [
+        ("nobody speaks: from asking to in use", idle),
+        (f"{_WAITING} waiting: from asking to in use", [whole for whole, _ in loaded]),
+        ("of that, from the last answer of the old one to in use", [alone for _, alone in loaded]),
+        ("only a new process can use it (other letters)", [ended - began]),
+    ]
+    lines = [f"## Another bundle in use (embedded vLLM, nano; {_ROUNDS} swaps; judging {_WAITING} takes {drain:.2f} s)", ""]
+    lines += ["| | median s | longest s | median, ratio to judging |", "|---|---|---|---|"]
+    return lines + [f"| {name} | {(mid := statistics.median(s)):.2f} | {max(s):.2f} | {mid / drain:.2f} |" for name, s in rows]
+
+
+def _drain(swaps: _Swaps, sounds: list[Int16]) -> float:
+    began = time.perf_counter()
+    entries = swaps.submit(sounds)
+    swaps.wait(lambda: entries[-1] in swaps.answered_at)
+    return time.perf_counter() - began
+
+
+def _loaded(swaps: _Swaps, sounds: list[Int16], bundle: Path) -> tuple[float, float]:
+    """Seconds from asking, right after 64 segments came, to in use; and from the old bundle's last answer."""
+    old = swaps.judge.in_use
+    entries = swaps.submit(sounds)
+    began, ended = swaps.swap(bundle)
+    swaps.wait(lambda: all(entry in swaps.answered_at for entry in entries))
+    before = [swaps.answered_at[entry] for entry in entries if swaps.versions[entry] == old]
+    return ended - began, ended - max([began, *before])
+
+
+def _changed(folder: Path, seed: int, letters: list[str] | None = None) -> Path:
+    """nano with noise in adapter and mapper."""
+    shutil.copytree(find_bundle("nano"), folder)
+    torch.manual_seed(seed)
+    for path in (folder / "adapter/adapter_model.safetensors", folder / "mapper.safetensors"):
+        save_file({name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    files = digests(folder)
+    told.update({"files": files, "version": version_of(told["name"], files), "letters": letters or told["letters"]})
+    (folder / MANIFEST).write_text(json.dumps(told), encoding="utf-8")
+    return folder
+
+
+if __name__ == "__main__":
+    print("\n".join(run()))

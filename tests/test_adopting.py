@@ -1,0 +1,220 @@
+"""An engine that runs takes up another bundle: what it then says is what a fresh engine says, again and again, and without growing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from model.audio import Int16, pcm16_to_float
+from model.bundle import Bundle, open_bundle
+from model.errors import BundleError, EngineRejected, EngineUnavailable, NeedsRestart
+from model.manifest import find_bundle
+from model.predictor import Predictor, Sound
+from monitor.judging.engine import EmbeddedEngine, Engine, TransformersEngine
+from monitor.judging.served_engine import ServerEngine
+from tests.servers import Server, serving
+from tests.variants import ADAPTER, sign, variant
+
+CLOSE = 0.01
+
+
+@pytest.fixture(scope="module")
+def others(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
+    """Two bundles like nano with mappers and adapters of their own."""
+    folder = tmp_path_factory.mktemp("others")
+    return [open_bundle(variant(folder / f"other{seed}", seed), nano) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def sounds(utterances: list[Int16]) -> list[Sound]:
+    return [Sound(pcm16_to_float(pcm)) for pcm in utterances[:8]]
+
+
+@pytest.fixture(scope="module")
+def expected(nano: Bundle, others: list[Bundle], sounds: list[Sound]) -> dict[str, np.ndarray]:
+    """Posteriors (sounds, letters) of fresh engines, by version."""
+    return {bundle.manifest.version: posteriors(bundle, TransformersEngine(bundle), sounds) for bundle in (nano, *others)}
+
+
+def posteriors(bundle: Bundle, engine: Engine, sounds: list[Sound]) -> np.ndarray:
+    """Calibrated, (sounds, letters)."""
+    answers = Predictor(bundle, engine).predict(sounds)
+    return np.array([list(answer.prediction.posterior.values()) for answer in answers if answer.prediction])
+
+
+@pytest.fixture
+def updating(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A real vLLM server that loads adapters while it runs."""
+    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
+    with serving(nano, tmp_path / "server.log") as running:
+        yield running
+
+
+def swap_about(engine: Engine, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]) -> None:
+    """From bundle to bundle and back, some of them twice; back at the first, its answers are the very same."""
+    first = posteriors(nano, engine, sounds)
+    for bundle in (others[0], others[1], others[0], nano, others[1], others[1], nano):
+        engine.adopt(bundle)
+        assert np.abs(posteriors(bundle, engine, sounds) - expected[bundle.manifest.version]).max() < CLOSE, bundle.manifest.version
+    assert (posteriors(nano, engine, sounds) == first).all()
+
+
+def test_the_bundles_say_different_things_and_not_by_their_mappers_alone(
+    nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+) -> None:
+    first, *rest = expected.values()
+    assert all(np.abs(table - first).max() > 5 * CLOSE for table in rest)
+    assert np.abs(rest[0] - rest[1]).max() > 5 * CLOSE
+    old_adapter = posteriors(others[0], TransformersEngine(nano), sounds)
+    assert np.abs(old_adapter - rest[0]).max() > 5 * CLOSE
+
+
+def test_transformers_says_what_a_fresh_one_says(
+    nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+) -> None:
+    engine = TransformersEngine(nano)
+    swap_about(engine, nano, others, sounds, expected)
+    assert len(engine._llm.llm.peft_config) == 1
+    assert not engine._llm.training
+
+
+def test_embedded_vllm_says_what_a_fresh_one_says(
+    embedded: EmbeddedEngine, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+) -> None:
+    swap_about(embedded, nano, others, sounds, expected)
+    assert embedded._llm.llm_engine.list_loras() == {embedded._number}
+
+
+def test_a_vllm_server_says_what_a_fresh_one_says_and_keeps_only_what_it_was_started_with(
+    updating: Server, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+) -> None:
+    engine = ServerEngine(nano, updating.url, updating.key)
+    swap_about(engine, nano, others, sounds, expected)
+    assert [name for name in _served(updating) if "nano-" in name and "/" not in name] == [nano.manifest.version]
+    # Another engine, as one that is started anew, asks for what the server was not started with.
+    later = ServerEngine(others[0], updating.url, updating.key)
+    assert np.abs(posteriors(others[0], later, sounds) - expected[others[0].manifest.version]).max() < CLOSE
+    # What somebody took from the server is a passing fault: an engine that starts loads it again.
+    _post(updating, "unload_lora_adapter", lora_name=others[0].manifest.version)
+    with pytest.raises(EngineUnavailable, match="any more"):
+        posteriors(others[0], later, sounds)
+    _a_folder_out_of_sight_is_told(engine, others[1], nano, sounds, expected)
+    later.close()
+    engine.close()
+
+
+def _a_folder_out_of_sight_is_told(
+    engine: ServerEngine, other: Bundle, nano: Bundle, sounds: list[Sound], expected: dict[str, np.ndarray]
+) -> None:
+    elsewhere = Bundle(Path("/nowhere/bundle"), other.manifest, other.encoder, other.mapper)
+    with pytest.raises(EngineRejected, match=r"does not see the folder /nowhere/bundle/adapter"):
+        engine.adopt(elsewhere)
+    assert np.abs(posteriors(nano, engine, sounds) - expected[nano.manifest.version]).max() < CLOSE
+
+
+def _served(server: Server) -> list[str]:
+    reply = httpx.get(f"{server.url}/v1/models", headers={"Authorization": f"Bearer {server.key}"})
+    return [model["id"] for model in reply.json()["data"]]
+
+
+def _post(server: Server, path: str, **body: str) -> None:
+    reply = httpx.post(f"{server.url}/v1/{path}", json=body, headers={"Authorization": f"Bearer {server.key}"})
+    assert reply.status_code == 200, reply.text
+
+
+def test_a_server_that_may_not_load_adapters_says_how_it_may_and_the_old_one_stays(
+    server: Server, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+) -> None:
+    engine = ServerEngine(nano, server.url, server.key)
+    with pytest.raises(EngineRejected, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
+        engine.adopt(others[0])
+    assert np.abs(posteriors(nano, engine, sounds) - expected[nano.manifest.version]).max() < CLOSE
+    engine.close()
+
+
+def _no_adapter(folder: Path) -> Path:
+    bundle = variant(folder)
+    (bundle / ADAPTER).write_bytes(b"no weights")
+    return sign(bundle)
+
+
+@pytest.fixture(params=["transformers", "embedded"])
+def running(request: pytest.FixtureRequest, nano: Bundle) -> Iterator[Engine]:
+    """An engine with nano. The one that all tests share gets nano back."""
+    engine: Engine = request.getfixturevalue("embedded") if request.param == "embedded" else TransformersEngine(nano)
+    yield engine
+    engine.adopt(nano)
+
+
+def test_an_adapter_that_cannot_be_loaded_leaves_the_old_one(
+    running: Engine, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    damaged = open_bundle(_no_adapter(tmp_path / "damaged"), nano)
+    for bundle in (nano, *others):
+        running.adopt(bundle)
+        with pytest.raises(BundleError, match="cannot be loaded"):
+            running.adopt(damaged)
+        assert np.abs(posteriors(bundle, running, sounds) - expected[bundle.manifest.version]).max() < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("differs", "told"),
+    [({"llm": 1.01}, "another language model"), ({"about": {"letters": ["A", "S", "H", "N"]}}, "the letters ASHN, not ASHUFDN")],
+)
+def test_what_only_a_fresh_engine_can_serve_is_told_and_changes_nothing(
+    running: Engine,
+    differs: dict[str, object],
+    told: str,
+    nano: Bundle,
+    sounds: list[Sound],
+    expected: dict[str, np.ndarray],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(NeedsRestart, match=told):
+        running.adopt(open_bundle(variant(tmp_path / "other", **differs), nano))
+    assert np.abs(posteriors(nano, running, sounds) - expected[nano.manifest.version]).max() < CLOSE
+
+
+def test_a_higher_rank_needs_a_vllm_that_was_started_for_it(embedded: EmbeddedEngine, nano: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(NeedsRestart, match="rank 16; the engine was started for up to 8"):
+        embedded.adopt(open_bundle(variant(tmp_path / "wide", rank=16), nano))
+
+
+def test_another_encoder_needs_a_fresh_engine_and_the_same_one_is_shared(
+    nano: Bundle, others: list[Bundle], embedded: EmbeddedEngine, tmp_path: Path
+) -> None:
+    assert all(bundle.encoder is nano.encoder for bundle in others)
+    folder = variant(tmp_path / "other")
+    (folder / "encoder/config.json").write_text((folder / "encoder/config.json").read_text() + "\n")
+    other = open_bundle(sign(folder), nano)
+    assert other.encoder is not nano.encoder
+    with pytest.raises(NeedsRestart, match="another speech encoder"):
+        embedded.adopt(other)
+
+
+def test_a_bundle_that_is_damaged_shares_nothing(nano: Bundle, tmp_path: Path) -> None:
+    folder = variant(tmp_path / "other")
+    (folder / "encoder/model.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"encoder/model\.safetensors is missing"):
+        open_bundle(folder, nano)
+
+
+def test_parts_elsewhere_are_the_same_by_name(nano: Bundle) -> None:
+    elsewhere = nano.manifest.model_copy(update={"files": {}, "llm": "somebody/llm"})
+    assert elsewhere.part("somebody/llm") == "somebody/llm"
+    assert nano.manifest.part("llm").keys() == {path.name for path in (find_bundle("nano") / "llm").iterdir()}
+
+
+def test_many_swaps_take_no_more_memory_than_few(running: Engine, nano: Bundle, others: list[Bundle]) -> None:
+    """Each with an answer, because an adapter's weights may be taken up only then."""
+    sound = Sound(np.zeros(16_000, np.float32))
+    process, resident = psutil.Process(), []
+    for swap in range(50):
+        bundle = others[swap % 2]
+        running.adopt(bundle)
+        Predictor(bundle, running).predict([sound])
+        resident.append(process.memory_info().rss)
+    assert resident[-1] - resident[10] < 10 * 2**20, "each adapter has half a MiB, so what stays of forty would be seen"

@@ -1,0 +1,59 @@
+"""Bundles that differ from nano a little, or in what no engine can take up while it runs. All are whole: digests and version fit."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.manifest import MANIFEST, digests, find_bundle, version_of
+
+ADAPTER, MAPPER = "adapter/adapter_model.safetensors", "mapper.safetensors"
+
+
+def variant(folder: Path, seed: int = 1, about: Mapping[str, object] | None = None, rank: int = 8, llm: float = 1.0) -> Path:
+    """A copy of nano in a new folder, with adapter and mapper changed by a seed, entries of bundle.json by `about`.
+
+    rank: of the adapter, at least 8. llm: its weights times this.
+    """
+    shutil.copytree(find_bundle("nano"), folder)
+    torch.manual_seed(seed)
+    _change(folder / ADAPTER, lambda tensor: tensor + tensor.std() * torch.randn_like(tensor))
+    _change(folder / MAPPER, lambda tensor: tensor * (1 + 0.01 * torch.randn_like(tensor)))
+    if rank != 8:
+        _raise_rank(folder, rank)
+    if llm != 1.0:
+        _change(folder / "llm/model.safetensors", lambda tensor: tensor * llm)
+    return sign(folder, about)
+
+
+def sign(folder: Path, about: Mapping[str, object] | None = None) -> Path:
+    """Write digests and version as releasing does."""
+    path = folder / MANIFEST
+    told = json.loads(path.read_text())
+    files = digests(folder)
+    told.update({"files": files, "version": version_of(told["name"], files), **(about or {})})
+    path.write_text(json.dumps(told))
+    return folder
+
+
+def _change(path: Path, change: "object") -> None:
+    save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path, {"format": "pt"})  # type: ignore[operator]
+
+
+def _raise_rank(folder: Path, rank: int) -> None:
+    """More rows and columns, of noise."""
+
+    def wider(name: str, tensor: Tensor) -> Tensor:
+        side = 0 if "lora_A" in name else 1
+        shape = [size if axis != side else rank for axis, size in enumerate(tensor.shape)]
+        wide = 0.01 * torch.randn(shape)
+        wide[tuple(slice(size) for size in tensor.shape)] = tensor
+        return wide
+
+    save_file({name: wider(name, tensor) for name, tensor in load_file(folder / ADAPTER).items()}, folder / ADAPTER, {"format": "pt"})
+    settings = folder / "adapter/adapter_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "r": rank}))
