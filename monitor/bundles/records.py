@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from model.decision import DECISION, Decision
-from monitor.judging.retirement import LEARNED_FROM
+from model.manifest import LEARNED_FROM
 
 
 @dataclass(frozen=True, slots=True)

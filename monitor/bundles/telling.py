@@ -145,9 +145,8 @@ def _of_decision(decision: Decision) -> list[tuple[str, str]]:
     if decision.public:
         public = decision.public
         clips = f"{public.clips} clips of {public.speakers} speakers"
-        told.append(("others", f"{clips}: unweighted accuracy {public.uar_before:.3f} -> {public.uar_after:.3f}"))
-        least = f"{public.likelihood_change:+.3f}, at least {public.likelihood_change_at_least:+.3f}"
-        told.append(("", f"likelihood of what was acted {least}; no less than {-public.margin:g} is asked for"))
+        change = f"unweighted accuracy {public.uar_before:.3f} -> {public.uar_after:.3f}"
+        told.append(("others", f"{clips}: {change}, a fall of {-public.change_at_least:.3f} at most; {public.margin:g} is allowed"))
         told += [
             (f"  {letter.name.lower()}", f"recall {one.before:.2f} -> {one.after:.2f} of {one.clips}")
             for letter, one in public.classes.items()
