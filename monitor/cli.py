@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from model.errors import EmosllmError
-from monitor.commands import bundles, dashboard, exchange, keeping, labelling, looking, running, telling, tending, training
+from monitor.commands import bundles, dashboard, exchange, keeping, labelling, looking, running, scheduling, telling, tending, training
 
 app = typer.Typer(
     name="emosllm-monitor",
@@ -45,6 +45,7 @@ for _command in (
 app.command("import")(exchange.import_)
 app.add_typer(keeping.key, name="key", help="The key that opens the timeline.")
 app.add_typer(bundles.bundles, name="bundles", help="The models there are: which is in use, another one, what differs.")
+app.add_typer(scheduling.schedule, name="schedule", help="What the monitor does by itself, and when.")
 app.add_typer(tending.service, name="service", help="Let systemd start the monitor with your login, and watch over it.")
 
 # What is typed behind these is for the training process.

@@ -21,6 +21,7 @@ from model.manifest import find_bundle
 from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, bundles_file, state_dir
 from monitor.control import ask
 from monitor.day.stretches import FIRST, LAST, Stretch
+from monitor.jobs.places import plans_path, switches_path
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.in_use import InUse
 from monitor.judging.retirement import WHY, is_retired, known_bundles, learned_from, retire
@@ -161,7 +162,7 @@ def _forget_all(config: Config) -> Receipt:
     _retire([folder for folder in _bundles(config) if learned_from(folder, (), FIRST, LAST)], receipt)
     _sweep(config)
     logs = [file for pattern in _LOGS for file in sorted(state_dir().glob(pattern))]
-    for file in (*_copies(config.timeline), database, *logs):
+    for file in (*_copies(config.timeline), database, plans_path(database), switches_path(database), *logs):
         if file.exists():
             receipt.removed.append(file.name)
         remove(file)

@@ -22,7 +22,7 @@ from monitor.day.summarizing import summarize
 from monitor.day.summary import DaySummary
 from monitor.day.trend import WARM_UP_DAYS, Trend, trends
 from monitor.store.reader import TimelineReader
-from monitor.store.records import CheckIn, TimelineEntry
+from monitor.store.records import CheckIn, JobRun, TimelineEntry
 from monitor.store.summaries import DaySummaries
 
 # An hour's share of what a long timeline may lack, after an update: it takes some seconds, beside listening.
@@ -46,10 +46,13 @@ def in_use_of(config: Config) -> str:
     return current if in_use.usable(current) else BundleChoice(config.engine.bundle, bundles_file()).current
 
 
-def keep_summaries(settings: TimelineConfig, now: datetime, bundle: str = PACKAGED_BUNDLE) -> None:
-    """Make summaries of days that are over and have none, so that nobody has to wait for them. Raises TimelineError."""
+def keep_summaries(settings: TimelineConfig, now: datetime, bundle: str = PACKAGED_BUNDLE) -> int:
+    """Make summaries of days that are over and have none, so that nobody has to wait for them; returns of how many.
+
+    Raises TimelineError.
+    """
     with Look.open(settings, now, bundle) as look:
-        look.keep_missing(_AN_HOUR)
+        return look.keep_missing(_AN_HOUR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,14 @@ class Look:
     def checkins(self, first: date, last: date) -> list[CheckIn]:
         """What the person said of how they felt, from the first day to the end of the last, by time."""
         return self._timeline.checkins_between(Day(first, self.zone).start, Day(last, self.zone).end)
+
+    def job_runs(self, first: date, last: date) -> list[JobRun]:
+        """What the monitor began to do by itself, from the first day to the end of the last, by time."""
+        return self._timeline.job_runs_between(Day(first, self.zone).start, Day(last, self.zone).end)
+
+    def last_job_runs(self, at_most: int) -> list[JobRun]:
+        """What the monitor did by itself last, newest first."""
+        return self._timeline.job_runs(at_most)
 
     def own_word(self, first: date, last: date) -> OwnWord:
         """What the person's own word amounts to, from the first day to the end of the last."""

@@ -23,7 +23,8 @@ from monitor.daemon import Daemon
 from monitor.day.days import parse_moment
 from monitor.day.stretches import Stretch
 from monitor.forgetting import finish
-from monitor.housekeeping import Housekeeper, tasks_of
+from monitor.jobs.asked import commands_of_jobs
+from monitor.jobs.making import jobs_of
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.notify import Notifier
 from monitor.pausing import Pause, parse_span
@@ -70,10 +71,10 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
         recorder = Recorder(config, timeline, choice, state_dir() / "engine.log", status, view)
         pause = Pause(database.with_name(database.name + ".paused"))
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, Notifier(), unattended)
-        housekeeper = Housekeeper(tasks_of(timeline, config), status.tell_upkeep)
+        jobs = jobs_of(timeline, config, status.tell_jobs)
         prompter = Prompter(config.checkin, zone, lambda: status.paused or status.muted, _recorded(config), status.tell_prompts)
-        control = ControlServer(socket_path(database), commands_of(daemon, status))
-        with _signals(daemon.stop), control, housekeeper, prompter, view.showing(status):
+        control = ControlServer(socket_path(database), {**commands_of(daemon, status), **commands_of_jobs(jobs)})
+        with _signals(daemon.stop), control, jobs, prompter, view.showing(status):
             daemon.run()
 
 

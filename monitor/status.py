@@ -4,11 +4,13 @@ Each field has one writer. What is told to other processes holds times and count
 """
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from model.types import Prediction
+from monitor.jobs.state import JobState, problems, summary
 from monitor.judging.listener import EngineState
 
 RECENT = 8
@@ -36,7 +38,7 @@ class Status:
 
     unwritten: what waits because the timeline cannot be written. position: the moment that is being heard. bundle: the version of the one
     that judges, empty while none does. next_bundle: the name of the one that was asked for and is not in use yet. bundle_problem: why the
-    one that was asked for last is not.
+    one that was asked for last is not. jobs: what the monitor does by itself, as `monitor.jobs.state.summary` tells it.
     """
 
     source: str
@@ -51,6 +53,8 @@ class Status:
     device_problem: str = ""
     store_problem: str = ""
     upkeep_problem: str = ""
+    jobs: Mapping[str, Any] = field(default_factory=lambda: summary([]))
+    job_problems: Sequence[str] = ()
     prompt_problem: str = ""
     position: datetime | None = None
     segments: int = 0
@@ -79,13 +83,13 @@ class Status:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with the microphone, the timeline, its upkeep, the check-in prompts and the bundle, as far as something is."""
+        """What is wrong with the microphone, the timeline, the check-in prompts, the bundle and the jobs, as far as something is."""
         found = (self.device_problem, self.store_problem, self.upkeep_problem, self.prompt_problem, self.bundle_problem)
-        return [problem for problem in found if problem]
+        return [problem for problem in (*found, *self.job_problems) if problem]
 
-    def tell_upkeep(self, problem: str) -> None:
-        """What went wrong when the timeline was looked after; empty for nothing."""
-        self.upkeep_problem = problem
+    def tell_jobs(self, states: Sequence[JobState], problem: str) -> None:
+        """How the jobs stand, and what went wrong in what is done hourly; empty for nothing."""
+        self.jobs, self.job_problems, self.upkeep_problem = summary(states), problems(states), problem
 
     def tell_prompts(self, problem: str) -> None:
         """Why the person was not asked to check in when they should have been; empty for nothing."""
@@ -110,4 +114,5 @@ class Status:
             "bundle": self.bundle or None,
             "next_bundle": self.next_bundle or None,
             "problems": self.problems,
+            "jobs": self.jobs,
         }

@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from monitor.jobs.telling import summary_lines
+
 
 def status_text(answer: Mapping[str, Any], zone: ZoneInfo) -> str:
     """answer: as `Status.as_json` makes it, with the pid."""
@@ -28,6 +30,8 @@ def _lines(answer: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
     yield f"Engine      {answer['engine']}: {answer['engine_detail']}"
     if answer.get("next_bundle"):
         yield f"Bundle      {answer['bundle'] or 'none yet'}, changing to {answer['next_bundle']}"
+    if jobs := list(summary_lines(answer["jobs"], zone)):
+        yield f"Jobs        {'; '.join(jobs)}"
     for problem in answer["problems"]:
         yield f"Problem     {problem}"
 

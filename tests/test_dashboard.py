@@ -185,7 +185,7 @@ def test_what_is_printed_tells_links_and_nothing_of_who_looked_at_what(dashboard
 
 
 def test_every_page_says_what_it_is_not_and_whom_to_call(client: httpx.Client) -> None:
-    for page in ("", "day/yesterday", "day/yesterday/pieces", "week/today", "month/today", "checkin", "about", "nowhere"):
+    for page in ("", "day/yesterday", "day/yesterday/pieces", "week/today", "month/today", "checkin", "about", "nights", "nowhere"):
         text = client.get(page).text
         assert "it is not a diagnosis" in text
         assert "Dr. A. Example, 01 23 45" in text

@@ -21,7 +21,7 @@ from tests.days import Person, live
 
 CHROMIUM = Path("/usr/bin/chromium")
 TODAY = datetime.now(ZONE).date()
-VIEWS = ("", "day/yesterday", "day/yesterday/pieces", "week/yesterday", "month/yesterday", "checkin", "about", "day/never")
+VIEWS = ("", "day/yesterday", "day/yesterday/pieces", "week/yesterday", "month/yesterday", "checkin", "about", "nights", "day/never")
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1100, "height": 800}
 PATIENCE_MS = 120_000

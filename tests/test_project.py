@@ -13,7 +13,10 @@ from monitor.config import Config
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
-COMMANDS = ("bundles", "dashboard", "exchange", "keeping", "labelling", "looking", "running", "settings", "telling", "tending", "training")
+COMMANDS = (
+    *("bundles", "dashboard", "exchange", "keeping", "labelling", "looking", "retraining", "running", "scheduling", "settings"),
+    *("telling", "tending", "training"),
+)
 OWNERS = {
     "pyaudio": {"monitor/sound/capture.py"},
     "webrtcvad": {"monitor/sound/voice.py"},
@@ -23,7 +26,8 @@ OWNERS = {
     "keyring": {"monitor/store/key_places.py"},
     "vllm": {"monitor/judging/engine.py"},
     "httpx": {"monitor/judging/served_engine.py", "train/scoring/served.py"},
-    "sqlmodel": {f"monitor/store/{name}.py" for name in ("tables", "timeline", "words", "writing")},
+    "sqlmodel": {f"monitor/store/{name}.py" for name in ("history", "tables", "timeline", "words", "writing")},
+    "apscheduler": {f"monitor/jobs/{name}.py" for name in ("daily", "plans", "schedule")},
     "typer": {"monitor/cli.py", *(f"monitor/commands/{name}.py" for name in COMMANDS)},
     "py_mini_racer": {"monitor/charts/render.py"},
     "uvicorn": {"monitor/dashboard/server.py"},
@@ -103,8 +107,19 @@ def test_packages_hold_a_docstring_only() -> None:
             assert len(tree.body) == 1, name
 
 
-LIGHT = [["--help"], ["--version"], ["report", "--day", "today"], ["status"], ["timeline"], ["checkin", "--help"], ["label", "--help"]]
-LIGHT += [["bundles", "list"], ["bundles", "show", "nano"], ["bundles", "use", "nano"]]
+LIGHT = [
+    ["--help"],
+    ["--version"],
+    ["report", "--day", "today"],
+    ["status"],
+    ["timeline"],
+    ["checkin", "--help"],
+    ["label", "--help"],
+    ["schedule", "list"],
+    ["bundles", "list"],
+    ["bundles", "show", "nano"],
+    ["bundles", "use", "nano"],
+]
 
 
 @pytest.mark.parametrize("command", LIGHT)
@@ -113,6 +128,7 @@ def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path)
         "import sys; from monitor.cli import app\n"
         f"try: app({command!r})\nexcept SystemExit as end: assert end.code in (None, 0, 3), end.code\n"
         "heavy = {'torch', 'transformers', 'vllm', 'numpy', 'sqlmodel', 'matplotlib', 'jiwer', 'parselmouth', 'pyarrow'}\n"
+        "heavy |= {'apscheduler', 'sqlalchemy'}\n"
         "heavy &= sys.modules.keys()\n"
         "assert not heavy, heavy"
     )

@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 
-from model.errors import BundleError
+from model.errors import BundleError, EmosllmError
 from monitor.charts.palette import EMOTIONS
+from monitor.control import ask
 from monitor.dashboard import pictures, views
 from monitor.dashboard.door import SESSION
 from monitor.dashboard.live import Live
@@ -19,6 +20,7 @@ from monitor.day.affect import SOURCE
 from monitor.day.baseline import FALSE_ALARMS, LONGEST, SHORTEST
 from monitor.day.days import parse_day
 from monitor.day.feelings import PLAIN, SCALE, valence_of
+from monitor.jobs.state import states_without_monitor
 from monitor.look import Look, in_use_of
 from monitor.report import rows, sentences
 from monitor.report.material import WORD_DAYS, gather
@@ -31,6 +33,7 @@ router = APIRouter()
 
 _LATEST = 6
 _SAID_DAYS = 7
+_RUNS = 60
 
 
 def rendering(request: Request) -> Rendering:
@@ -155,6 +158,21 @@ def about(request: Request, pages: Pages) -> HTMLResponse:
     return pages.page(request, "about.html", values)
 
 
+@router.get("/nights")
+def nights(request: Request, pages: Pages) -> HTMLResponse:
+    """What the monitor does by itself: when each job comes next, and what came of the last runs."""
+    settings = pages.settings.timeline
+    with _look(pages) as look:
+        runs = look.last_job_runs(_RUNS)
+    jobs, running = _jobs(pages)
+    values = {
+        "jobs": [views.job_row(job, settings.zone_info(), running) for job in jobs],
+        "running": running,
+        "runs": [views.run_row(run, settings.zone_info()) for run in runs],
+    }
+    return pages.page(request, "nights.html", values)
+
+
 @router.get("/microphone")
 def microphone(request: Request, pages: Pages) -> HTMLResponse:
     """What every page says at its top, alone."""
@@ -196,6 +214,14 @@ def _model(bundle: str) -> tuple["BundleManifest | None", str]:
         return read_manifest(find_bundle(bundle)), ""
     except BundleError as error:
         return None, str(error)
+
+
+def _jobs(pages: Rendering) -> tuple[list[dict[str, Any]], bool]:
+    """How the jobs stand, and whether a monitor runs that does them."""
+    try:
+        return ask(pages.settings.timeline.database_path(), "jobs")["jobs"], True
+    except EmosllmError:
+        return [state.as_json() for state in states_without_monitor(pages.settings, datetime.now(UTC))], False
 
 
 def _look(pages: Rendering) -> Look:

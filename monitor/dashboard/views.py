@@ -3,9 +3,10 @@
 What pages share with reports is worded in `monitor/report`. Knows neither HTTP nor database, and computes nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from model.types import Emotion
@@ -14,8 +15,9 @@ from monitor.day.listing import estimate_words
 from monitor.day.summary import DayState, DaySummary, HourSummary
 from monitor.day.trend import Point, Trend
 from monitor.day.wording import percent, span
+from monitor.jobs.telling import last_words, next_words, took
 from monitor.report.rows import enough, found
-from monitor.store.records import CheckIn, TimelineEntry
+from monitor.store.records import CheckIn, JobRun, TimelineEntry
 
 _NAMED = 3
 _NOT_KNOWN_YET = "Your usual range is not known yet. It takes at least seven days with enough speech, judged by the same model."
@@ -61,6 +63,43 @@ class Piece:
     said: str
     seen: int | None
     settled: Emotion | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """What the monitor does by itself, in words. more: what it waits for, or why it failed; failed: whether that is so."""
+
+    what: str
+    next: str
+    last: str
+    more: str
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One time that it did so."""
+
+    what: str
+    on: date
+    started: str
+    took: str
+    outcome: str
+    reason: str
+
+
+def job_row(job: Mapping[str, Any], zone: ZoneInfo, running: bool) -> JobRow:
+    """job: as JobState.as_json. running: whether a monitor runs."""
+    failed = job["failed"]
+    more = f"Failed for {failed['day']}: {failed['reason']}" if failed else f"Waits: {job['waits']}" if job["waits"] else ""
+    what = job["what"][:1].upper() + job["what"][1:]
+    return JobRow(what, next_words(job, zone, running), last_words(job["last"], zone), more, bool(failed))
+
+
+def run_row(run: JobRun, zone: ZoneInfo) -> RunRow:
+    """A run of the history."""
+    started = f"{run.started_at.astimezone(zone):%Y-%m-%d %H:%M}"
+    return RunRow(run.job, run.day, started, took(run.seconds).removeprefix(", took "), run.outcome or "goes on", run.reason)
 
 
 def hour_rows(summary: DaySummary, checkins: Sequence[CheckIn]) -> list[HourRow]:

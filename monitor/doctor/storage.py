@@ -16,7 +16,7 @@ from monitor.store.reader import TimelineReader
 
 _ENOUGH_DISK_MIB = 500
 _BACKUP_DUE = timedelta(days=2)
-_BESIDE = ("", "-wal", "-shm", "-journal", ".lock", ".sock", ".paused", ".forgetting")
+_BESIDE = ("", "-wal", "-shm", "-journal", ".lock", ".sock", ".paused", ".forgetting", ".jobs", ".schedule")
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_NAMED = 10
 

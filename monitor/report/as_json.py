@@ -13,7 +13,7 @@ from monitor.day.trend import Change, Point, Trend
 from monitor.day.wording import NOTICE
 from monitor.report import sentences
 from monitor.report.material import Material
-from monitor.store.records import CheckIn
+from monitor.store.records import CheckIn, JobRun
 
 Json = dict[str, Any]
 
@@ -24,6 +24,7 @@ def to_json(material: Material) -> str:
     report |= {
         "checkins": [_checkin(one) for one in material.checkins],
         "sentences": sentences.of_day(material) if material.period.is_day else sentences.of_days(material),
+        "retrainings": [_retraining(run) for run in material.retrainings],
         "contacts": list(material.contacts),
         "notice": NOTICE,
     }
@@ -180,6 +181,16 @@ def _band(band: Band) -> Json:
 
 def _checkin(one: CheckIn) -> Json:
     return {"at": one.at.isoformat(), "zone": one.zone, "valence": one.valence, "emotion": one.emotion.word}
+
+
+def _retraining(run: JobRun) -> Json:
+    return {
+        "day": run.day.isoformat(),
+        "started_at": run.started_at.isoformat(),
+        "seconds": _rounded(run.seconds),
+        "outcome": run.outcome,
+        "reason": run.reason,
+    }
 
 
 def _rounded(value: float | None) -> float | None:

@@ -12,7 +12,7 @@ from monitor.day.summary import DayState, DaySummary
 from monitor.day.trend import Trend
 from monitor.look import Look
 from monitor.report.period import Period
-from monitor.store.records import CheckIn, TimelineEntry
+from monitor.store.records import CheckIn, JobRun, TimelineEntry
 
 # A single day has too few check-ins to compare, so the person's word is told of so many days at least.
 WORD_DAYS = 28
@@ -25,6 +25,7 @@ class Material:
     own_word: what the person's own word amounts to, over WORD_DAYS or more, in sentences, where it was asked for.
     contacts: lines that say whom to call.
     patient: whom it is about, where the person wants that written; else empty.
+    retrainings: of these days, by time.
     """
 
     period: Period
@@ -36,6 +37,7 @@ class Material:
     own_word: tuple[str, ...] = ()
     contacts: tuple[str, ...] = ()
     patient: str = ""
+    retrainings: tuple[JobRun, ...] = ()
 
     @property
     def day(self) -> DaySummary:
@@ -69,6 +71,7 @@ def gather(look: Look, period: Period, settings: ReportConfig) -> Material:
         checkins=tuple(replace(one, note=None) for one in look.checkins(period.first, period.last)),
         contacts=tuple(settings.contacts),
         patient=settings.patient,
+        retrainings=tuple(run for run in look.job_runs(period.first, period.last) if run.job == "retrain"),
     )
 
 

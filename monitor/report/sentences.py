@@ -5,6 +5,7 @@ Every word for a size has the number behind it. Sentences name what is unusual f
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from monitor.day.baseline import FALSE_ALARMS
 from monitor.day.dynamics import ENOUGH_PAIRS
@@ -12,6 +13,7 @@ from monitor.day.figures import Affect, Spread, VoiceFigures
 from monitor.day.summary import DaySummary
 from monitor.day.trend import ENOUGH_SEGMENTS, Measure, Trend
 from monitor.day.wording import long_date, percent, pieces, span
+from monitor.jobs.job import Outcome
 from monitor.report.material import WORD_DAYS, Material
 
 # Of the seven equal parts of the scale from -1 to 1, the middle one is neither, then slightly, plainly, very.
@@ -36,6 +38,7 @@ def of_day(material: Material) -> list[str]:
         *_unusual(material.trends),
         *changes(material.trends.values()),
         *_new_model(material.trends.values(), "this day"),
+        *_retraining(material),
         *_own_word(material),
     ]
 
@@ -48,6 +51,7 @@ def of_days(material: Material) -> list[str]:
         *_checkins(material),
         *changes(material.trends.values()),
         *_new_model(material.trends.values(), "the dates named"),
+        *_retraining(material),
         *_own_word(material),
     ]
 
@@ -176,6 +180,26 @@ def _new_model(trends: Iterable[Trend], when: str) -> list[str]:
         return []
     since = when if len(changed) == 1 and when == "this day" else ", ".join(long_date(on) for on in changed)
     return [f"Another model judges since {since}: what differs before and after may be its doing, not yours."]
+
+
+def _retraining(material: Material) -> list[str]:
+    """Models that went live, made of what the person said; and that the last retraining of these days failed."""
+    told = []
+    for run in material.retrainings:
+        if run.ended_at and run.outcome == Outcome.DONE and (version := _version(run.details)):
+            at = run.ended_at.astimezone(material.period.zone)
+            told.append(f"A new model, {version}, is in use since {long_date(at.date())}, {at:%H:%M}: it learned from what you said.")
+    ended = [run for run in material.retrainings if run.outcome is not None]
+    if ended and ended[-1].outcome == Outcome.FAILED:
+        reason = ended[-1].reason.rstrip(".")
+        told.append(f"The last retraining, for {long_date(ended[-1].day)}, failed: {reason}. The model in use stays.")
+    return told
+
+
+def _version(details: Mapping[str, Any]) -> str:
+    """Of the model that a retraining made; its decision is the details, or a part of them."""
+    decision = details.get("decision", details)
+    return str(decision.get("version") or "") if isinstance(decision, Mapping) else ""
 
 
 def _own_word(material: Material) -> list[str]:

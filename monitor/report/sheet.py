@@ -5,6 +5,7 @@ course of the days against the patient's usual range, beside what the patient sa
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 from model.errors import BundleError
@@ -41,10 +42,18 @@ def to_sheet(material: Material, bundle: str) -> str:
         coverage=_known(material),
         emotions=_emotions(material, manifest),
         all_figures=drawn,
-        said=sentences.of_days(material)[1:] or ["No lasting change was found, nothing was corrected, and the patient did not check in."],
+        # How the monitor is kept is nothing to a clinician; that another model judges is told by the trends.
+        said=sentences.of_days(replace(material, retrainings=()))[1:]
+        or ["No lasting change was found, nothing was corrected, and the patient did not check in."],
         can=_can(material, manifest),
         cannot=_cannot(manifest),
     )
+
+
+def _said(material: Material) -> Sequence[str]:
+    """How the monitor is kept is nothing to a clinician; that another model judges is told by the trends."""
+    told = sentences.of_days(replace(material, retrainings=()))[1:]
+    return told or ["No lasting change was found, nothing was corrected, and the patient did not check in."]
 
 
 def _manifest(bundle: str) -> BundleManifest | None:

@@ -8,7 +8,7 @@ into TimelineError here, for the writing side too.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -22,13 +22,14 @@ from monitor.store.records import (
     Correction,
     Coverage,
     CoverageInterval,
+    JobRun,
     Prompt,
     SegmentState,
     TimelineEntry,
     Voice,
 )
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """The last migration this program knows."""
 
 HIGHEST_ID = 2**63 - 1
@@ -61,6 +62,9 @@ _KNOWN = f"""
     SELECT min(start_at) AS start_at, max(end_at) AS end_at
     FROM (SELECT start_at, end_at FROM ({_SEGMENTS}) UNION ALL SELECT start_at, end_at FROM ({_COVERAGE}))"""
 _EARLIEST = "SELECT min(start_at) AS at FROM segment UNION ALL SELECT min(start_at) FROM coverage"
+_RUN = "SELECT id, job, day, started_at, ended_at, outcome, reason, details FROM job_run"
+_RUNS = f"{_RUN} WHERE :job IS NULL OR job = :job ORDER BY id DESC LIMIT :limit"
+_RUNS_BETWEEN = f"{_RUN} WHERE started_at >= :start AND started_at < :end ORDER BY started_at, id"
 _LETTERS = {emotion.value: emotion for emotion in Emotion}
 _STATES = {state.value: state for state in SegmentState}
 _DAMAGED = "it is damaged; `emosllm-monitor restore` puts a backup back and keeps the damaged file"
@@ -146,6 +150,18 @@ class TimelineReader:
         rows = self._rows(_COVERAGE, start, end)
         with sensible(self._path):
             return [_interval(row) for row in rows]
+
+    def job_runs(self, limit: int, job: str | None = None) -> list[JobRun]:
+        """The last runs of one of the monitor's jobs, or of all, newest first; at most `limit`."""
+        rows = self._query(_RUNS, {"job": job, "limit": limit})
+        with sensible(self._path):
+            return [_run(row) for row in rows]
+
+    def job_runs_between(self, start: datetime, end: datetime) -> list[JobRun]:
+        """The runs that began in [start, end), by start. Both moments in UTC."""
+        rows = self._rows(_RUNS_BETWEEN, start, end)
+        with sensible(self._path):
+            return [_run(row) for row in rows]
 
     def overlapping(self, start: datetime, end: datetime) -> tuple[datetime, datetime] | None:
         """From when until when segments or coverage are stored that overlap [start, end); None if there are none."""
@@ -311,3 +327,16 @@ def _checkin(row: Row) -> CheckIn:
 def _interval(row: Row) -> CoverageInterval:
     start_at, end_at = _moment(row["start_at"]), _moment(row["end_at"])
     return CoverageInterval(row["stream"], Coverage(row["kind"]), start_at, end_at, row["zone"], row["reason"])
+
+
+def _run(row: Row) -> JobRun:
+    return JobRun(
+        id=row["id"],
+        job=row["job"],
+        day=date.fromisoformat(row["day"]),
+        started_at=_moment(row["started_at"]),
+        ended_at=None if row["ended_at"] is None else _moment(row["ended_at"]),
+        outcome=row["outcome"],
+        reason=row["reason"],
+        details=json.loads(row["details"] or "{}"),
+    )

@@ -4,9 +4,11 @@ Knows no database, no sound card and no numpy, so that whatever only reads and r
 All moments are aware UTC.
 """
 
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from model.types import Emotion, Prediction
 
@@ -162,3 +164,23 @@ def merge(last: CoverageInterval, new: CoverageInterval, max_gap_s: float) -> Co
     if max(last.start_at, new.start_at) - min(last.end_at, new.end_at) > timedelta(seconds=max_gap_s):
         return None
     return replace(last, start_at=min(last.start_at, new.start_at), end_at=max(last.end_at, new.end_at))
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One run of a job for the local date `day`. outcome and ended_at: None while it goes on. details: counts and figures."""
+
+    id: int
+    job: str
+    day: date
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+    reason: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while it goes on, and where that is not known: it was interrupted, or the clock was set back."""
+        took = None if self.ended_at is None else (self.ended_at - self.started_at).total_seconds()
+        return None if took is None or took < 0 or self.details.get("interrupted") else took

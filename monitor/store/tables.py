@@ -1,6 +1,7 @@
 """The tables of a timeline, as SQLModel sees them. Migrations make them; a test holds both to the same columns."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import JSON, CheckConstraint, Column, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
@@ -139,3 +140,26 @@ class DaySummaryRow(SQLModel, table=True):
     end_at: datetime
     format: int
     summary: str
+
+
+class JobRunRow(SQLModel, table=True):
+    """A row of `job_run`: one run of one of the monitor's own jobs, and the local date that it was for. Counts only, nothing that was said.
+
+    While it goes on, `details` names the process that does it. Outcomes are not listed in a constraint, as kinds of coverage are not.
+    """
+
+    __tablename__ = "job_run"
+    __table_args__ = (
+        CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="job_run_ended"),
+        Index("job_run_by_job", "job", "day"),
+        Index("job_run_by_start", "started_at"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    job: str
+    day: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+    reason: str = ""
+    details: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
