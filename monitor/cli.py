@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from model.errors import EmosllmError
-from monitor.commands import bundles, dashboard, exchange, keeping, labelling, looking, running, scheduling, telling, tending, training
+from monitor.commands import (
+    bundles,
+    dashboard,
+    exchange,
+    keeping,
+    labelling,
+    looking,
+    retraining,
+    running,
+    scheduling,
+    telling,
+    tending,
+    training,
+)
 
 app = typer.Typer(
     name="emosllm-monitor",
@@ -34,6 +47,7 @@ for _command in (
     telling.checkin,
     labelling.timeline,
     labelling.label,
+    retraining.retrain,
     tending.devices,
     tending.doctor,
     keeping.backup,

@@ -27,29 +27,32 @@ from monitor.judging.in_use import InUse
 from monitor.judging.retirement import WHY, is_retired, known_bundles, learned_from, retire
 from monitor.library import BUNDLES, Library, go_live
 from monitor.look import in_use_of
+from monitor.retraining.work import Work
 from monitor.store.backup import Backups
 from monitor.store.cipher import salt_of
 from monitor.store.copies import PART, remove
 from monitor.store.erasure import Found, erase, is_damage, look
 from monitor.store.lock import BESIDE, DatabaseLock, make_private, sync, taking_turns
 
-_LOGS = ("monitor.log*", "engine.log*", "start.log*", "bundles.json", "bundles.new")
+_LOGS = ("monitor.log*", "engine.log*", "start.log*", "retrain.log*", "bundles.json", "bundles.new")
 _PATIENCE_S, _RETRY_S = 10.0, 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What would go. found: from the timeline itself. copies: backups and older timelines that hold something of it, or are beyond
-    reading. unreachable: those whose key is not there, with the reason. bundles: folders of those that learned from it."""
+    reading. unreachable: those whose key is not there, with the reason. bundles: folders of those that learned from it. half_trained:
+    whether a training that was interrupted, or goes on, did."""
 
     found: Found
     copies: tuple[Path, ...]
     damaged: tuple[Path, ...]
     unreachable: tuple[str, ...]
     bundles: tuple[Path, ...]
+    half_trained: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.found or self.copies or self.damaged or self.bundles)
+        return bool(self.found or self.copies or self.damaged or self.bundles or self.half_trained)
 
 
 @dataclass(slots=True)
@@ -88,7 +91,8 @@ def survey(config: Config, stretch: Stretch) -> Survey:
             if seen.found:
                 copies.append(copy)
     bundles = [folder for folder in _bundles(config) if learned_from(folder, numbers, stretch.start, stretch.end)]
-    return Survey(found, tuple(copies), tuple(damaged), tuple(unreachable), tuple(bundles))
+    half_trained = Work.of_this_machine().learned_from(numbers, stretch.start, stretch.end)
+    return Survey(found, tuple(copies), tuple(damaged), tuple(unreachable), tuple(bundles), half_trained)
 
 
 def forget(config: Config, stretch: Stretch) -> Receipt:
@@ -134,6 +138,8 @@ def _forget(config: Config, stretch: Stretch) -> Receipt:
     plan = survey(config, stretch)
     # First, while the numbers of the segments can still be had.
     _retire(plan.bundles, receipt)
+    if plan.half_trained:
+        _give_up_training(receipt)
     _leave_retired(config, receipt)
     for copy in plan.copies:
         try:
@@ -160,6 +166,8 @@ def _forget_all(config: Config) -> Receipt:
     receipt.keys += [str(place) for place in gone]
     receipt.left += [f"the key in {place}: only you can remove it there" for place in left]
     _retire([folder for folder in _bundles(config) if learned_from(folder, (), FIRST, LAST)], receipt)
+    if Work.of_this_machine().learned_from((), FIRST, LAST):
+        _give_up_training(receipt)
     _sweep(config)
     logs = [file for pattern in _LOGS for file in sorted(state_dir().glob(pattern))]
     for file in (*_copies(config.timeline), database, plans_path(database), switches_path(database), *logs):
@@ -174,6 +182,12 @@ def _retire(bundles: Sequence[Path], receipt: Receipt) -> None:
     for folder in bundles:
         retire(folder)
         receipt.retired.append(folder.name)
+
+
+def _give_up_training(receipt: Receipt) -> None:
+    """One that goes on notices that what it learns from is gone, and is thrown away."""
+    Work.of_this_machine().clear()
+    receipt.removed.append("a half-trained model, which learned from it")
 
 
 def _leave_retired(config: Config, receipt: Receipt) -> None:

@@ -28,6 +28,8 @@ def preview(survey: Survey, stretch: Stretch, zone: ZoneInfo) -> list[str]:
         lines.append(f"  {_many(len(survey.damaged), 'damaged backup')}, altogether: {_names(survey.damaged)}")
     if survey.bundles:
         lines.append(f"  {_many(len(survey.bundles), 'model')} that learned from it: {_names(survey.bundles)}")
+    if survey.half_trained:
+        lines.append("  a half-trained model that learns from it")
     return lines
 
 

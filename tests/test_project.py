@@ -36,7 +36,12 @@ OWNERS = {
     "weasyprint": {"monitor/report/pdf.py"},
     "fhir": {"monitor/report/fhir.py"},
     "peft": {"model/speech_llm.py"},
-    "psutil": {"monitor/doctor/network.py", "train/building.py", "train/dry/real_steps.py"},
+    "psutil": {
+        "monitor/doctor/network.py",
+        *(f"monitor/retraining/{name}.py" for name in ("conditions", "lowly", "process")),
+        "train/building.py",
+        "train/dry/real_steps.py",
+    },
     "soundfile": {"model/audio.py"},
     "parselmouth": {"model/paralinguistics.py"},
     "accelerate": {

@@ -1,5 +1,5 @@
 """Proves that nothing leaves the machine while the monitor listens and judges: looks again and again at every network socket that
-this process, a running monitor and all their descendants have open. The only file of the monitor that knows psutil.
+this process, a running monitor and all their descendants have open.
 
 What it sees are sockets with another end, TCP or UDP, and those that wait for calls from the network. A connection that is opened
 and closed between two looks is not seen.

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from model.errors import TimelineError
 from monitor.config import Config
-from monitor.jobs.job import Job, Outcome, Result
 from monitor.jobs.places import plans_path
 from monitor.jobs.runner import JobRunner
-from monitor.jobs.state import WORDS, times_of
+from monitor.jobs.state import times_of
 from monitor.jobs.upkeep import hourly, upkeep_jobs
+from monitor.retraining.job import retrain_job
 from monitor.store.reader import current_key
 from monitor.store.timeline import Timeline
 
@@ -47,9 +47,5 @@ def runner_without_monitor(config: Config) -> Iterator[JobRunner]:
 
 def _runner(timeline: Timeline, config: Config, over: threading.Event) -> JobRunner:
     settings = config.timeline
-    jobs = [*upkeep_jobs(timeline, config), _retrain()]
+    jobs = [*upkeep_jobs(timeline, config), retrain_job(config, over)]
     return JobRunner(jobs, times_of(config.schedule), settings.zone_info(), settings.database_path(), settings.keys(), over)
-
-
-def _retrain() -> Job:
-    return Job("retrain", WORDS["retrain"], lambda _now: Result(Outcome.NOTHING, "this version does not learn from corrections yet"))

@@ -1,0 +1,130 @@
+"""Tells in plain words what there is to learn from, what a training decided, and what its figures mean. Prints nothing."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from model.decision import Decision, Learned, OwnTest, PublicTest, Recalibration, Verdict
+from model.evidence import Kind
+from monitor.jobs.job import Outcome, Result
+from monitor.retraining.evidence import Material
+
+_HEADS = {
+    Outcome.DONE: "A new model is in use",
+    Outcome.NOTHING: "Nothing was trained",
+    Outcome.REFUSED: "The new model is not used",
+    Outcome.STOPPED: "The training was stopped",
+    Outcome.FAILED: "The training failed",
+}
+
+_STAYS = (Outcome.REFUSED, Outcome.STOPPED, Outcome.FAILED)
+
+
+def material_words(material: Material) -> list[str]:
+    """What there is to learn from, and what of it could not be used."""
+    corrections, confirmations, checkins = (material.count(kind) for kind in Kind)
+    words = f"To learn from: {_count(corrections, 'correction')}, {_count(confirmations, 'confirmation')}"
+    words += f", {_count(checkins, 'piece')} of speech near check-ins." if checkins else "."
+    return [words, *(f"Left out: {count}, {reason}." for reason, count in sorted(material.left_out.items()))]
+
+
+def left_out_words(material: Material) -> str:
+    """What could not be used, as the end of a sentence; empty where nothing was."""
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in sorted(material.left_out.items()))
+    return f"; left out were {reasons}" if reasons else ""
+
+
+def result_words(result: Result) -> list[str]:
+    """What came of a retraining: one sentence, then the figures behind it, a line each."""
+    told, tried = result.details.get("decision"), bool(result.details.get("dry_run"))
+    head = "The new model passed; nothing was changed, because this was a trial" if tried else _HEADS[result.outcome]
+    version = told["version"] if told and told["version"] and result.outcome is Outcome.DONE else None
+    lines = [f"{head}{f' ({version})' if version else ''}: {_sentence(result.reason)}"]
+    if told:
+        lines += decision_words(Decision.model_validate(told))
+    if (tried or result.outcome in _STAYS) and "bundle" in result.details:
+        lines.append(f"The model in use stays as it is: {result.details['bundle']}.")
+    return lines
+
+
+def decision_words(decision: Decision) -> list[str]:
+    """The figures of a decision, each with what it means."""
+    lines = [*_learned(decision.learned)]
+    if decision.own is not None:
+        lines += _own(decision.own)
+    if decision.public is not None:
+        lines += _public(decision.public)
+    if decision.calibration is not None and decision.verdict is Verdict.PROMOTED:
+        lines += _calibration(decision.calibration)
+    if decision.steps:
+        lines.append(f"It took {_count(decision.steps, 'step')} and {_minutes(decision.seconds)}.")
+    return lines
+
+
+def details_words(details: Mapping[str, Any]) -> list[str]:
+    """The figures that the history remembers of a run; empty where it came to no decision."""
+    told = details.get("decision")
+    return decision_words(Decision.model_validate(told)) if told else []
+
+
+def _learned(learned: Learned) -> Iterator[str]:
+    yield (
+        f"Of your pieces of speech it learned from {learned.trained}; {learned.stopping} told it when to stop, and the latest"
+        f" {learned.held_out} were kept back to test it."
+    )
+    for reason, count in sorted(learned.left_out.items()):
+        yield f"The training left out {count}: {reason}."
+
+
+def _own(own: OwnTest) -> Iterator[str]:
+    yield (
+        f"Of {_count(own.segments, 'piece')} kept back, the model in use answers {own.right_before} as you say, and the new one"
+        f" {own.right_after}: {own.gained} gained, {own.lost} lost."
+    )
+    yield (
+        f"If it were no better than the one in use, so much would be gained by luck with a chance of {_chance(own.p_no_better)}; if your"
+        f" corrections said nothing about the sound, they would go so well with its answers with a chance of {_chance(own.p_by_chance)}."
+        f" Both must be at most {_chance(own.alpha)}."
+    )
+
+
+def _public(public: PublicTest) -> Iterator[str]:
+    yield (
+        f"On {_count(public.clips, 'clip')} of {_count(public.speakers, 'other voice')} its unweighted accuracy is {public.uar_after:.3f};"
+        f" that of the model it all began with is {public.uar_before:.3f}."
+    )
+    yield (
+        f"With 95 % certainty it fell by no more than {-100 * public.change_at_least:.1f} points; at most {100 * public.margin:.1f} are"
+        " allowed."
+    )
+    losses = {emotion: change.before - change.after for emotion, change in public.classes.items() if change.before > change.after}
+    if losses:
+        worst = max(losses, key=lambda emotion: losses[emotion])
+        change = public.classes[worst]
+        yield (
+            f"Most was lost on {worst.word}: recognised in {change.before:.0%} before and {change.after:.0%} now"
+            f" ({_count(change.clips, 'clip')}); at most {public.class_margin * 100:.0f} points may be lost on any emotion."
+        )
+
+
+def _calibration(new: Recalibration) -> Iterator[str]:
+    yield (
+        f"Its confidence was fitted anew: temperature {new.temperature_before:.2f} before and {new.temperature_after:.2f} now; under"
+        f" {new.unsure_below_after:.0%} it counts as unsure ({new.unsure_below_before:.0%} before), so that it is sure in"
+        f" {new.sure_share_after:.0%} of those clips ({new.sure_share_before:.0%} before)."
+    )
+
+
+def _chance(p: float) -> str:
+    return f"{p * 100:.1f} %" if p >= 0.001 else "under 0.1 %"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,245 @@
+"""Nights to learn in: timelines with speech that was kept and that the person says something of, and a training that does what it is told.
+
+The stand-in speaks the protocol of `python -m train nightly` for real, as a process; only what it decides is given beforehand. It is found
+before the real one because its folder comes first in PYTHONPATH.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from model.decision import ClassChange, Decision, Learned, OwnTest, PublicTest, Recalibration, Verdict
+from model.manifest import MANIFEST, digests, find_bundle, read_manifest
+from model.types import Emotion, Prediction
+from monitor.config import Config, PrivacyConfig, RetrainConfig
+from monitor.judging.retirement import LEARNED_FROM
+from monitor.retraining.conditions import Conditions, Load
+from monitor.store.records import Judgement
+from monitor.store.timeline import Timeline
+from monitor.store.words import Words
+from tests.bundles import trained
+from tests.stores import keys
+
+UTC_ZONE = ZoneInfo("UTC")
+EVENING = datetime(2026, 7, 14, 19, tzinfo=UTC)
+MIDNIGHT = datetime(2026, 7, 15, tzinfo=UTC)
+NIGHT = datetime(2026, 7, 15, 3, tzinfo=UTC)
+NANO = read_manifest(find_bundle("nano"))
+KEEPING = Config(privacy=PrivacyConfig(keep_audio=True), retrain=RetrainConfig(min_labels=20, min_new_labels=5))
+
+_MAIN = """
+import hashlib, json, os, shutil, signal, sys, time
+from pathlib import Path
+
+from model.evidence import read_evidence
+
+told = json.loads(os.environ["STAND_IN"])
+arguments = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+out, work = Path(arguments["--out"]), Path(arguments["--work"])
+print("learning", file=sys.stderr, flush=True)
+got = []
+try:
+    for one in read_evidence(sys.stdin.buffer):
+        digest = hashlib.sha256(one.pcm.tobytes()).hexdigest()
+        got.append([one.segment, one.at.isoformat(), one.emotion, one.kind, one.shown, one.weight, len(one.pcm), digest])
+except Exception as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+work.mkdir(exist_ok=True)
+(work / "half.safetensors").write_bytes(b"half")
+seen = {
+    "command": sys.argv[1],
+    "arguments": arguments,
+    "got": got,
+    "session": os.getsid(0) == os.getpid(),
+    "environment": dict(os.environ),
+    "pid": os.getpid(),
+}
+Path(told["seen"]).write_text(json.dumps(seen))
+do = told.get("do", "")
+if do == "hang":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    time.sleep(600)
+elif do == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+elif do == "eat":
+    eaten = bytearray(700 * 2**20)
+    time.sleep(600)
+elif do == "crash":
+    os.kill(os.getpid(), signal.SIGSEGV)
+elif do == "fail":
+    print("error: the bundle is damaged: mapper.safetensors is not the file it was released with", file=sys.stderr)
+    sys.exit(1)
+elif do == "raise":
+    raise RuntimeError("a bug")
+elif do == "babble":
+    print("no JSON")
+    sys.exit()
+time.sleep(told.get("wait_s", 0))
+if told.get("made"):
+    shutil.copytree(told["made"], out)
+print(json.dumps(told["decision"]))
+"""
+
+
+class Said(NamedTuple):
+    """A piece of speech `minute` minutes after EVENING. shown: the estimate, None where it was not judged. said: None where nothing was."""
+
+    minute: float
+    shown: Emotion | None = Emotion.NEUTRAL
+    said: Emotion | None = None
+    kept: bool = True
+    seconds: float = 2.0
+
+
+def sound(number: int, seconds: float = 2.0) -> bytes:
+    """Another one for each number."""
+    return np.random.default_rng(number).integers(-3000, 3000, round(16_000 * seconds), np.int16).tobytes()
+
+
+def words(at: datetime = MIDNIGHT) -> Words:
+    """What the person says at that moment."""
+    return Words.open(KEEPING.timeline.database_path(), UTC_ZONE, keys(), lambda: at)
+
+
+def live(pieces: Iterable[Said], checkins: Iterable[tuple[float, Emotion]] = (), said_at: datetime = MIDNIGHT) -> list[int]:
+    """Store pieces and check-ins, each of the latter at a minute after EVENING; returns the pieces' numbers."""
+    path, numbers = KEEPING.timeline.database_path(), []
+    with closing(Timeline.open(path, UTC_ZONE, keys())) as timeline, words(said_at) as mouth:
+        for place, piece in enumerate(pieces):
+            start = EVENING + timedelta(minutes=piece.minute)
+            samples = (20_000_000 * place, 20_000_000 * place + round(16_000 * piece.seconds))
+            stretch = {"start_at": start, "end_at": start + timedelta(seconds=piece.seconds)}
+            number = timeline.add_segment(start_sample=samples[0], end_sample=samples[1], sound=sound(place, piece.seconds), **stretch)
+            numbers.append(number)
+            if piece.shown is not None:
+                judgement = Judgement(Prediction({piece.shown: 0.75, Emotion.OTHER: 0.25}, False, NANO.version))
+                timeline.judge({number: judgement}, keep_sound=piece.kept)
+            if piece.said is not None and piece.said is piece.shown:
+                mouth.confirm(number)
+            elif piece.said is not None:
+                mouth.correct(number, piece.said)
+        for minute, emotion in checkins:
+            mouth.check_in(EVENING + timedelta(minutes=minute), -0.5, emotion)
+    return numbers
+
+
+def a_month(count: int = 24, first_minute: float = 0) -> list[Said]:
+    """So many pieces, a minute apart: every third confirmed, the others corrected."""
+    sad, neutral = Emotion.SAD, Emotion.NEUTRAL
+    return [Said(first_minute + n, sad if n % 3 else neutral, neutral) for n in range(count)]
+
+
+def decision(verdict: Verdict, **changed: Any) -> Decision:
+    """One with all its figures, of a training that began with nano."""
+    fields: dict[str, Any] = {
+        "verdict": verdict,
+        "reason": "it answers more as you say, and is no worse elsewhere",
+        "parent": NANO.version,
+        "version": "nano-5eed5eed" if verdict is Verdict.PROMOTED else None,
+        "learned": Learned(
+            corrections=16, confirmations=8, checkins=0, trained=14, stopping=3, held_out=7, left_out={"its sound is silent": 1}
+        ),
+        "own": OwnTest(segments=7, right_before=1, right_after=6, gained=5, lost=0, p_no_better=0.03125, p_by_chance=0.0004, alpha=0.05),
+        "public": PublicTest(
+            clips=240,
+            speakers=4,
+            uar_before=0.704,
+            uar_after=0.699,
+            change_at_least=-0.011,
+            margin=0.02,
+            classes={
+                Emotion.SAD: ClassChange(clips=32, before=0.75, after=0.78),
+                Emotion.FEAR: ClassChange(clips=32, before=0.7, after=0.66),
+            },
+            class_margin=0.05,
+        ),
+        "calibration": Recalibration(
+            temperature_before=1.2,
+            temperature_after=1.1,
+            unsure_below_before=0.6,
+            unsure_below_after=0.58,
+            sure_share_before=0.61,
+            sure_share_after=0.64,
+        ),
+        "steps": 60,
+        "seconds": 423.0,
+    }
+    return Decision(**{**fields, **changed})
+
+
+def new_bundle(folder: Path, seed: int = 1, segments: Iterable[int] = range(1, 200)) -> Path:
+    """What a night makes of nano, as far as the monitor looks at it: small, and it cannot be loaded."""
+    trained(folder, seed, told=False)
+    told = {"segments": list(segments), "from": EVENING.isoformat(), "to": MIDNIGHT.isoformat()}
+    (folder / LEARNED_FROM).write_text(json.dumps(told))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"files": digests(folder)}))
+    return folder
+
+
+@dataclass
+class StandIn:
+    """The training that does what it is told, from now on."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    def does(self, what: str = "", decides: Decision | None = None, made: Path | None = None) -> None:
+        """what: hang, deaf, eat, crash, fail, raise, babble; or it decides, and hands out the bundle `made`."""
+        package = self.folder / "instead" / "train"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").touch()
+        (package / "__main__.py").write_text(_MAIN)
+        before = os.environ.get("PYTHONPATH", "").removeprefix(f"{package.parent}:")
+        root = Path(__file__).parent.parent
+        self.monkeypatch.setenv("PYTHONPATH", f"{package.parent}:{before or root}")
+        self._seen.unlink(missing_ok=True)
+        told = {"do": what, "seen": str(self._seen), "made": str(made or ""), "decision": decides and decides.model_dump(mode="json")}
+        self.monkeypatch.setenv("STAND_IN", json.dumps(told))
+        # On a machine that tests, a process of the lowest rank would wait for ever; a test of its own sees to the rank.
+        self.monkeypatch.setattr("monitor.retraining.process._lowly", lambda _cores: [])
+
+    def thinks(self, seconds: float) -> None:
+        """Before it decides."""
+        self.monkeypatch.setenv("STAND_IN", json.dumps({**json.loads(os.environ["STAND_IN"]), "wait_s": seconds}))
+
+    @property
+    def began(self) -> bool:
+        """Whether it has read all its evidence."""
+        return self._seen.exists()
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What it was given, and what it was when it ran last."""
+        told: dict[str, Any] = json.loads(self._seen.read_text())
+        return told
+
+    @property
+    def _seen(self) -> Path:
+        return self.folder / "seen.json"
+
+
+class Times(NamedTuple):
+    """Processor times as psutil tells them, in seconds."""
+
+    user: float
+    nice: float
+    system: float
+    idle: float
+
+
+def quiet(config: Config, folder: Path) -> Conditions:
+    """A machine on mains power with nothing to do."""
+    times = iter(Times(0, 0, 0, 10.0 * number) for number in range(1000))
+    return Conditions(config, folder, battery=lambda: None, load=Load(lambda: next(times)), rest=lambda _seconds: None)
