@@ -90,8 +90,9 @@ class Jobs:
     def __enter__(self) -> Self:
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         _running[self._database] = self
-        self._scheduler.start()
-        # What is planned follows in the background: looking into the timeline takes a second, and listening begins after this.
+        # Nothing comes before what a crash left open is ended, and planned anew: what the file says is of before that. This follows in
+        # the background, because looking into the timeline takes a second, and listening begins after this.
+        self._scheduler.start(paused=True)
         self._watch.start()
         return self
 
@@ -216,6 +217,7 @@ class Jobs:
     def _watch_clock(self) -> None:
         """A machine that slept, or whose clock was set, has the scheduler wait for the wrong moment: so it is woken now and then."""
         self._try(self._begin)
+        self._scheduler.resume()
         ahead = time.time() - time.monotonic()
         while not self._over.wait(_LOOK_S):
             now_ahead = time.time() - time.monotonic()
