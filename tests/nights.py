@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 
 from model.decision import ClassChange, Decision, Learned, OwnTest, PublicTest, Recalibration, Verdict
-from model.manifest import MANIFEST, digests, find_bundle, read_manifest
+from model.manifest import LEARNED_FROM, MANIFEST, digests, find_bundle, read_manifest
 from model.types import Emotion, Prediction
 from monitor.config import Config, PrivacyConfig, RetrainConfig
-from monitor.judging.retirement import LEARNED_FROM
 from monitor.retraining.conditions import Conditions, Load
 from monitor.store.records import Judgement
 from monitor.store.timeline import Timeline

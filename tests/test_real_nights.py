@@ -10,11 +10,10 @@ from threading import Event, Thread
 import psutil
 import pytest
 
-from model.manifest import find_bundle
+from model.manifest import LEARNED_FROM, find_bundle
 from model.types import Emotion
 from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig, state_dir
 from monitor.jobs.job import Outcome, Result
-from monitor.judging.retirement import LEARNED_FROM
 from monitor.look import in_use_of
 from monitor.retraining.retrain import retrain
 from monitor.retraining.work import Work

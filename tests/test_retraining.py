@@ -17,14 +17,14 @@ import pytest
 
 from model.decision import Verdict
 from model.errors import TrainingError
-from model.manifest import read_manifest
+from model.manifest import LEARNED_FROM, read_manifest
 from model.types import Emotion
 from monitor.config import Config, PrivacyConfig, RetrainConfig, state_dir
 from monitor.control import ControlServer, socket_path
 from monitor.day.stretches import Stretch
 from monitor.forgetting import forget, forget_all, survey
 from monitor.jobs.job import NotNow, Outcome, Result
-from monitor.judging.retirement import LEARNED_FROM, is_retired
+from monitor.judging.retirement import is_retired
 from monitor.library import Library
 from monitor.look import in_use_of
 from monitor.retraining import evidence
