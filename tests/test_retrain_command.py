@@ -56,14 +56,14 @@ def test_a_better_model_is_used_and_every_figure_is_told_with_what_it_means(stan
     ]
     assert done.stdout.splitlines() == [
         f"A new model is in use ({version}): it answers more as you say, and is no worse elsewhere.",
-        "Of your pieces of speech it learned from 14; 3 told it when to stop, and the latest 7 were kept back to test it.",
+        "Of your pieces of speech it learned from 14; 3 told it when to stop. It was tested on 7, on each before anything later, or itself,"
+        " was learned from.",
         "The training left out 1: its sound is silent.",
-        "Of 7 pieces kept back, the model in use answers 1 as you say, and the new one 6: 5 gained, 0 lost.",
+        "Of 7 pieces in the test, the model in use answers 1 as you say, and the new one 6: 5 gained, 0 lost.",
         "If it were no better than the one in use, so much would be gained by luck with a chance of 3.1 %; if your corrections said nothing"
         " about the sound, they would go so well with its answers with a chance of under 0.1 %. Both must be at most 5.0 %.",
         "On 240 clips of 4 other voices its unweighted accuracy is 0.699; that of the model it all began with is 0.704.",
-        "What was meant there became -0.3 points likelier, with 95 % certainty at least -1.1 points; less than -2.0 points would be"
-        " too bad.",
+        "With 95 % certainty it fell by no more than 1.1 points; at most 2.0 are allowed.",
         "Most was lost on fear: recognised in 70% before and 66% now (32 clips); at most 5 points may be lost on any emotion.",
         "Its confidence was fitted anew: temperature 1.20 before and 1.10 now; under 58% it counts as unsure (60% before), so that it is"
         " sure in 64% of those clips (61% before).",

@@ -68,8 +68,8 @@ def details_words(details: Mapping[str, Any]) -> list[str]:
 
 def _learned(learned: Learned) -> Iterator[str]:
     yield (
-        f"Of your pieces of speech it learned from {learned.trained}; {learned.stopping} told it when to stop, and the latest"
-        f" {learned.held_out} were kept back to test it."
+        f"Of your pieces of speech it learned from {learned.trained}; {learned.stopping} told it when to stop. It was tested on"
+        f" {learned.held_out}, on each before anything later, or itself, was learned from."
     )
     for reason, count in sorted(learned.left_out.items()):
         yield f"The training left out {count}: {reason}."
@@ -77,7 +77,7 @@ def _learned(learned: Learned) -> Iterator[str]:
 
 def _own(own: OwnTest) -> Iterator[str]:
     yield (
-        f"Of {_count(own.segments, 'piece')} kept back, the model in use answers {own.right_before} as you say, and the new one"
+        f"Of {_count(own.segments, 'piece')} in the test, the model in use answers {own.right_before} as you say, and the new one"
         f" {own.right_after}: {own.gained} gained, {own.lost} lost."
     )
     yield (
