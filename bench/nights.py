@@ -7,10 +7,13 @@ measured whether it lets it through or not. --shuffled: labels are dealt out ane
 """
 
 import argparse
+import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from train.corpora.manifest import Utterance, read_manifest
 from train.nightly.night import Night
 from train.nightly.settings import NightSettings
 from train.scoring.metrics import unweighted_accuracy
+from train.workers import worker_pool
 
 _ACTORS = tuple(f"ravdess_{number}" for number in range(17, 21))
 _DAYS = 5
@@ -49,14 +53,18 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--shuffled", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     clips = [u for u in read_manifest(options.manifest) if u.speaker in _ACTORS and u.emotion]
-    lived = {actor: list(_lived(actor, clips, options.shuffled)) for actor in _ACTORS}
+    with worker_pool(os.cpu_count() or 1, torch.set_num_threads, (1,)) as pool:
+        lived = dict(zip(_ACTORS, pool.map(_lived, _ACTORS, repeat(clips), repeat(options.shuffled)), strict=False))
     print("\n".join(_table(lived)))
 
 
-def _lived(actor: str, clips: Sequence[Utterance], shuffled: bool) -> Iterator[Measured]:
+def _lived(actor: str, clips: Sequence[Utterance], shuffled: bool) -> list[Measured]:
     """The state before, then after each night."""
+    return list(_nights(actor, clips, shuffled))
+
+
+def _nights(actor: str, clips: Sequence[Utterance], shuffled: bool) -> Iterator[Measured]:
     own = [u for u in clips if u.speaker == actor]
     order = np.random.default_rng(int(actor[-2:])).permutation(len(own))
     days, other_half = [own[i] for i in order[: len(own) // 2]], [own[i] for i in order[len(own) // 2 :]]
@@ -72,7 +80,7 @@ def _lived(actor: str, clips: Sequence[Utterance], shuffled: bool) -> Iterator[M
             decision = learner.learn(labels[: night * len(labels) // _DAYS], Path(folder) / "new")
             judge.take(learner)
             yield Measured(night, judge.score(other_half), judge.score(others), decision)
-            print(actor, night, decision.verdict, decision.reason, decision.own, flush=True)
+            print(f"{actor}, night {night}: {decision.verdict}, {decision.reason}; {decision.own}", file=sys.stderr, flush=True)
 
 
 class _Judge:
