@@ -58,7 +58,7 @@ def test_a_night_that_was_killed_goes_on_and_decides_as_one_that_was_not(tmp_pat
     assert decided.public.clips > 200
     assert decided.verdict is Verdict.REFUSED or (tmp_path / "whole/new" / MANIFEST).is_file()
     killed = tmp_path / "killed"
-    for begun in ("round-1/checkpoints", "round-2/best.json"):
+    for begun in ("round-1/checkpoints", "round-2/looks.json"):
         process = subprocess.Popen(command(killed), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdin is not None
         process.stdin.write(as_bytes(pieces))

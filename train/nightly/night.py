@@ -104,17 +104,17 @@ class Night:
         materials = Materials(lesson.parts, lesson.hearing, self.bundle.mapper, self.llm, lesson.voices)
         set_trainable(self._settings.phase.trainable, self.bundle.mapper, self.llm)
         network = EmoSLLM(self.bundle.mapper, self.llm)
-        stopping = Stopping(network, folder, lambda: self._likelihood(turn.stopping), self._settings.patience, self._settings.way)
+        stopping = Stopping(network, folder, lambda: self._likelihoods(turn.stopping), self._settings.patience, self._settings.way)
         Trainer(self._course(), materials, folder, self._seed, self._accelerator, stopping.look).run()
         stopping.look(self._settings.phase.steps or 0)
         stopping.take_best()
         return stopping
 
-    def _likelihood(self, pieces: Sequence[Evidence]) -> float:
-        """Mean log-probability of what the person says."""
+    def _likelihoods(self, pieces: Sequence[Evidence]) -> Floats:
+        """Log-probability of what the person says of each piece (n,)."""
         table = self._table(self.answers(pieces))
         places = [self._letters.index(one.emotion) for one in pieces]
-        return float(np.log(np.maximum(table[np.arange(len(places)), places], _FLOOR)).mean())
+        return np.asarray(np.log(np.maximum(table[np.arange(len(places)), places], _FLOOR)))
 
     def _examined(self) -> tuple[PublicTest, Fit, Fit]:
         """The public set's voices that are never rehearsed, and the calibration before and after."""
