@@ -25,7 +25,7 @@ from monitor.judging.listener import EngineState, Listener
 from monitor.store.records import Judgement
 
 _WAITING = 64
-_ROUNDS = 10
+_ROUNDS = 6
 _PATIENCE_S = 600.0
 
 
@@ -102,7 +102,7 @@ def run() -> list[str]:
         swaps.judge.finish(lambda: True)
     rows = [
         ("nobody speaks: from asking to in use", idle),
-        (f"{_WAITING} waiting: from asking to in use", [whole for whole, _ in loaded]),
+        (f"{_WAITING} being judged: from asking to in use", [whole for whole, _ in loaded]),
         ("of that, from the last answer of the old one to in use", [alone for _, alone in loaded]),
         ("only a new process can use it (other letters)", [ended - began]),
     ]
@@ -119,9 +119,10 @@ def _drain(swaps: _Swaps, sounds: list[Int16]) -> float:
 
 
 def _loaded(swaps: _Swaps, sounds: list[Int16], bundle: Path) -> tuple[float, float]:
-    """Seconds from asking, right after 64 segments came, to in use; and from the old bundle's last answer."""
+    """Seconds from asking, while the old bundle judges 64 segments, to in use; and from its last answer."""
     old = swaps.judge.in_use
-    entries = swaps.submit(sounds)
+    entries = swaps.submit(sounds + sounds)
+    swaps.wait(lambda: entries[0] in swaps.answered_at)
     began, ended = swaps.swap(bundle)
     swaps.wait(lambda: all(entry in swaps.answered_at for entry in entries))
     before = [swaps.answered_at[entry] for entry in entries if swaps.versions[entry] == old]

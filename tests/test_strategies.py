@@ -33,7 +33,7 @@ from model.prompts import (
 from model.request import Request
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
-from monitor.judging import voice, worker
+from monitor.judging import judging, voice
 from monitor.judging.served_engine import _chat_messages
 from tests import tiny
 from train.corpora.manifest import Utterance
@@ -300,7 +300,7 @@ def test_an_answer_outside_the_grammar_is_no_answer_in_evaluation_and_unsure_in_
     assert Predictor(bundle, llm).predict([Sound(_noise())]) == [Answered(None)]
     (judged,) = judge(bundle, llm, [_utterance(tmp_path / "noise.wav", _noise())], Style.of(bundle))
     assert (judged.posterior, judged.transcript, judged.unsure) == (None, None, True)
-    (judgement,) = worker._judge(Predictor(bundle, llm), [float_to_pcm16(_noise())])
+    (judgement,) = judging._judge(Predictor(bundle, llm), [float_to_pcm16(_noise())])
     prediction = judgement.prediction
     assert prediction.unsure
     assert judgement.transcript is None
