@@ -201,7 +201,7 @@ def test_a_report_says_that_the_last_retraining_failed_and_that_a_new_model_is_i
     assert sentences.of_day(replace(failed, retrainings=(*failed.retrainings, night("refused", hour=2)))) == sentences.of_day(of_one_day())
     live = replace(of_one_day(), retrainings=(night("done", version="nano-night-1"),))
     (said,) = [one for one in sentences.of_day(live) if "nano-night-1" in one]
-    assert said.startswith("A new model, nano-night-1, is in use since ")
+    assert said.startswith("A new model, nano-night-1, came into use on ")
     nested = replace(of_one_day(), retrainings=(night("done", decision={"version": "nano-night-2"}),))
     assert any("nano-night-2" in one for one in sentences.of_day(nested))
     assert sentences.of_day(replace(live, retrainings=(night("refused", version="nano-night-1"),))) == sentences.of_day(of_one_day())

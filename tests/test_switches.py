@@ -113,8 +113,8 @@ def test_under_load_every_segment_is_judged_once_by_the_bundle_it_names(
     """Segments come without end while somebody switches at random, often before the last switch is over."""
     rng = random.Random(kind)
     switched = Switched(tmp_path, QUICK.model_copy(update={"kind": kind}))
-    wanted = [rng.choice([nano.folder, *others]) for _ in range(24)]
-    for number in range(240):
+    wanted = [rng.choice([nano.folder, *others]) for _ in range(12)]
+    for number in range(120):
         switched.submit(ten[number % 10])
         if number % 10 == 5:
             switched.judge.use(str(wanted[number // 10]))
@@ -124,12 +124,12 @@ def test_under_load_every_segment_is_judged_once_by_the_bundle_it_names(
     _wait(lambda: not switched.judge.waiting and switched.outcomes[-1:] and switched.outcomes[-1][0] == str(wanted[-1]), PATIENCE_S)
     switched.judge.finish(never)
 
-    assert [entry for entry, _ in switched.judgements] == list(range(240)), "in order, once each"
+    assert [entry for entry, _ in switched.judgements] == list(range(120)), "in order, once each"
     assert switched.states.count(EngineState.LOADING) == 1, "in one process"
     assert not switched.dropped
     _each_is_its_bundles(switched, said)
     used = [told for _, told, reason in switched.outcomes if not reason]
-    assert len(used) >= 6
+    assert len(used) >= 3
     assert len(used) + sum("since" in reason for _, _, reason in switched.outcomes) == len(switched.outcomes)
     # Versions change only as the switches did, and in their order.
     order = [nano.manifest.version, *used]

@@ -17,7 +17,10 @@ from monitor.judging.messages import Ask, Failed, Failure, Ready, Told, Use
 
 
 class Inbox:
-    """What the daemon has sent and nobody has taken up yet. Filled by one thread, emptied by another."""
+    """What the daemon has sent and nobody has taken up yet. Filled by one thread, emptied by another.
+
+    Another bundle is taken up before the questions that wait: whoever goes back from a bad one shall not wait for its answers.
+    """
 
     def __init__(self) -> None:
         self._messages: deque[Ask | Use] = deque()
@@ -26,11 +29,14 @@ class Inbox:
     def put(self, message: Ask | Use) -> None:
         """Add what has arrived."""
         with self._change:
-            self._messages.append(message)
+            if isinstance(message, Use):
+                self._messages.appendleft(message)
+            else:
+                self._messages.append(message)
             self._change.notify()
 
     def take(self, limit: int) -> list[Ask] | Use:
-        """Wait for a message; questions come together, up to `limit` and to the next Use, so that each is judged by its own bundle."""
+        """Wait for a message; questions come together, up to `limit`, and are judged by the same bundle."""
         with self._change:
             self._change.wait_for(lambda: self._messages)
             first = self._messages.popleft()

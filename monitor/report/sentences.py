@@ -188,7 +188,7 @@ def _retraining(material: Material) -> list[str]:
     for run in material.retrainings:
         if run.ended_at and run.outcome == Outcome.DONE and (version := _version(run.details)):
             at = run.ended_at.astimezone(material.period.zone)
-            told.append(f"A new model, {version}, is in use since {long_date(at.date())}, {at:%H:%M}: it learned from what you said.")
+            told.append(f"A new model, {version}, came into use on {long_date(at.date())}, {at:%H:%M}: it learned from what you said.")
     ended = [run for run in material.retrainings if run.outcome is not None]
     if ended and ended[-1].outcome == Outcome.FAILED:
         reason = ended[-1].reason.rstrip(".")
