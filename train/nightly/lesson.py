@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.audio import pcm16_to_float
 from model.bundle import Bundle
 from model.evidence import Evidence
-from model.paralinguistics import Measured
+from model.paralinguistics import Measured, measure
 from model.predictor import Answered
-from model.prompts import Strategy
 from model.types import Emotion
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
@@ -88,9 +88,6 @@ def _target(emotion: Emotion, answer: Answered, letters: Sequence[Emotion], smoo
 def _voices(bundle: Bundle, own: Sequence[Evidence], public: Sequence[PublicClip], named: Sequence[Utterance]) -> Voices | None:
     if bundle.manifest.features is None:
         return None
-    from model.audio import pcm16_to_float
-    from model.paralinguistics import measure
-
     measured: dict[Path, Measured] = {Path(f"own/{one.segment}"): measure(pcm16_to_float(one.pcm)) for one in own}
     measured |= {u.path: clip.sound.measured for u, clip in zip(named, public, strict=True) if clip.sound.measured}
     return Voices(measured, bundle.manifest.features)
@@ -98,8 +95,3 @@ def _voices(bundle: Bundle, own: Sequence[Evidence], public: Sequence[PublicClip
 
 def _utterance(name: str, emotion: Emotion | None, transcript: str | None) -> Utterance:
     return Utterance(Path(name), "night", "", None, emotion, transcript, None, None, "")
-
-
-def tasks_of(strategy: Strategy) -> list[str]:
-    """What a bundle of this strategy is asked."""
-    return ["joint"] if strategy is Strategy.JOINT else ["ser"]
