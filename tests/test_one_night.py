@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -88,6 +89,21 @@ def test_broken_evidence_and_bundles_are_refused(tmp_path: Path, pieces: list[Ev
     done = held(tmp_path, pieces, bundle=str(tmp_path / "nobody"))
     assert done.returncode == 1
     assert b"no bundle at" in done.stderr
+
+
+def test_a_full_disk_is_said_and_nothing_is_written(tmp_path: Path, pieces: list[Evidence]) -> None:
+    limit = (2**20, 2**20)
+    done = subprocess.run(
+        command(tmp_path),
+        input=as_bytes(pieces),
+        capture_output=True,
+        check=False,
+        timeout=600,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"cannot keep the night's weights" in done.stderr
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_new_bundle_is_whole_knows_where_it_is_from_and_answers_differently(tmp_path: Path, nano: Bundle, pieces: list[Evidence]) -> None:

@@ -2,6 +2,7 @@
 phases, a bundle, every strategy of Table 3, and the same posterior from vLLM."""
 
 import json
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from model.bundle import Bundle, load_llm, open_bundle
 from model.errors import BundleError
-from model.manifest import read_manifest
+from model.manifest import digests, read_manifest
 from model.predictor import Predictor, Sound, Style
 from model.prompts import Strategy
 from model.speech_llm import SpeechLLM
@@ -20,9 +21,15 @@ from model.types import Emotion
 from monitor.judging.engine import EmbeddedEngine
 from tests import corpora, tiny
 from tests.commands import run
+from tests.persons import clips, evidence
 from train.corpora.manifest import of_splits
 from train.corpora.manifest import read_manifest as read_utterances
+from train.corpora.splits import Part
+from train.nightly.night import Night
+from train.nightly.settings import NightSettings
+from train.public_set import write_public_set
 from train.recipe import SHIPPED
+from train.release import write_manifest
 from train.scoring.evaluate import Asked, evaluate_bundle
 
 FAMILIES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Path]]] = {
@@ -142,6 +149,29 @@ def test_every_strategy_gives_figures_with_and_without_features_and_shots(releas
             assert found.clips == 9
             assert (found.word_error_rate is not None) == (strategy is Strategy.JOINT and found.unparsable_share < 1)
             assert strategy is Strategy.JOINT or found.unparsable_share == 0
+
+
+def test_a_person_teaches_it_at_night(released: Path, tmp_path: Path) -> None:
+    """With an encoder and a language model that lie elsewhere, with examples in the instruction and the voice described in words."""
+    folder = shutil.copytree(released, tmp_path / "bundle")
+    bundle = open_bundle(folder)
+    with pytest.raises(BundleError, match="no voices to be measured with"):
+        Night(folder, tmp_path / "work")
+    # The miniature corpus has one voice to train on; those of the other splits stand for a corpus that has more.
+    everyone = Part("MSP-Podcast", 1, read_utterances(released.parent / "msp.csv"))
+    write_public_set(bundle, load_llm(bundle), [everyone], 24, folder)
+    write_manifest(folder, bundle.manifest.model_copy(update={"files": digests(folder)}))
+    settings = NightSettings.load()
+    settings = settings.model_copy(update={"views": 2, "phase": settings.phase.model_copy(update={"steps": 2})})
+    night = Night(folder, tmp_path / "work", settings=settings)
+    pieces = evidence(clips(20), [Emotion.ANGRY] * 20, lambda number, _shown: list(Emotion)[number % 9])
+    before = [answer.prediction for answer in night.answers(pieces)]
+    decision = night.learn(pieces, tmp_path / "new")
+    assert decision.own is not None
+    assert decision.public is not None
+    assert (decision.own.segments, decision.learned.corrections, decision.public.speakers) == (15, 17, 1)
+    changed = [answer.prediction != was for answer, was in zip(night.answers(pieces), before, strict=True)]
+    assert all(changed) == (decision.steps > 0)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from model.audio import pcm16_to_float
 from model.bundle import load_llm, open_bundle
 from model.decision import Decision, PublicTest, Recalibration, Verdict
 from model.encoder import TransformersEncoder
+from model.errors import BundleError
 from model.evidence import Evidence
 from model.predictor import Answered, Predictor, Sound
 from model.prompts import Strategy, Task
@@ -48,7 +49,7 @@ class Night:
     """
 
     def __init__(self, folder: Path, work: Path, seed: int = 0, settings: NightSettings | None = None) -> None:
-        """Raises BundleError for a bundle that is damaged, or has no public set."""
+        """Raises BundleError for a bundle that is damaged, or has no public set with voices to be measured with."""
         self.bundle = open_bundle(folder)
         self.llm = load_llm(self.bundle)
         self._public = read_public_set(folder)
@@ -56,6 +57,10 @@ class Night:
         self._work, self._seed = work, seed
         self._letters = self.bundle.manifest.letters
         self._accelerator = make_accelerator(self._course())
+        if not self._public.measured_with:
+            raise BundleError(f"the public set of {folder} has no voices to be measured with: its training knew fewer than three")
+        self.bundle.mapper.to(self._accelerator.device)
+        self.llm.to(self._accelerator.device)
         if isinstance(self.bundle.encoder, TransformersEncoder):
             self.bundle.encoder.to(self._accelerator.device)
 

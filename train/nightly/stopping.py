@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -100,8 +101,8 @@ class Stopping:
         try:
             save_file({name: value.cpu().contiguous() for name, value in weights.items()}, fresh)
             fresh.replace(place)
-        except OSError as error:
-            raise TrainingError(f"cannot keep the night's weights in {self._folder}: {error}") from error
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"cannot keep the night's weights in {self._folder} ({error}); free some room there") from error
 
     def _note(self) -> None:
         fresh = self._folder / f".{_STATE}"
