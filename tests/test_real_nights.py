@@ -74,7 +74,7 @@ def test_a_damaged_bundle_is_not_learned_with(tmp_path: Path) -> None:
 
 def test_it_is_killed_and_the_old_one_stays() -> None:
     live(month([SAD, HAPPY, NEUTRAL]))
-    result = ended_by(lambda _stop: psutil.Process().children(recursive=True)[0].kill(), lambda told: bool(told))
+    result = ended_by(lambda _stop: _the_training().kill(), lambda told: bool(told))
     assert result.outcome is Outcome.FAILED
     assert result.reason.startswith("the training was ended by the signal SIGKILL")
     assert (Work.of_this_machine().folder / LEARNED_FROM).exists(), "the next time goes on with the same"
@@ -101,6 +101,11 @@ def test_it_is_stopped_and_goes_on_to_a_decision() -> None:
     assert (result.outcome, decision["verdict"]) == (Outcome.REFUSED, "refused")
     assert json.loads(json.dumps(result.details)) == result.details
     assert the_old_one_stays()
+
+
+def _the_training() -> psutil.Process:
+    """Among the processes that tests have started."""
+    return next(process for process in psutil.Process().children(recursive=True) if "nightly" in process.cmdline())
 
 
 def saved() -> list[Path]:
