@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from model.errors import TimelineError, TimelineInUse
-from model.manifest import digests
+from model.manifest import digests, find_bundle, read_manifest
 from model.types import Emotion, Prediction
 from monitor.config import Config
 from monitor.control import ControlServer, socket_path
@@ -247,7 +247,6 @@ def test_numbers_are_not_given_again(life: Life) -> None:
 
 
 def bundle(folder: Path, learned: str | None) -> Path:
-    from model.manifest import find_bundle
 
     folder.mkdir(parents=True)
     manifest = json.loads((find_bundle("nano") / "bundle.json").read_text())
@@ -277,7 +276,8 @@ def test_bundles_that_learned_from_it_are_retired_and_others_are_not(life: Life,
     assert all((folder / "mapper.safetensors").exists() for folder in innocent)
     choice = BundleChoice(config.engine.bundle, life.folder / "bundles.json")
     assert choice.current == "nano"
-    assert "erased" in choice.aside
+    assert choice.aside == "", "what is in use instead is what should be"
+    assert receipt.instead == read_manifest(find_bundle("nano")).version
 
 
 def test_where_the_one_in_use_learned_from_it_the_one_before_is_used_instead(life: Life, tmp_path: Path) -> None:
@@ -306,14 +306,14 @@ def test_a_running_monitor_leaves_it_at_once_and_after_it_is_deleted(life: Life,
 
 
 def test_a_monitor_that_does_not_leave_it_is_named_and_a_later_forget_tries_again(life: Life, tmp_path: Path) -> None:
-    used(life, tmp_path)
+    innocent, _guilty = used(life, tmp_path)
     monitor = Monitor(refusing="the engine is ill")
     commands = {"forget": lambda _arguments: {}, "use-bundle": monitor.use}
     with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
         receipt = forget(life.config, GONE)
     assert len(monitor.asked) == 2
     assert "stop it and start it again (the engine is ill)" in receipt.left[0]
-    assert in_use_of(life.config) == "nano"
+    assert in_use_of(life.config) == str(life.folder / "bundles" / innocent), "the next start uses the one before"
     assert forget(life.config, GONE).instead
 
 
