@@ -42,8 +42,9 @@ def start_detached(database: Path, arguments: Sequence[str], output: Path) -> An
         except NotRunning:
             time.sleep(_POLL_S)
             continue
-        # Opening the microphone takes a moment; what is wrong with it is told as a problem.
-        if status["pid"] == process.pid and (status["state"] != "no microphone" or status["problems"]):
+        # Opening the source takes a moment; what is wrong with a microphone is told as a problem, a recording that is none ends it all.
+        opening = status["state"] == "starting" or (status["state"] == "no microphone" and not status["problems"])
+        if status["pid"] == process.pid and not opening:
             return status
         time.sleep(_POLL_S)
     process.terminate()
