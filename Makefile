@@ -34,8 +34,9 @@ demo: ready
 start: ready
 	@.venv/bin/emosllm-monitor start $(ARGS)
 
+# Two at a time, a file's tests together: what they share is made once for each of the two.
 test: ready-tests
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: ready
 	@$(PYTHON) -m ruff check

@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Nothing here may look for weights on the network, and vLLM shall not report its use.
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1")
+# Tests run beside each other, and many start several processes: threads that wait for each other busily would take the cores from them all.
+os.environ.update(OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
 
 import numpy as np
 import pytest
