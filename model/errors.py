@@ -13,6 +13,7 @@ EmosllmError
 ├── TimelineError          the database cannot be used, or holds something that forbids the request
 │   ├── StoreKeyError      the key that opens the database is missing, wrong or cannot be had
 │   └── TimelineInUse      a running monitor, or another command, holds the database
+├── ClinicError            the clinic's database cannot be reached, or does not let this be done
 ├── WordError              what the person says cannot be stored or taken back as it was said
 │   ├── UnknownSegment     it is about a segment that is not there
 │   └── EditConflict       it was changed by somebody else in the meantime
@@ -99,6 +100,10 @@ class StoreKeyError(TimelineError):
 
 class TimelineInUse(TimelineError):
     """A running monitor, or another command, holds the database."""
+
+
+class ClinicError(EmosllmError):
+    """The clinic's database cannot be reached, is set up otherwise than expected, or does not let this login do what is asked."""
 
 
 class WordError(EmosllmError):

@@ -13,6 +13,7 @@ import typer
 from model.errors import EmosllmError
 from monitor.commands import (
     bundles,
+    clinic,
     dashboard,
     exchange,
     keeping,
@@ -59,6 +60,7 @@ for _command in (
 app.command("import")(exchange.import_)
 app.add_typer(keeping.key, name="key", help="The key that opens the timeline.")
 app.add_typer(bundles.bundles, name="bundles", help="The models there are: which is in use, another one, what differs.")
+app.add_typer(clinic.clinic, name="clinic", help="A clinic's PostgreSQL: set it up, logins, who may read whom, the audit.")
 app.add_typer(scheduling.schedule, name="schedule", help="What the monitor does by itself, and when.")
 app.add_typer(tending.service, name="service", help="Let systemd start the monitor with your login, and watch over it.")
 

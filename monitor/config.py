@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 PACKAGED_BUNDLE = "nano"
+STORE_VARIABLE = "EMOSLLM_STORE_URL"
+"""The variable of the environment that comes before [store] url."""
+
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d", re.ASCII)
 _PROMPT_ROOM_MIN = 30
 
@@ -120,6 +123,18 @@ class TimelineConfig(_Section):
         return ZoneInfo(tzlocal.get_localzone_name())
 
 
+class StoreConfig(_Section):
+    """[store]: a clinic's PostgreSQL, for whoever shares with it, reads there or looks after it."""
+
+    url: str = ""
+    share_past: bool = False
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a clinic is named, here or in the environment."""
+        return bool(self.url or os.environ.get(STORE_VARIABLE))
+
+
 class SpoolConfig(_Section):
     """[spool]: how much speech may wait, encrypted, for an engine that is slow or down."""
 
@@ -215,6 +230,7 @@ class Config(_Section):
     spool: SpoolConfig = SpoolConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     timeline: TimelineConfig = TimelineConfig()
+    store: StoreConfig = StoreConfig()
     checkin: CheckInConfig = CheckInConfig()
     report: ReportConfig = ReportConfig()
     schedule: ScheduleConfig = ScheduleConfig()

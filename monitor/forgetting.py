@@ -28,6 +28,7 @@ from monitor.judging.retirement import WHY, is_retired, known_bundles, learned_f
 from monitor.library import BUNDLES, Library, go_live
 from monitor.look import in_use_of
 from monitor.retraining.work import Work
+from monitor.sharing import forgetting as clinic
 from monitor.store.backup import Backups
 from monitor.store.cipher import salt_of
 from monitor.store.copies import PART, remove
@@ -42,7 +43,7 @@ _PATIENCE_S, _RETRY_S = 10.0, 0.2
 class Survey:
     """What would go. found: from the timeline itself. copies: backups and older timelines that hold something of it, or are beyond
     reading. unreachable: those whose key is not there, with the reason. bundles: folders of those that learned from it. half_trained:
-    whether a training that was interrupted, or goes on, did."""
+    whether a training that was interrupted, or goes on, did. shared: whether a clinic has a copy."""
 
     found: Found
     copies: tuple[Path, ...]
@@ -50,15 +51,17 @@ class Survey:
     unreachable: tuple[str, ...]
     bundles: tuple[Path, ...]
     half_trained: bool = False
+    shared: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.found or self.copies or self.damaged or self.bundles or self.half_trained)
+        return bool(self.found or self.copies or self.damaged or self.bundles or self.half_trained or self.shared)
 
 
 @dataclass(slots=True)
 class Receipt:
     """What went. found: from the timeline. rewritten, removed: files, by their names. retired: bundles. keys: places whose key was
-    destroyed. instead: version of the bundle that is in use now because the one that was is retired. left: what is still there and why."""
+    destroyed. instead: version of the bundle that is in use now because the one that was is retired. clinic: where a clinic's copy was
+    removed. left: what is still there and why."""
 
     found: Found = field(default_factory=Found)
     rewritten: list[str] = field(default_factory=list)
@@ -66,6 +69,7 @@ class Receipt:
     retired: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     instead: str = ""
+    clinic: str = ""
     left: list[str] = field(default_factory=list)
 
 
@@ -92,7 +96,8 @@ def survey(config: Config, stretch: Stretch) -> Survey:
                 copies.append(copy)
     bundles = [folder for folder in _bundles(config) if learned_from(folder, numbers, stretch.start, stretch.end)]
     half_trained = Work.of_this_machine().learned_from(numbers, stretch.start, stretch.end)
-    return Survey(found, tuple(copies), tuple(damaged), tuple(unreachable), tuple(bundles), half_trained)
+    shared = clinic.is_shared(config)
+    return Survey(found, tuple(copies), tuple(damaged), tuple(unreachable), tuple(bundles), half_trained, shared)
 
 
 def forget(config: Config, stretch: Stretch) -> Receipt:
@@ -154,6 +159,10 @@ def _forget(config: Config, stretch: Stretch) -> Receipt:
     if salt_of(database) is not None:
         receipt.found = erase(database, keys.find(database), stretch.start, stretch.end).found
     receipt.left += plan.unreachable
+    if plan.shared:
+        # Not before it is gone here, or a running monitor might send it once more.
+        clinic.note(config, stretch)
+        _tell_clinic(config, receipt)
     _Note(config.timeline).remove()
     return receipt
 
@@ -161,6 +170,8 @@ def _forget(config: Config, stretch: Stretch) -> Receipt:
 def _forget_all(config: Config) -> Receipt:
     receipt = Receipt()
     database = config.timeline.database_path()
+    if shared := clinic.is_shared(config):
+        clinic.note(config, None)
     # The keys first: from then on nobody can read what is still there, and what the disk keeps of it.
     gone, left = config.timeline.keys().destroy(database)
     receipt.keys += [str(place) for place in gone]
@@ -174,8 +185,16 @@ def _forget_all(config: Config) -> Receipt:
         if file.exists():
             receipt.removed.append(file.name)
         remove(file)
+    if shared:
+        _tell_clinic(config, receipt)
     _Note(config.timeline).remove()
     return receipt
+
+
+def _tell_clinic(config: Config, receipt: Receipt) -> None:
+    told = clinic.tell(config)
+    receipt.clinic = told.gone
+    receipt.left += [told.left] if told.left else []
 
 
 def _retire(bundles: Sequence[Path], receipt: Receipt) -> None:

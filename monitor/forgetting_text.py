@@ -11,7 +11,7 @@ from monitor.store.erasure import Found
 
 EVERYTHING = (
     "Everything will be forgotten: the timeline with all that was heard and said, its backups, the key that opens them,",
-    "what models learned from it, and the logs. Your settings stay.",
+    "what models learned from it, the logs, and what a clinic was sent. Your settings stay.",
 )
 _ELSEWHERE = (
     "exports, reports and pictures that you saved, printed or gave to somebody",
@@ -30,6 +30,8 @@ def preview(survey: Survey, stretch: Stretch, zone: ZoneInfo) -> list[str]:
         lines.append(f"  {_many(len(survey.bundles), 'model')} that learned from it: {_names(survey.bundles)}")
     if survey.half_trained:
         lines.append("  a half-trained model that learns from it")
+    if survey.shared:
+        lines.append("  the clinic's copy of it, whichever of your machines sent that")
     return lines
 
 
@@ -42,6 +44,7 @@ def receipt_of(receipt: Receipt, what: str, remote: bool) -> list[str]:
         "retired, as it learned from it": receipt.retired,
         "in use instead": [receipt.instead] if receipt.instead else [],
         "destroyed, the key in": receipt.keys,
+        "removed at the clinic, with what other machines of yours sent of it": [receipt.clinic] if receipt.clinic else [],
     }
     lines += [f"  {word}: {', '.join(names)}" for word, names in told.items() if names]
     if len(lines) == 1:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 from zoneinfo import ZoneInfo
 
@@ -22,6 +23,7 @@ from monitor.day.summarizing import summarize
 from monitor.day.summary import DaySummary
 from monitor.day.trend import WARM_UP_DAYS, Trend, trends
 from monitor.store.reader import TimelineReader
+from monitor.store.reading import Readable
 from monitor.store.records import CheckIn, JobRun, TimelineEntry
 from monitor.store.summaries import DaySummaries
 
@@ -66,7 +68,7 @@ class Story:
 class Look:
     """One look at a timeline, as things stand at `now` (aware UTC), in the zone of its settings. Use it in one thread, and close it."""
 
-    def __init__(self, timeline: TimelineReader, kept: DaySummaries, zone: ZoneInfo, now: datetime, bundle: str) -> None:
+    def __init__(self, timeline: Readable, kept: DaySummaries, zone: ZoneInfo, now: datetime, bundle: str) -> None:
         self.zone, self.now = zone, now.astimezone(UTC)
         self._timeline, self._kept = timeline, kept
         self._bundle = bundle
@@ -81,6 +83,11 @@ class Look:
         timeline = TimelineReader.open(path, keys)
         kept = DaySummaries(path, keys.find(path) if timeline.is_there else None, str(zone), FORMAT)
         return cls(timeline, kept, zone, now, bundle)
+
+    @classmethod
+    def at_clinic(cls, timeline: Readable, zone: ZoneInfo, now: datetime, bundle: str) -> Self:
+        """A look at what somebody shares, in their zone: summaries are made each time, and not kept here."""
+        return cls(timeline, DaySummaries(Path(), None, str(zone), FORMAT), zone, now, bundle)
 
     def day(self, day: Day) -> DaySummary:
         """The summary of a day of this zone."""
@@ -165,7 +172,7 @@ class Look:
     def _make(self, day: Day) -> str | None:
         return self._kept.make(day.on, day.start, day.end, lambda timeline: to_text(self._summarize(timeline, day)))
 
-    def _summarize(self, timeline: TimelineReader, day: Day) -> DaySummary:
+    def _summarize(self, timeline: Readable, day: Day) -> DaySummary:
         entries, coverage = timeline.segments_between(day.start, day.end), timeline.coverage_between(day.start, day.end)
         return summarize(day, entries, coverage, self.now, self._confusions)
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from model.audio import audio_length_s
 from model.errors import ConfigError, EmosllmError, TimelineError
 from model.manifest import find_bundle, read_manifest
+from monitor.clinic.address import Address
 from monitor.config import Config, state_dir
 from monitor.control import Answer, Command, ControlServer, socket_path
 from monitor.daemon import Daemon
@@ -30,6 +31,7 @@ from monitor.notify import Notifier
 from monitor.pausing import Pause, parse_span
 from monitor.prompting import Prompter
 from monitor.recorder import Recorder
+from monitor.sharing.making import sharing_of
 from monitor.sound.capture import MicrophoneSource
 from monitor.sound.sources import FileSource, Source, StdinSource
 from monitor.status import Status
@@ -58,6 +60,7 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
     open_source = source_opener(config, source, speed)
     anchor = anchor_for(source, speed, at, zone)
     read_manifest(find_bundle(config.engine.bundle))  # a wrong bundle is said before anything is opened
+    Address.of(config.store)  # and so is a wrong clinic
     mended = make_tree_private(state_dir())
     _log_to_file(config.log.level)
     if mended:
@@ -73,8 +76,9 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, Notifier(), unattended)
         jobs = jobs_of(timeline, config, status.tell_jobs)
         prompter = Prompter(config.checkin, zone, lambda: status.paused or status.muted, _recorded(config), status.tell_prompts)
+        sharing = sharing_of(config, datetime.now(UTC), status.tell_sharing)
         control = ControlServer(socket_path(database), {**commands_of(daemon, status), **commands_of_jobs(jobs)})
-        with _signals(daemon.stop), control, jobs, prompter, view.showing(status):
+        with _signals(daemon.stop), control, sharing, jobs, prompter, view.showing(status):
             daemon.run()
 
 

@@ -32,13 +32,36 @@ class Judged:
         return self.start_at + timedelta(seconds=self.duration_s)
 
 
+@dataclass(frozen=True, slots=True)
+class SharingState:
+    """How things stand with the clinic that rows are shared with. clinic: where, without a password. waiting: changes, since then.
+
+    sent_at: when something arrived last since the start.
+    """
+
+    clinic: str
+    waiting: int
+    since: datetime | None
+    sent_at: datetime | None
+
+    def as_json(self) -> dict[str, Any]:
+        """In JSON's types; moments in ISO 8601 UTC."""
+        return {
+            "clinic": self.clinic,
+            "waiting": self.waiting,
+            "waiting_since": self.since and self.since.isoformat(timespec="seconds"),
+            "sent_at": self.sent_at and self.sent_at.isoformat(timespec="seconds"),
+        }
+
+
 @dataclass
 class Status:
     """listening: the microphone is open, or a recording plays. Problems are empty while there are none.
 
     unwritten: what waits because the timeline cannot be written. position: the moment that is being heard. bundle: the version of the one
     that judges, empty while none does. next_bundle: the name of the one that was asked for and is not in use yet. bundle_problem: why the
-    one that was asked for last is not. jobs: what the monitor does by itself, as `monitor.jobs.state.summary` tells it.
+    one that was asked for last is not. jobs: what the monitor does by itself, as `monitor.jobs.state.summary` tells it. sharing: None while
+    nothing is shared with a clinic.
     """
 
     source: str
@@ -56,6 +79,8 @@ class Status:
     jobs: Mapping[str, Any] = field(default_factory=lambda: summary([]))
     job_problems: Sequence[str] = ()
     prompt_problem: str = ""
+    sharing: SharingState | None = None
+    sharing_problem: str = ""
     position: datetime | None = None
     segments: int = 0
     judged: int = 0
@@ -83,9 +108,9 @@ class Status:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with the microphone, the timeline, the check-in prompts, the bundle and the jobs, as far as something is."""
+        """What is wrong with microphone, timeline, check-in prompts, bundle, clinic and jobs, as far as something is."""
         found = (self.device_problem, self.store_problem, self.upkeep_problem, self.prompt_problem, self.bundle_problem)
-        return [problem for problem in (*found, *self.job_problems) if problem]
+        return [problem for problem in (*found, self.sharing_problem, *self.job_problems) if problem]
 
     def tell_jobs(self, states: Sequence[JobState], problem: str) -> None:
         """How the jobs stand, and what went wrong in what is done hourly; empty for nothing."""
@@ -94,6 +119,10 @@ class Status:
     def tell_prompts(self, problem: str) -> None:
         """Why the person was not asked to check in when they should have been; empty for nothing."""
         self.prompt_problem = problem
+
+    def tell_sharing(self, state: SharingState | None, problem: str) -> None:
+        """How things stand with the clinic, and why not everything has arrived there; empty for nothing."""
+        self.sharing, self.sharing_problem = state or self.sharing, problem
 
     def as_json(self) -> dict[str, Any]:
         """What `status` tells, in JSON's types; moments in ISO 8601 UTC."""
@@ -115,4 +144,5 @@ class Status:
             "next_bundle": self.next_bundle or None,
             "problems": self.problems,
             "jobs": self.jobs,
+            "sharing": self.sharing and self.sharing.as_json(),
         }

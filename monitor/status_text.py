@@ -32,8 +32,16 @@ def _lines(answer: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
         yield f"Bundle      {answer['bundle'] or 'none yet'}, changing to {answer['next_bundle']}"
     if jobs := list(summary_lines(answer["jobs"], zone)):
         yield f"Jobs        {'; '.join(jobs)}"
+    if sharing := answer.get("sharing"):
+        yield f"Clinic      {sharing['clinic']}: {_waiting(sharing, zone)}"
     for problem in answer["problems"]:
         yield f"Problem     {problem}"
+
+
+def _waiting(sharing: Mapping[str, Any], zone: ZoneInfo) -> str:
+    if not sharing["waiting"]:
+        return "everything that is shared has arrived"
+    return f"changes that wait to be sent: {sharing['waiting']}, since {_local(sharing['waiting_since'], zone)}"
 
 
 def _local(moment: str, zone: ZoneInfo) -> str:

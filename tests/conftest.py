@@ -17,6 +17,7 @@ from model.audio import SAMPLE_RATE, Int16, float_to_pcm16, read_audio, s_to_sam
 from model.bundle import Bundle, open_bundle
 from model.manifest import find_bundle
 from monitor.judging.engine import EmbeddedEngine
+from tests.postgres import Clinic, Postgres, postgres
 from tests.servers import Server, serving
 from tests.virtual_microphone import VirtualMicrophone
 
@@ -32,6 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
     monkeypatch.delenv("EMOSLLM_STORE_KEY", raising=False)
+    monkeypatch.delenv("EMOSLLM_STORE_URL", raising=False)
     monkeypatch.setenv("TZ", "Europe/Paris")
     return folder
 
@@ -68,6 +70,19 @@ def server(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """A real vLLM OpenAI server for nano, with a key."""
     with serving(nano, tmp_path_factory.mktemp("server") / "server.log") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A real PostgreSQL server. Who stops it starts it again."""
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def clinic(postgres_server: Postgres) -> Clinic:
+    """A clinic's database that is set up. Tests keep to subjects and logins of their own."""
+    return postgres_server.clinic("clinic")
 
 
 @pytest.fixture(scope="session")

@@ -208,7 +208,7 @@ def test_a_backup_of_older_tables_is_cleaned_too(life: Life) -> None:
     with closing(raw(life.database)) as connection:
         for trigger in [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")]:
             connection.execute(f"DROP TRIGGER {trigger}")
-        for table in ("day_summary", "prompt", "checkin", "correction"):
+        for table in ("day_summary", "prompt", "checkin", "correction", "sharing", "outbox"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("UPDATE alembic_version SET version_num = '0002'")
         connection.commit()

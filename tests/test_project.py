@@ -14,7 +14,7 @@ from monitor.config import Config
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
 COMMANDS = (
-    *("bundles", "dashboard", "exchange", "keeping", "labelling", "looking", "retraining", "running", "scheduling", "settings"),
+    *("bundles", "clinic", "dashboard", "exchange", "keeping", "labelling", "looking", "retraining", "running", "scheduling", "settings"),
     *("telling", "tending", "training"),
 )
 OWNERS = {
@@ -25,6 +25,7 @@ OWNERS = {
     "pyarrow": {"monitor/exchange/parquet.py"},
     "keyring": {"monitor/store/key_places.py"},
     "vllm": {"monitor/judging/engine.py"},
+    "psycopg": {"monitor/clinic/connection.py"},
     "httpx": {"monitor/judging/served_engine.py", "train/scoring/served.py"},
     "sqlmodel": {f"monitor/store/{name}.py" for name in ("history", "tables", "timeline", "words", "writing")},
     "apscheduler": {f"monitor/jobs/{name}.py" for name in ("daily", "plans", "schedule")},
@@ -90,6 +91,8 @@ def test_parts_of_the_monitor_do_not_know_each_other() -> None:
         "day": {"store"},
         "charts": {"day", "store"},
         "exchange": {"day", "store"},
+        "clinic": {"store"},
+        "sharing": {"clinic", "day", "store"},
     }
     parts = {f"monitor.{part}" for part in allowed}
     for name, tree in _sources():
@@ -122,6 +125,7 @@ LIGHT = [
     ["label", "--help"],
     ["schedule", "list"],
     ["bundles", "list"],
+    ["clinic", "--help"],
     ["bundles", "show", "nano"],
     ["bundles", "use", "nano"],
 ]
@@ -133,7 +137,7 @@ def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path)
         "import sys; from monitor.cli import app\n"
         f"try: app({command!r})\nexcept SystemExit as end: assert end.code in (None, 0, 3), end.code\n"
         "heavy = {'torch', 'transformers', 'vllm', 'numpy', 'sqlmodel', 'matplotlib', 'jiwer', 'parselmouth', 'pyarrow'}\n"
-        "heavy |= {'apscheduler', 'sqlalchemy'}\n"
+        "heavy |= {'apscheduler', 'sqlalchemy', 'psycopg'}\n"
         "heavy &= sys.modules.keys()\n"
         "assert not heavy, heavy"
     )

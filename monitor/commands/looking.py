@@ -33,18 +33,20 @@ def report(
     sheet: Annotated[
         bool, typer.Option("--sheet", help="One page for a clinician, of the 28 days up to DAY unless said otherwise.")
     ] = False,
+    subject: Annotated[str | None, typer.Option(metavar="NAME", help="For a clinician: of somebody who shares with the clinic.")] = None,
 ) -> None:
     """Show a day or a period: what was heard, how much of it was speech, and which emotions were estimated."""
     from monitor.look import in_use_of
     from monitor.report.asking import check_target, choose_format, write_private
-    from monitor.report.making import collect, written
+    from monitor.report.making import collect, collect_shared, written
     from monitor.report.period import SHEET, Asked
 
     chosen = choose_format(form, out, plain, sheet)
     if out is not None:
         check_target(out, force)
     settings = settings_of(context)
-    material = collect(settings, Asked(day, week, month, first, last), datetime.now(UTC), SHEET if sheet else 1)
+    asked, now, usual = Asked(day, week, month, first, last), datetime.now(UTC), SHEET if sheet else 1
+    material = collect_shared(settings, subject, asked, now, usual) if subject else collect(settings, asked, now, usual)
     if out is not None:
         write_private(out, written(material, chosen, in_use_of(settings), plain=plain, sheet=sheet))
         print(f"written to {out}, which only you can read", file=sys.stderr)

@@ -28,8 +28,8 @@ def doctor(
 ) -> None:
     """Check the set-up, and that nothing leaves this machine.
 
-    Microphone, engine, timeline, permissions, disk, backups, clock, service and network. Exit status 1 when something will not work or
-    is not private.
+    Microphone, engine, timeline, permissions, disk, backups, clinic, clock, service and network. Exit status 1 when something will not
+    work or is not private.
     """
     from monitor.doctor.examine import examine
     from monitor.doctor.findings import Verdict, counted, to_json, worst

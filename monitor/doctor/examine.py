@@ -6,10 +6,11 @@ from pathlib import Path
 
 from model.errors import EmosllmError
 from monitor.config import Config, config_path, load_config
+from monitor.doctor.clinic import clinic
 from monitor.doctor.findings import Finding, Verdict
 from monitor.doctor.judging import bundle, engine, engine_installed
 from monitor.doctor.machine import clock, service
-from monitor.doctor.network import Watch, expected_addresses, own_roots, running_monitor
+from monitor.doctor.network import Watch, clinic_addresses, expected_addresses, own_roots, running_monitor
 from monitor.doctor.sound import microphone
 from monitor.doctor.storage import backups, disk, key, permissions, timeline
 
@@ -21,6 +22,7 @@ _AT_REST: dict[str, Check] = {
     "permissions": permissions,
     "disk": disk,
     "backups": backups,
+    "clinic": clinic,
     "clock": clock,
     "service": service,
 }
@@ -42,7 +44,8 @@ def examine(config_file: Path | None, quick: bool) -> Iterator[Finding]:
     for what, check in _AT_REST.items():
         yield _guarded(what, check, config)
     monitor = running_monitor(config.timeline.database_path())
-    with Watch(own_roots(monitor), expected_addresses(config.engine)) as watch:
+    expected = {**expected_addresses(config.engine), **clinic_addresses(config.store)}
+    with Watch(own_roots(monitor), expected) as watch:
         yield (heard := _guarded("microphone", lambda config: microphone(config, monitor), config))
         yield (judged := _guarded("engine", engine_installed if quick else engine, config))
     during = {

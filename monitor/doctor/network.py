@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from monitor.config import EngineConfig
+from model.errors import ConfigError
+from monitor.clinic.address import Address as ClinicAddress
+from monitor.config import EngineConfig, StoreConfig
 from monitor.doctor.findings import Finding, Verdict
 from monitor.store.lock import noted_holder
 
@@ -52,11 +54,23 @@ def expected_addresses(engine: EngineConfig) -> Mapping[Address, str]:
         return {}
     url = urlsplit(engine.url)
     host, port = url.hostname or "", url.port or {"https": 443}.get(url.scheme, 80)
+    return _expected(host, port, f"{engine.url}, as [engine] url says; vectors of what is said go there")
+
+
+def clinic_addresses(store: StoreConfig) -> Mapping[Address, str]:
+    """The same for the clinic that things are shared with. A URL that cannot be used leads nowhere; its own check says so."""
+    with suppress(ConfigError):
+        if (clinic := ClinicAddress.of(store)) is not None and not clinic.is_here:
+            return _expected(clinic.host, clinic.port, f"{clinic}, as [store] url says; what is shared goes there")
+    return {}
+
+
+def _expected(host: str, port: int, why: str) -> Mapping[Address, str]:
     try:
         found = {str(answer[4][0]) for answer in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:
         found = set()  # the engine's own check says more about that
-    expected = {(address, port): f"{engine.url}, as [engine] url says; vectors of what is said go there" for address in found}
+    expected = {(address, port): why for address in found}
     if host not in found:
         expected |= {(address, _DNS_PORT): f"the name server, for the address of {host}" for address in _name_servers()}
     return expected

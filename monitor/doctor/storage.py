@@ -11,6 +11,7 @@ from pathlib import Path
 from monitor.config import Config, state_dir
 from monitor.doctor.findings import Finding, Verdict
 from monitor.forgetting import interrupted
+from monitor.sharing.notes import ENDING
 from monitor.store.backup import Backups
 from monitor.store.reader import TimelineReader
 
@@ -91,6 +92,7 @@ def _private(config: Config) -> Iterator[Path]:
     database, folder = config.timeline.database_path(), state_dir()
     own = {folder, *folder.rglob("*")} if folder.is_dir() else set()
     own |= {database.with_name(database.name + ending) for ending in _BESIDE}
+    own |= set(database.parent.glob(f"{database.name}{ENDING}*"))
     if config.engine.key_file:
         own.add(Path(config.engine.key_file).expanduser())
     return (path for path in sorted(own) if path.exists() and not path.is_symlink())

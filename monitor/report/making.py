@@ -1,12 +1,15 @@
 """From the timeline to a report in a chosen format. Imports each format's tools only when it is asked for, so that text comes at once."""
 
 import io
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from monitor.clinic.address import Address
 from monitor.config import Config
+from monitor.day.days import Day
+from monitor.day.trend import WARM_UP_DAYS
 from monitor.look import Look, in_use_of
 from monitor.report.asking import Format
-from monitor.report.material import Material, gather, with_own_word
+from monitor.report.material import WORD_DAYS, Material, gather, with_own_word
 from monitor.report.period import Asked
 
 _FILE_COLUMNS = 80
@@ -16,6 +19,19 @@ def collect(config: Config, asked: Asked, now: datetime, usual_days: int = 1) ->
     """What the report is made of. Raises DayError for days that cannot be meant, TimelineError and StoreKeyError."""
     period = asked.period(config.timeline.zone_info(), now, usual_days)
     with Look.open(config.timeline, now, in_use_of(config)) as look:
+        return with_own_word(gather(look, period, config.report), look)
+
+
+def collect_shared(config: Config, subject: str, asked: Asked, now: datetime, usual_days: int = 1) -> Material:
+    """The same of what a subject shares with the clinic, in the zone of their days. Raises DayError, ClinicError, ConfigError."""
+    from monitor.clinic.reader import ClinicReader, zone_of
+
+    address = Address.needed(config.store)
+    zone = zone_of(address, subject) or config.timeline.zone_info()
+    period = asked.period(zone, now, usual_days)
+    first = period.first - timedelta(days=max(WARM_UP_DAYS, WORD_DAYS) + 1)
+    reader = ClinicReader.open(address, subject, Day(first, zone).start, Day(period.last + timedelta(days=1), zone).end)
+    with Look.at_clinic(reader, zone, now, in_use_of(config)) as look:
         return with_own_word(gather(look, period, config.report), look)
 
 

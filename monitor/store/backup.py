@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,17 +16,21 @@ from zoneinfo import ZoneInfo
 
 from model.errors import TimelineError
 from monitor.config import TimelineConfig, state_dir
-from monitor.store.cipher import salt_of
+from monitor.store.cipher import Error, StoreKey, connect, salt_of
 from monitor.store.copies import PART, checked_copy
 from monitor.store.key_places import label
 from monitor.store.keys import Keys
 from monitor.store.lock import BESIDE, sync, taking_turns
+from monitor.store.outbox import send_again
+from monitor.store.reader import explain
 
 _logger = logging.getLogger(__name__)
 
-LEAVE_OUT: tuple[str, ...] = ("sound",)
-"""Tables whose rows no backup holds: sound is kept until it is judged or as long as the person wants it, and not a day longer."""
+LEAVE_OUT: tuple[str, ...] = ("sound", "outbox")
+"""Tables whose rows no backup holds: sound is kept until it is judged or as long as the person wants it, and not a day longer; what a
+clinic is to hear of is noted anew when a backup is put back."""
 
+_BUSY_TIMEOUT_S = 5.0
 _STAMP = "%Y%m%dT%H%M%SZ"
 
 
@@ -105,6 +110,7 @@ class Backups:
         """
         key = self.keys.find(self.database, copy=backup)
         with checked_copy(backup, key, self.database, key) as copy:
+            _share_again(copy, key)
             aside = self._move_aside(now) if self.database.exists() else None
             copy.replace(self.database)
             sync(self.database.parent)
@@ -128,3 +134,14 @@ class Backups:
             if beside.exists():
                 beside.rename(aside.with_name(aside.name + ending))
         return aside
+
+
+def _share_again(copy: Path, key: StoreKey) -> None:
+    """What a clinic has of later days stays there, and what is in the backup goes there once more: it may have been on its way."""
+    try:
+        with closing(connect(copy, key, read_only=False, timeout_s=_BUSY_TIMEOUT_S)) as connection:
+            send_again(connection)
+            connection.commit()
+    except Error as error:
+        raise explain(error, copy) from error
+    sync(copy)

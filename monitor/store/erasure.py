@@ -15,6 +15,7 @@ from pathlib import Path
 from model.errors import TimelineError
 from monitor.store.cipher import Connection, Error, StoreKey, connect, name_of
 from monitor.store.numbers import never_again
+from monitor.store.outbox import leave_no_key
 from monitor.store.reader import bounds, explain
 
 _BUSY_TIMEOUT_S = 30.0
@@ -91,9 +92,12 @@ def erase(path: Path, key: StoreKey, start: datetime, end: datetime) -> Erasure:
         values = bounds(start, end)
         erasure = _look(connection, values)
         tables = _tables(connection)
+        noted = int(connection.execute("SELECT coalesce(max(seq), 0) FROM outbox").fetchone()[0]) if "outbox" in tables else 0
         for table, statement in _ERASE:
             if table in tables:
                 connection.execute(statement, values)
+        if "outbox" in tables:
+            leave_no_key(connection, noted, values)
         if erasure.numbers:
             never_again(connection, max(erasure.numbers))
         connection.execute("COMMIT")

@@ -29,7 +29,7 @@ from monitor.store.records import (
     Voice,
 )
 
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 """The last migration this program knows."""
 
 HIGHEST_ID = 2**63 - 1

@@ -25,7 +25,7 @@ _KEEP = "INSERT OR REPLACE INTO day_summary (on_date, zone, start_at, end_at, fo
 class DaySummaries:
     """The summaries in one timeline, for one zone and format. Use it in the thread that opened it, and close it.
 
-    key: of the timeline in `path`, whose tables are up to date; None where there is none yet: then there is nothing to find or to keep.
+    key: of the timeline in `path`, whose tables are up to date; None where there is none: then there is nothing to find or to keep.
     """
 
     def __init__(self, path: Path, key: StoreKey | None, zone: str, form: int) -> None:

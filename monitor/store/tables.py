@@ -163,3 +163,47 @@ class JobRunRow(SQLModel, table=True):
     outcome: str | None = None
     reason: str = ""
     details: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+
+
+class SharingRow(SQLModel, table=True):
+    """The row of `sharing`, once anything was ever shared with a clinic. While it is active, rows that begin at `since` or later are.
+
+    clinic, edition: as the clinic names itself; None until it has answered.
+    """
+
+    __tablename__ = "sharing"
+    __table_args__ = (CheckConstraint("id = 1", name="sharing_once"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    active: bool
+    since: datetime
+    clinic: str | None = None
+    edition: str | None = None
+
+
+class OutboxRow(SQLModel, table=True):
+    """A row of `outbox`: a change that the clinic has yet to hear of. Triggers write them.
+
+    A row of the table `kind` with the number `row_id`, as it is when it is sent; version: how often it has changed since it was noted.
+    Or, without `row_id`, one that is gone, by what it is known elsewhere.
+    """
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        UniqueConstraint("kind", "row_id", name="outbox_once"),
+        CheckConstraint("(row_id IS NULL) = (at IS NOT NULL)", name="outbox_which"),
+        {"sqlite_autoincrement": True},
+    )
+
+    seq: int | None = Field(default=None, primary_key=True)
+    kind: str
+    row_id: int | None = None
+    version: int
+    queued_at: datetime
+    stream: str | None = None
+    start_sample: int | None = None
+    at: datetime | None = None
+    zone: str | None = None
+    name: str | None = None
+    number: float | None = None
+    reason: str | None = None

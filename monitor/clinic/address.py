@@ -1,0 +1,105 @@
+"""Where the clinic's PostgreSQL is, and as whom to log in: a URL that is refused where the way there would be open to others.
+
+Beyond this machine the server must prove who it is (sslmode=verify-full). The password is never shown: neither is a URL that cannot be
+understood, as it may hold one. Knows no driver.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from model.errors import ConfigError
+from monitor.config import STORE_VARIABLE, StoreConfig
+
+_PORT = 5432
+_SOCKETS = "/var/run/postgresql"
+_SAFE = "verify-full"
+_EXAMPLE = "postgresql://anna@clinic.example/emosllm?sslmode=verify-full"
+# Others could lead elsewhere than the URL seems to.
+_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "connect_timeout", "passfile", "host")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """host: a name, an address, or the folder of a Unix socket. options: libpq's, from the URL."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str | None = field(repr=False)
+    options: Mapping[str, str]
+
+    @classmethod
+    def of(cls, settings: StoreConfig) -> Self | None:
+        """From the environment or the settings; None where neither names one. Raises ConfigError as `parse` does."""
+        if given := os.environ.get(STORE_VARIABLE):
+            return cls.parse(given, f"the variable {STORE_VARIABLE}")
+        return cls.parse(settings.url, "[store] url") if settings.url else None
+
+    @classmethod
+    def needed(cls, settings: StoreConfig) -> Self:
+        """For what cannot be done without one. Raises ConfigError where there is none, and as `parse` does."""
+        found = cls.of(settings)
+        if found is None:
+            raise ConfigError(f"say which clinic: {STORE_VARIABLE}={_EXAMPLE}, or [store] url in the settings")
+        return found
+
+    @classmethod
+    def parse(cls, url: str, named: str) -> Self:
+        """named: what the URL is called. Raises ConfigError when it cannot be used, or the way there would be open to others."""
+        try:
+            parts = urlsplit(url)
+            options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+            port, host = parts.port or _PORT, unquote(parts.hostname or "")
+        except ValueError:
+            raise ConfigError(f"{named} is no URL of a PostgreSQL server; it looks like {_EXAMPLE}") from None
+        database = unquote(parts.path.removeprefix("/"))
+        if parts.scheme not in ("postgresql", "postgres") or not parts.username or not database or parts.fragment:
+            raise ConfigError(f"{named} must name a login and a database of a PostgreSQL server; it looks like {_EXAMPLE}")
+        if unknown := sorted(set(options) - set(_OPTIONS)):
+            raise ConfigError(f"{named}: {', '.join(unknown)} cannot be set there; what can is {', '.join(_OPTIONS)}")
+        host = host or options.pop("host", "") or _SOCKETS
+        found = cls(host, port, database, unquote(parts.username), parts.password and unquote(parts.password), options)
+        if "host" in options or "," in host:
+            raise ConfigError(f"{named} must name one server; it looks like {_EXAMPLE}")
+        if not found.is_here and options.get("sslmode") != _SAFE:
+            raise ConfigError(
+                f"{named}: beyond this machine the server must prove who it is; add ?sslmode={_SAFE} (and &sslrootcert=FILE where the"
+                " clinic's certificate is not of a public authority)"
+            )
+        return found
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        if self.host.startswith("/") or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        where = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.user}@{where}{'' if self.port == _PORT else f':{self.port}'}/{self.database}"
+
+    def parameters(self) -> dict[str, str | int]:
+        """What libpq is told. Set even where a variable of the environment would say otherwise."""
+        told: dict[str, str | int] = {"host": self.host, "port": self.port, "dbname": self.database, "user": self.user}
+        if self.password:
+            told["password"] = self.password
+        # hostaddr would come before the host, a service before all of it.
+        return {"connect_timeout": 10, "gssencmode": "disable", "sslmode": "prefer", **self.options, **told}
+
+    def url_for(self, user: str, password: str) -> str:
+        """The same place for another login."""
+        where = f"[{self.host}]" if ":" in self.host else self.host
+        options = [f"{name}={value}" for name, value in self.options.items() if name in ("sslmode", "sslrootcert", "channel_binding")]
+        if self.host.startswith("/"):
+            where, options = "", [*options, f"host={self.host}"]
+        port = "" if self.port == _PORT else f":{self.port}"
+        return f"postgresql://{user}:{password}@{where}{port}/{self.database}" + (f"?{'&'.join(options)}" if options else "")

@@ -1,0 +1,76 @@
+"""Connections to the clinic's PostgreSQL: the only file that knows the driver, and where its errors become words for a person."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+
+from model.errors import ClinicError
+from monitor.clinic.address import Address
+
+Connection = psycopg.Connection[dict[str, Any]]
+Cursor = psycopg.Cursor[dict[str, Any]]
+
+# A server that is gone without a word is noticed, and a transaction of ours that hangs holds nobody up.
+_PATIENCE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+_OPTIONS = "-c statement_timeout=120s -c lock_timeout=30s -c idle_in_transaction_session_timeout=120s -c TimeZone=UTC"
+_HURRIED = "-c statement_timeout=5s -c lock_timeout=3s"
+_LONGEST = 300
+
+
+def connect(address: Address, patient: bool = True) -> Connection:
+    """Log in. patient: for statements that take a while, as long as any takes. Raises ClinicError."""
+    with explained(address):
+        return psycopg.connect(_told(address, _OPTIONS if patient else f"{_OPTIONS} {_HURRIED}"), row_factory=dict_row)
+
+
+@contextmanager
+def connected(address: Address) -> Iterator[Connection]:
+    """One connection; what is done is kept when the block ends in good order, and errors are ClinicError."""
+    with explained(address), connect(address) as connection:
+        yield connection
+
+
+@contextmanager
+def explained(address: Address) -> Iterator[None]:
+    """Turn what the driver raises into ClinicError."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise ClinicError(_words(error, address)) from error
+
+
+def plain(address: Address) -> Any:
+    """A connection whose rows are tuples, for libraries that speak to the driver themselves. Raises psycopg's own errors."""
+    return psycopg.connect(_told(address, ""))
+
+
+def verifier(connection: Connection, login: str, password: str) -> str:
+    """What a server keeps of a password, so that the password itself need not go there."""
+    return connection.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
+
+
+def _told(address: Address, options: str) -> str:
+    told: dict[str, Any] = {**address.parameters(), **_PATIENCE}
+    return make_conninfo(**told, options=options, application_name="emosllm-monitor")
+
+
+def _words(error: psycopg.Error, address: Address) -> str:
+    said = error.diag.message_primary or " ".join(str(error).split())
+    if address.password:
+        said = said.replace(address.password, "***")
+    said = said[:_LONGEST]
+    match error:
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedFunction() | psycopg.errors.InvalidSchemaName():
+            return f"{address} is not set up, or older than this program; `emosllm-monitor clinic setup` does that ({said})"
+        case psycopg.errors.InsufficientPrivilege():
+            return f"{address} does not let this login do that: {said}"
+        case psycopg.errors.NoDataFound() | psycopg.errors.InvalidParameterValue() | psycopg.errors.DuplicateObject():
+            return said
+        case psycopg.errors.ActiveSqlTransaction() | psycopg.errors.IntegrityError() | psycopg.errors.DataError():
+            return f"{address} refuses what was sent: {said}"
+        case _:
+            return f"the clinic's database {address} cannot be reached or used: {said}"
