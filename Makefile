@@ -36,7 +36,7 @@ start: ready
 
 # Two at a time, a file's tests together: what they share is made once for each of the two.
 test: ready-tests
-	@$(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: ready
 	@$(PYTHON) -m ruff check
