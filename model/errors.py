@@ -8,6 +8,7 @@ EmosllmError
 ├── EngineError
 │   ├── EngineUnavailable  the engine cannot be reached, did not start or stopped
 │   ├── EngineRejected     the engine cannot be used like this; trying again will not help
+│   │   └── AccessRefused  an engine elsewhere does not let us in, or cannot be trusted
 │   └── NeedsRestart       the engine must be started anew for what is wanted of it
 ├── BundleError            a bundle is missing, damaged, foreign or does not fit together
 ├── TimelineError          the database cannot be used, or holds something that forbids the request
@@ -23,6 +24,7 @@ EmosllmError
 ├── ReportError            a report cannot be made or written in the way that was asked for
 ├── NotRunning             a command is for a running monitor, and there is none
 ├── ServiceError           systemd does not do what was asked of it
+├── ServingError           a server cannot be started like this, or its clients cannot be read or changed
 └── TrainingError          a recipe, corpus or manifest cannot be trained from
 
 A message says what happened, with which value, and what to do about it. Exceptions of other libraries are turned into these
@@ -80,6 +82,10 @@ class EngineUnavailable(EngineError):
 
 class EngineRejected(EngineError):
     """The engine cannot be used as it is set up, or refused a request; trying again will not help."""
+
+
+class AccessRefused(EngineRejected):
+    """A server refused the key, or has a certificate that nobody we trust has signed. No request and no bundle is to blame."""
 
 
 class NeedsRestart(EngineError):
@@ -144,6 +150,10 @@ class NotRunning(EmosllmError):
 
 class ServiceError(EmosllmError):
     """Systemd does not do what was asked of it, or is not there."""
+
+
+class ServingError(EmosllmError):
+    """A server for many monitors cannot be started like this, or its file of clients cannot be read or changed."""
 
 
 class TrainingError(EmosllmError):

@@ -6,11 +6,13 @@ import tomllib
 from datetime import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import ConfigError
+from monitor.addresses import is_loopback
 from monitor.store.keys import Keys, PlaceName
 
 if TYPE_CHECKING:
@@ -92,10 +94,21 @@ class EngineConfig(_Section):
     bundle: str = PACKAGED_BUNDLE
     url: str = "http://127.0.0.1:8000"
     key_file: str = ""
+    ca_file: str = ""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     start_timeout_s: Annotated[int, Field(ge=5, le=3600)] = 300
     stop_timeout_s: Annotated[int, Field(ge=0, le=600)] = 60
     kv_cache_mib: Annotated[int, Field(ge=16, le=1_000_000)] = 64
+
+    @model_validator(mode="after")
+    def _private(self) -> "EngineConfig":
+        url = urlsplit(self.url)
+        safe = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
+        if self.kind == "server" and not (url.hostname and safe):
+            raise ValueError(
+                f"url must begin with https:// where the server is on another machine, not {self.url!r}: others could read along"
+            )
+        return self
 
 
 class TimelineConfig(_Section):

@@ -227,6 +227,7 @@ class Recorder:
         if (state, detail) != (self._status.engine, self._status.engine_detail):
             self._view.tell(f"engine {state}: {detail}")
         self._status.engine, self._status.engine_detail, self._status.bundle = state, detail, self.judge.in_use
+        self._status.away_since = self.judge.away_since
         _logger.info("engine %s", state)
 
     def _on_switched(self, name: str, version: str, reason: str) -> None:

@@ -59,9 +59,9 @@ class Status:
     """listening: the microphone is open, or a recording plays. Problems are empty while there are none.
 
     unwritten: what waits because the timeline cannot be written. position: the moment that is being heard. bundle: the version of the one
-    that judges, empty while none does. next_bundle: the name of the one that was asked for and is not in use yet. bundle_problem: why the
-    one that was asked for last is not. jobs: what the monitor does by itself, as `monitor.jobs.state.summary` tells it. sharing: None while
-    nothing is shared with a clinic.
+    that judges, empty while none does. away_since: since when a server elsewhere does not answer, aware UTC. next_bundle: the name of the
+    one that was asked for and is not in use yet. bundle_problem: why the one that was asked for last is not. jobs: what the monitor does
+    by itself, as `monitor.jobs.state.summary` tells it. sharing: None while nothing is shared with a clinic.
     """
 
     source: str
@@ -89,6 +89,7 @@ class Status:
     unwritten: int = 0
     engine: EngineState = EngineState.LOADING
     engine_detail: str = ""
+    away_since: datetime | None = None
     bundle: str = ""
     next_bundle: str = ""
     bundle_problem: str = ""
@@ -140,6 +141,7 @@ class Status:
             "unwritten": self.unwritten,
             "engine": self.engine.value,
             "engine_detail": self.engine_detail,
+            "away_since": self.away_since and self.away_since.isoformat(timespec="seconds"),
             "bundle": self.bundle or None,
             "next_bundle": self.next_bundle or None,
             "problems": self.problems,

@@ -27,7 +27,7 @@ def _lines(answer: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
     if answer["unjudged"]:
         counts.append(f"{answer['unjudged']} given up")
     yield f"Segments    {', '.join(counts)}"
-    yield f"Engine      {answer['engine']}: {answer['engine_detail']}"
+    yield f"Engine      {_engine(answer, zone)}"
     if answer.get("next_bundle"):
         yield f"Bundle      {answer['bundle'] or 'none yet'}, changing to {answer['next_bundle']}"
     if jobs := list(summary_lines(answer["jobs"], zone)):
@@ -42,6 +42,13 @@ def _waiting(sharing: Mapping[str, Any], zone: ZoneInfo) -> str:
     if not sharing["waiting"]:
         return "everything that is shared has arrived"
     return f"changes that wait to be sent: {sharing['waiting']}, since {_local(sharing['waiting_since'], zone)}"
+
+
+def _engine(answer: Mapping[str, Any], zone: ZoneInfo) -> str:
+    if answer["away_since"]:
+        away = f"the server does not answer since {_local(answer['away_since'], zone)}; {answer['waiting']} segments wait"
+        return f"{away} ({answer['engine_detail']})"
+    return f"{answer['engine']}: {answer['engine_detail']}"
 
 
 def _local(moment: str, zone: ZoneInfo) -> str:

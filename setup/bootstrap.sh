@@ -19,7 +19,7 @@ READY=$VENV/ready         # digest and level ("run" or "tests") of a complete en
 ORIGIN=$VENV/origin       # what the virtual environment itself was made for; a different one must be made anew
 PYTORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN_PACKAGES=(portaudio19-dev libasound2-plugins libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0) # of pyaudio and its way to the sound server; of weasyprint
-TEST_PACKAGES=(pulseaudio pulseaudio-utils chromium postgresql) # the tests' virtual microphone, browser and clinic
+TEST_PACKAGES=(pulseaudio pulseaudio-utils chromium postgresql openssl) # the tests' virtual microphone, browser, clinic and certificates
 CONTINUES="Then run the same command again: it continues where it stopped."
 
 # --- saying things -------------------------------------------------------------------------------------------------

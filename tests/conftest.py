@@ -18,7 +18,7 @@ from model.bundle import Bundle, open_bundle
 from model.manifest import find_bundle
 from monitor.judging.engine import EmbeddedEngine
 from tests.postgres import Clinic, Postgres, postgres
-from tests.servers import Server, serving
+from tests.servers import Server, SharedServer
 from tests.virtual_microphone import VirtualMicrophone
 
 ROOT = Path(__file__).parent.parent
@@ -66,10 +66,16 @@ def embedded(nano: Bundle) -> Iterator[EmbeddedEngine]:
 
 
 @pytest.fixture(scope="session")
-def server(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real vLLM OpenAI server for nano, with a key."""
-    with serving(nano, tmp_path_factory.mktemp("server") / "server.log") as running:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+    """`emosllm-monitor serve` for nano, with keys and TLS."""
+    with SharedServer(tmp_path_factory.mktemp("shared"), "--max-adapters", "2", "--at-a-time", "8", "--of-each", "40") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def server(shared: SharedServer) -> Server:
+    """The same, as its first client sees it."""
+    return shared.server
 
 
 @pytest.fixture(scope="session")

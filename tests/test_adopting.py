@@ -3,19 +3,17 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import psutil
 import pytest
 
 from model.audio import Int16, pcm16_to_float
 from model.bundle import Bundle, open_bundle
-from model.errors import BundleError, EngineRejected, EngineUnavailable, NeedsRestart
+from model.errors import BundleError, NeedsRestart
 from model.manifest import find_bundle
 from model.predictor import Predictor, Sound
 from monitor.judging.engine import EmbeddedEngine, Engine, TransformersEngine
-from monitor.judging.served_engine import ServerEngine
-from tests.servers import Server, serving
+from tests.servers import SharedServer
 from tests.variants import ADAPTER, sign, variant
 
 CLOSE = 0.01
@@ -43,14 +41,6 @@ def posteriors(bundle: Bundle, engine: Engine, sounds: list[Sound]) -> np.ndarra
     """Calibrated, (sounds, letters)."""
     answers = Predictor(bundle, engine).predict(sounds)
     return np.array([list(answer.prediction.posterior.values()) for answer in answers if answer.prediction])
-
-
-@pytest.fixture
-def updating(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A real vLLM server that loads adapters while it runs."""
-    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
-    with serving(nano, tmp_path / "server.log") as running:
-        yield running
 
 
 def swap_about(engine: Engine, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]) -> None:
@@ -88,51 +78,20 @@ def test_embedded_vllm_says_what_a_fresh_one_says(
     assert embedded._llm.llm_engine.list_loras() == {embedded._number}
 
 
-def test_a_vllm_server_says_what_a_fresh_one_says_and_keeps_only_what_it_was_started_with(
-    updating: Server, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+def test_a_server_says_what_a_fresh_one_says_and_is_sent_what_it_has_not(
+    shared: SharedServer, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
 ) -> None:
-    engine = ServerEngine(nano, updating.url, updating.key)
+    server = shared.as_client("swapping")
+    engine = server.engine(nano)
     swap_about(engine, nano, others, sounds, expected)
-    assert [name for name in _served(updating) if "nano-" in name and "/" not in name] == [nano.manifest.version]
-    # Another engine, as one that is started anew, asks for what the server was not started with.
-    later = ServerEngine(others[0], updating.url, updating.key)
+    with server.client() as client:
+        served = [model["id"] for model in client.get("/v1/models").json()["data"]]
+    assert set(served) == {bundle.manifest.version for bundle in (nano, *others)}
+    engine.close()
+    # Another engine, as one that is started anew, finds what was sent before.
+    later = server.engine(others[0])
     assert np.abs(posteriors(others[0], later, sounds) - expected[others[0].manifest.version]).max() < CLOSE
-    # What somebody took from the server is a passing fault: an engine that starts loads it again.
-    _post(updating, "unload_lora_adapter", lora_name=others[0].manifest.version)
-    with pytest.raises(EngineUnavailable, match="any more"):
-        posteriors(others[0], later, sounds)
-    _a_folder_out_of_sight_is_told(engine, others[1], nano, sounds, expected)
     later.close()
-    engine.close()
-
-
-def _a_folder_out_of_sight_is_told(
-    engine: ServerEngine, other: Bundle, nano: Bundle, sounds: list[Sound], expected: dict[str, np.ndarray]
-) -> None:
-    elsewhere = Bundle(Path("/nowhere/bundle"), other.manifest, other.encoder, other.mapper)
-    with pytest.raises(EngineRejected, match=r"does not see the folder /nowhere/bundle/adapter"):
-        engine.adopt(elsewhere)
-    assert np.abs(posteriors(nano, engine, sounds) - expected[nano.manifest.version]).max() < CLOSE
-
-
-def _served(server: Server) -> list[str]:
-    reply = httpx.get(f"{server.url}/v1/models", headers={"Authorization": f"Bearer {server.key}"})
-    return [model["id"] for model in reply.json()["data"]]
-
-
-def _post(server: Server, path: str, **body: str) -> None:
-    reply = httpx.post(f"{server.url}/v1/{path}", json=body, headers={"Authorization": f"Bearer {server.key}"})
-    assert reply.status_code == 200, reply.text
-
-
-def test_a_server_that_may_not_load_adapters_says_how_it_may_and_the_old_one_stays(
-    server: Server, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
-) -> None:
-    engine = ServerEngine(nano, server.url, server.key)
-    with pytest.raises(EngineRejected, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
-        engine.adopt(others[0])
-    assert np.abs(posteriors(nano, engine, sounds) - expected[nano.manifest.version]).max() < CLOSE
-    engine.close()
 
 
 def _no_adapter(folder: Path) -> Path:

@@ -2,11 +2,14 @@
 
 import json
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from model.audio import Int16, pcm16_to_float
@@ -18,11 +21,13 @@ from model.prompts import Strategy, Task
 from model.request import Request
 from model.server_key import read_key
 from model.speech_llm import SpeechLLM
+from model.types import Emotion
 from monitor.config import EngineConfig
 from monitor.judging.engine import EmbeddedEngine, Engine, TransformersEngine, open_engine
-from monitor.judging.served_engine import ServerEngine
 from tests import tiny
-from tests.servers import Server, serving
+from tests.servers import NOBODY, Server, serving
+from train.corpora.manifest import Utterance
+from train.scoring.served import ServedModel
 
 CLOSE = 0.01
 
@@ -104,7 +109,7 @@ def test_a_vllm_server_gives_the_same(
     nano: Bundle, server: Server, utterances: list[Int16], expected: np.ndarray, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMOSLLM_API_KEY", server.key)
-    engine = open_engine(EngineConfig(kind="server", url=server.url), nano)
+    engine = open_engine(EngineConfig(kind="server", url=server.url, ca_file=server.ca_file), nano)
     assert np.abs(_posteriors(nano, engine, utterances, together) - expected).max() < CLOSE
     engine.close()
 
@@ -118,7 +123,7 @@ def test_embedded_vllm_gives_the_same_in_every_style(
 def test_a_vllm_server_gives_the_same_in_every_style(
     nano: Bundle, server: Server, utterances: list[Int16], style: Style, answered: np.ndarray
 ) -> None:
-    engine = ServerEngine(nano, server.url, server.key)
+    engine = server.engine(nano)
     assert np.abs(_table(Predictor(nano, engine, style), _sounds(utterances)) - answered).max() < CLOSE
     engine.close()
 
@@ -138,7 +143,7 @@ def test_all_engines_write_the_same(
     prefix: str | None,
     stop: str,
 ) -> None:
-    served = ServerEngine(nano, server.url, server.key)
+    served = server.engine(nano)
     requests = [_request(nano, pcm, prefix) for pcm in utterances]
     alone = [plain.write([request], stop)[0] for request in requests]
     assert len(set(alone)) > 1
@@ -161,20 +166,39 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return tiny.release(tiny.bundle(llm), llm, source, folder / "bundle")
 
 
+@pytest.fixture(scope="module")
+def plain_server(published: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """vLLM's own server for it, without anything of ours."""
+    with serving(published, tmp_path_factory.mktemp("server") / "server.log") as running:
+        yield running
+
+
 def test_a_server_of_a_published_language_model_gives_the_same_whatever_its_defaults(
-    published: Bundle, utterances: list[Int16], tmp_path: Path
+    published: Bundle, plain_server: Server, utterances: list[Int16]
 ) -> None:
     plain = TransformersEngine(published)
     requests = [_request(published, pcm, None) for pcm in utterances[:4]]
-    with serving(published, tmp_path / "server.log") as server:
-        engine = ServerEngine(published, server.url, server.key)
-        for strategy in (Strategy.SER, Strategy.PROMPT_HINT, Strategy.TRANSCRIPT_PREFIX):
-            here, there = (_table(Predictor(published, llm, Style(strategy, shots=1)), _sounds(utterances)) for llm in (plain, engine))
-            assert np.abs(np.array(there) - here).max() < CLOSE, strategy
-        # Rubbish may be cut off within a letter of several bytes, which vLLM then keeps to itself.
-        here, there = ([text.rstrip("\ufffd") for text in llm.write(requests, "| Emotion:")] for llm in (plain, engine))
-        assert there == here
-        engine.close()
+    engine = plain_server.engine(published)
+    for strategy in (Strategy.SER, Strategy.PROMPT_HINT, Strategy.TRANSCRIPT_PREFIX):
+        here, there = (_table(Predictor(published, llm, Style(strategy, shots=1)), _sounds(utterances)) for llm in (plain, engine))
+        assert np.abs(np.array(there) - here).max() < CLOSE, strategy
+    # Rubbish may be cut off within a letter of several bytes, which vLLM then keeps to itself.
+    here, there = ([text.rstrip("\ufffd") for text in llm.write(requests, "| Emotion:")] for llm in (plain, engine))
+    assert there == here
+    engine.close()
+
+
+def test_a_server_that_takes_no_adapters_says_how_it_would_serve_one(published: Bundle, plain_server: Server) -> None:
+    other = Bundle(published.folder, published.manifest.model_copy(update={"version": "tiny-0"}), published.encoder, published.mapper)
+    with pytest.raises(EngineRejected, match="serve`, which does, or with --lora-modules tiny-0=FOLDER"):
+        plain_server.engine(other)
+
+
+def test_an_evaluation_is_told_that_a_model_takes_no_audio(published: Bundle, plain_server: Server, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", np.zeros(16_000), 16_000)
+    clip = Utterance(tmp_path / "clip.wav", "tones", "t0", None, Emotion.SAD, None, "test", None, "CC0-1.0")
+    with pytest.raises(EngineRejected, match="takes no audio"):
+        ServedModel(plain_server.url, published.manifest.version, plain_server.key).answer([clip])
 
 
 def test_the_adapter_is_applied(nano: Bundle, plain: TransformersEngine, utterances: list[Int16], expected: np.ndarray) -> None:
@@ -200,18 +224,12 @@ def test_the_predictor_answers_in_the_order_asked(
 
 def test_a_wrong_key_is_a_lasting_error_that_says_where_the_key_goes(nano: Bundle, server: Server) -> None:
     with pytest.raises(EngineRejected, match="key_file"):
-        ServerEngine(nano, server.url, "wrong")
-
-
-def test_a_server_for_another_bundle_is_refused(nano: Bundle, server: Server) -> None:
-    other = Bundle(nano.folder, nano.manifest.model_copy(update={"version": "nano-00000000"}), nano.encoder, nano.mapper)
-    with pytest.raises(EngineRejected, match="nano-00000000"):
-        ServerEngine(other, server.url, server.key)
+        replace(server, key="wrong").engine(nano)
 
 
 def test_a_server_that_is_not_there_is_a_passing_error(nano: Bundle) -> None:
     with pytest.raises(EngineUnavailable, match=r"127\.0\.0\.1:9"):
-        ServerEngine(nano, "http://127.0.0.1:9", None)
+        Server(NOBODY, "").engine(nano, patience_s=1)
 
 
 def test_a_server_that_breaks_in_the_middle_is_a_passing_error_too(nano: Bundle) -> None:
@@ -231,7 +249,7 @@ def test_a_server_that_breaks_in_the_middle_is_a_passing_error_too(nano: Bundle)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as broken:
         threading.Thread(target=broken.serve_forever, daemon=True).start()
-        engine = ServerEngine(nano, f"http://127.0.0.1:{broken.server_port}", None)
+        engine = Server(f"http://127.0.0.1:{broken.server_port}", "").engine(nano, patience_s=1)
         with pytest.raises(EngineUnavailable, match="status 503"):
             engine.letter_log_probs([_request(nano, np.zeros(16000, np.int16), "| Emotion:")] * 3, nano.manifest.letters)
         engine.close()

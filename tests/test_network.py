@@ -140,12 +140,12 @@ def test_a_process_that_takes_calls_from_the_network_is_a_remark() -> None:
 def test_the_server_in_the_settings_is_expected_and_said_but_nobody_else() -> None:
     host = own_address()
     with listening(host) as port, talking("tcp", host, port) as child:
-        found = _watched([child.pid], EngineConfig(kind="server", url=f"http://{host}:{port}"))
+        found = _watched([child.pid], EngineConfig(kind="server", url=f"https://{host}:{port}"))
         assert found.verdict is Verdict.WARN
-        assert f"sends to {host}:{port}: http://{host}:{port}, as [engine] url says; vectors" in found.detail
+        assert f"sends to {host}:{port}: https://{host}:{port}, as [engine] url says; vectors" in found.detail
         for other in (
-            EngineConfig(kind="server", url=f"http://{host}:{port + 1}"),
-            EngineConfig(kind="embedded", url=f"http://{host}:{port}"),
+            EngineConfig(kind="server", url=f"https://{host}:{port + 1}"),
+            EngineConfig(kind="embedded", url=f"https://{host}:{port}"),
         ):
             assert _watched([child.pid], other).verdict is Verdict.FAIL
 
@@ -157,7 +157,7 @@ def test_a_server_with_a_name_is_looked_up_and_its_name_servers_are_expected(tmp
     expected = expected_addresses(EngineConfig(kind="server", url="https://localhost"))
     assert ("127.0.0.1", 443) in expected
     assert "localhost" in expected["192.0.2.53", 53]
-    assert set(expected_addresses(EngineConfig(kind="server", url="http://192.0.2.7:8000"))) == {("192.0.2.7", 8000)}
+    assert set(expected_addresses(EngineConfig(kind="server", url="https://192.0.2.7:8000"))) == {("192.0.2.7", 8000)}
 
 
 def test_a_watch_that_could_not_look_never_says_that_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from monitor.config import Config
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
 COMMANDS = (
-    *("bundles", "clinic", "dashboard", "exchange", "keeping", "labelling", "looking", "retraining", "running", "scheduling", "settings"),
-    *("telling", "tending", "training"),
+    *("bundles", "clinic", "dashboard", "exchange", "keeping", "labelling", "looking", "retraining", "running", "scheduling", "serving"),
+    *("settings", "telling", "tending", "training"),
 )
 OWNERS = {
     "pyaudio": {"monitor/sound/capture.py"},
@@ -26,7 +26,8 @@ OWNERS = {
     "keyring": {"monitor/store/key_places.py"},
     "vllm": {"monitor/judging/engine.py"},
     "psycopg": {"monitor/clinic/connection.py"},
-    "httpx": {"monitor/judging/served_engine.py", "train/scoring/served.py"},
+    "httpx": {"monitor/judging/server.py", "monitor/judging/served_engine.py", "train/scoring/served.py"},
+    "prometheus_client": {"monitor/serving/door.py"},
     "sqlmodel": {f"monitor/store/{name}.py" for name in ("history", "tables", "timeline", "words", "writing")},
     "apscheduler": {f"monitor/jobs/{name}.py" for name in ("daily", "plans", "schedule")},
     "typer": {"monitor/cli.py", *(f"monitor/commands/{name}.py" for name in COMMANDS)},
@@ -189,9 +190,9 @@ def test_the_readme_quotes_the_score_that_the_bundle_was_released_with() -> None
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in ROOT.glob("*.md"):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("deploy/*.md")):
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text(encoding="utf-8")):
-            assert (ROOT / target).exists(), f"{document.name} links to {target}"
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
 @pytest.mark.parametrize("lock", ["cpu.lock", "gpu.lock", "torch-cpu.lock", "uv.txt"])

@@ -192,12 +192,6 @@ def test_an_address_without_a_scheme_is_refused() -> None:
         ServedModel("localhost:8000", NAME)
 
 
-def test_a_model_that_takes_no_audio_is_told_as_such(server: Server, nano: object, utterances: list[Utterance]) -> None:
-    model = ServedModel(server.url, nano.manifest.version, server.key)
-    with pytest.raises(EngineRejected, match="takes no audio"):
-        model.answer(utterances)
-
-
 def test_a_clip_that_the_model_refuses_is_named_and_the_others_are_kept(
     served: Server, utterances: list[Utterance], tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from monitor.judging.listener import EngineState, Listener
 from monitor.judging.retirement import LEARNED_FROM, retire
 from monitor.judging.switch import Switch
 from monitor.store.records import Judgement
+from tests.servers import NOBODY
 from tests.test_judge import _child_of, _sounds, _wait, never
 from tests.variants import ADAPTER, MAPPER, sign, variant
 
@@ -300,22 +301,21 @@ def test_after_the_end_nothing_is_switched_and_what_was_asked_for_is_told(tmp_pa
         switched.judge.use("nano")
 
 
-def test_a_server_that_is_down_makes_no_bundle_go(tmp_path: Path, others: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitor.judging.judge._BACKOFF_S", (0.01,))
-    away = EngineConfig(kind="server", url="http://127.0.0.1:9", bundle=str(others[0]))
-    switched = Switched(tmp_path, away, tireless=True)
-    _wait(lambda: switched.states.count(EngineState.LOADING) > 4, 240)
+def test_a_server_that_is_down_makes_no_bundle_go_and_no_process_end(tmp_path: Path, others: list[Path]) -> None:
+    switched = Switched(tmp_path, EngineConfig(kind="server", url=NOBODY, bundle=str(others[0])), tireless=True)
+    _wait(lambda: switched.states.count(EngineState.AWAY) > 1, 240)
     switched.judge.finish(lambda: True)
     assert (switched.choice.current, switched.choice.aside) == (str(others[0]), "")
+    assert set(switched.states) == {EngineState.LOADING, EngineState.AWAY}
+    assert switched.states.count(EngineState.LOADING) == 1
 
 
 def test_one_that_waits_for_a_server_that_is_down_can_be_overtaken_and_is_gone_back_from(
-    tmp_path: Path, nano: Bundle, others: list[Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nano: Bundle, others: list[Path]
 ) -> None:
-    monkeypatch.setattr("monitor.judging.judge._BACKOFF_S", (600.0,))
-    switched = Switched(tmp_path, EngineConfig(kind="server", url="http://127.0.0.1:9"), tireless=True)
+    switched = Switched(tmp_path, EngineConfig(kind="server", url=NOBODY), tireless=True)
     switched.judge.use(str(others[0]))
-    waits = (EngineState.RESTARTING, str(others[0]))
+    waits = (EngineState.AWAY, str(others[0]))
     _wait(lambda: (switched.states[-1:], switched.choice.current) == ([waits[0]], waits[1]), PATIENCE_S)
     assert switched.outcomes == []
     switched.judge.use(str(others[1]))

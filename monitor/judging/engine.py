@@ -21,6 +21,7 @@ from model.types import Emotion
 from monitor.config import EngineConfig
 from monitor.judging.fitting import adapter_rank, check_fit, check_rank
 from monitor.judging.served_engine import BLOCK_TOKENS, ServerEngine
+from monitor.judging.server import ServerConnection
 
 
 class Engine(LanguageModel, Protocol):
@@ -42,7 +43,7 @@ def open_engine(config: EngineConfig, bundle: Bundle) -> Engine:
     if config.kind == "embedded":
         return EmbeddedEngine(bundle, config.kv_cache_mib)
     if config.kind == "server":
-        return ServerEngine(bundle, config.url, read_key(config.key_file))
+        return ServerEngine(bundle, ServerConnection(config.url, read_key(config.key_file), config.ca_file))
     return TransformersEngine(bundle)
 
 

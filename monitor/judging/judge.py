@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
@@ -15,7 +16,7 @@ from monitor.config import EngineConfig
 from monitor.judging.blame import Blame
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.listener import EngineState, Listener
-from monitor.judging.messages import Ask, Failed, Failure, NotUsed, Ready, Told, Use, Using
+from monitor.judging.messages import Ask, Away, Failed, Failure, NotUsed, Ready, Told, Use, Using
 from monitor.judging.process import JudgingProcess, with_last_words
 from monitor.judging.switch import Switch
 from monitor.store.records import Judgement
@@ -23,6 +24,8 @@ from monitor.store.records import Judgement
 logger = logging.getLogger(__name__)
 
 _BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+# A server that does not let us in may do so later, when somebody has mended that; to look takes loading the bundle.
+_REFUSED_PAUSE_S = 60.0
 _BATCHES_AHEAD = 2
 _POLL_S = 0.2
 
@@ -30,8 +33,8 @@ _POLL_S = 0.2
 class Judge:
     """The daemon's side of one judging process after another.
 
-    tireless: whether to go on for ever where no process lives for long, as a live microphone needs it; otherwise judging ends with
-    an error after the third in a row.
+    tireless: whether to go on for ever where no process lives for long or a server does not answer, as a live microphone needs it;
+    otherwise judging ends with an error after the third in a row, or when the server was away for `start_timeout_s`.
     """
 
     def __init__(self, config: EngineConfig, choice: BundleChoice, log: Path, listener: Listener, tireless: bool) -> None:
@@ -53,6 +56,7 @@ class Judge:
         self._ended = False
         self._in_use = ""
         self._engine = ""
+        self._away: Away | None = None
         self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
 
     def start(self) -> None:
@@ -73,6 +77,11 @@ class Judge:
     def in_use(self) -> str:
         """The version of the bundle that judges; empty while none is ready."""
         return self._in_use
+
+    @property
+    def away_since(self) -> datetime | None:
+        """Since when an engine that is elsewhere does not answer, aware UTC; None while it does."""
+        return self._away.since if self._away else None
 
     def use(self, name: str) -> None:
         """From any thread: have another bundle, by name or folder, judge what has not been asked yet. Returns at once.
@@ -136,7 +145,7 @@ class Judge:
                 end = self._serve(child)
             finally:
                 child.end()
-                self._in_use = ""
+                self._in_use, self._away = "", None
             if end is None:
                 return
             if self._switch.now is not None and self._switch.in_place:
@@ -184,12 +193,13 @@ class Judge:
     def _go_on(self, failed: Failed) -> bool:
         """Draw the consequences of a process's end; False when there is nothing left to try."""
         absent = failed.failure is Failure.ABSENT
-        guilty = self._blame.died(self._asked)
+        # What was asked says nothing about a server that is elsewhere, and is asked again.
+        guilty = None if absent else self._blame.died(self._asked)
         self._asked.clear()
         if guilty is not None:
             self.withdraw([guilty])
             self._listener.dropped(guilty, "the engine died on it several times")
-        hopeless = failed.failure is Failure.LASTING or (self._blame.bundle_failed and not (self._tireless and absent))
+        hopeless = absent or failed.failure is Failure.LASTING or self._blame.bundle_failed
         others = hopeless and not absent and self._choice.set_aside(failed.reason)
         if hopeless:
             self._go_back(failed.reason)
@@ -199,7 +209,7 @@ class Judge:
             return True
         if hopeless and not self._tireless:
             return False
-        pause = _BACKOFF_S[min(self._blame.deaths, len(_BACKOFF_S) - 1)]
+        pause = _REFUSED_PAUSE_S if absent else _BACKOFF_S[min(self._blame.deaths, len(_BACKOFF_S) - 1)]
         self._listener.changed(EngineState.RESTARTING, f"{failed.reason}; starting it again in {pause:.0f} s")
         with self._change:
             self._change.wait_for(lambda: self._stopping.is_set() or self._switch.wanted, pause)
@@ -211,7 +221,9 @@ class Judge:
         ready = False
         self._proven = False
         while not self._stopping.is_set():
-            if (not ready or self._switch.now is not None) and time.monotonic() > deadline:
+            if self._away is not None and (given_up := self._give_up(self._away, ready)) is not None:
+                return given_up
+            if self._away is None and (not ready or self._switch.now is not None) and time.monotonic() > deadline:
                 return Failed(f"the engine was not ready after {self._config.start_timeout_s} s", Failure.PASSING)
             try:
                 if ready and self._switch.now is None:
@@ -225,11 +237,15 @@ class Judge:
                 return Failed(f"the judging process died ({child.epitaph()})", Failure.PASSING)
             match message:
                 case Ready():
-                    ready = True
+                    ready, self._away = True, None
                     self._engine = message.engine
                     self._begin_with(message.bundle_version)
                 case Told():
+                    self._is_back()
                     self._settle(message.judgements)
+                case Away():
+                    self._away = message
+                    self._listener.changed(EngineState.AWAY, message.reason)
                 case Using():
                     self._taken_up(message.bundle_version)
                 case NotUsed(needs_restart=True) | Failed():
@@ -237,6 +253,19 @@ class Judge:
                 case NotUsed():
                     self._switch.refused(message.reason)
         return None
+
+    def _give_up(self, away: Away, ready: bool) -> Failed | NotUsed | None:
+        """Whether to wait no longer for an engine that is elsewhere, and why."""
+        if not ready and self._switch.wanted:
+            return NotUsed("the engine does not answer, so another process may as well wait for it", needs_restart=True)
+        if not self._tireless and (datetime.now(UTC) - away.since).total_seconds() > self._config.start_timeout_s:
+            return Failed(away.reason, Failure.ABSENT)
+        return None
+
+    def _is_back(self) -> None:
+        if self._away is not None:
+            self._away = None
+            self._listener.changed(EngineState.READY, f"{self._engine}, {self._in_use}")
 
     def _taken_up(self, version: str) -> None:
         """The process that runs judges with another bundle, which has to prove itself as one that was loaded at its start."""

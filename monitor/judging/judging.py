@@ -7,11 +7,11 @@ import numpy as np
 
 from model.audio import Int16, pcm16_to_float, s_to_samples
 from model.bundle import Bundle, open_bundle
-from model.errors import BundleError, EmosllmError, NeedsRestart
+from model.errors import BundleError, EmosllmError, EngineUnavailable, NeedsRestart
 from model.manifest import find_bundle, read_manifest
 from model.predictor import Predictor, Sound
 from monitor.config import EngineConfig
-from monitor.judging.engine import open_engine
+from monitor.judging.engine import Engine, open_engine
 from monitor.judging.fitting import check_fit, check_numbers
 from monitor.judging.messages import NotUsed, Using
 from monitor.judging.voice import measure
@@ -21,13 +21,24 @@ _WARM_UP_S = (1.0, 2.0, 4.0, 8.0)
 
 
 class Judging:
-    """Loads the configured bundle and the engine, and tries them. Raises EmosllmError."""
+    """Loads the configured bundle; `begin` comes before all else. Raises EmosllmError."""
+
+    _engine: Engine
+    _predictor: Predictor
 
     def __init__(self, config: EngineConfig) -> None:
+        self._config = config
         self._bundle = open_bundle(find_bundle(config.bundle))
         check_numbers(self._bundle.folder)
-        self._engine = open_engine(config, self._bundle)
-        self._predictor = self._tried(self._bundle)
+
+    def begin(self) -> None:
+        """Open the engine and try it. Raises EmosllmError; after EngineUnavailable it may be tried again."""
+        self._engine = open_engine(self._config, self._bundle)
+        try:
+            self._predictor = self._tried(self._bundle)
+        except EngineUnavailable:
+            self._engine.close()
+            raise
 
     @property
     def version(self) -> str:

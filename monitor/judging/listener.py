@@ -14,6 +14,7 @@ class EngineState(StrEnum):
     LOADING = "loading"
     READY = "ready"
     RESTARTING = "restarting"
+    AWAY = "away"
     FAILED = "failed"
 
 

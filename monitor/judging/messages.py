@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from model.audio import Int16
 from monitor.store.records import Judgement
@@ -53,8 +54,16 @@ class Told:
     judgements: Mapping[int, Judgement]
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Process: the engine is elsewhere and does not answer since then (aware UTC). It goes on trying, and what it was asked stays asked."""
+
+    since: datetime
+    reason: str
+
+
 class Failure(enum.Enum):
-    """Whether starting again can help. Absent: it can, and no bundle is to blame, because the engine is elsewhere and does not answer."""
+    """Whether starting again can help. Absent: no bundle is to blame, because the engine is elsewhere and does not let us have it."""
 
     LASTING = "lasting"
     PASSING = "passing"

@@ -9,7 +9,7 @@ from model.audio import Int16
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
 from model.types import Prediction
 from monitor.config import EngineConfig
-from monitor.judging.messages import Ask, Failed, Failure, Ready, Told
+from monitor.judging.messages import Ask, Away, Failed, Failure, Ready, Told
 from monitor.judging.process import JudgingProcess, with_last_words
 
 _Message = TypeVar("_Message")
@@ -50,6 +50,8 @@ def _expect(child: JudgingProcess, kind: type[_Message], patience_s: float) -> _
     message = child.receive(patience_s)
     if isinstance(message, kind):
         return message
+    if isinstance(message, Away):
+        raise EngineUnavailable(message.reason)
     if isinstance(message, Failed):
         raise (EngineRejected if message.failure is Failure.LASTING else EngineUnavailable)(message.reason)
     raise EngineUnavailable(f"the engine did not answer within {patience_s:.0f} s")

@@ -5,15 +5,25 @@ It is apart from the daemon so that loading or crashing models never disturb lis
 
 import json
 import os
+import random
 import signal
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
-from model.errors import EmosllmError, EngineUnavailable
+from model.errors import AccessRefused, EmosllmError, EngineUnavailable
 from monitor.config import EngineConfig
-from monitor.judging.messages import Ask, Failed, Failure, Ready, Told, Use
+from monitor.judging.messages import Ask, Away, Failed, Failure, Ready, Told, Use
+
+_T = TypeVar("_T")
+
+# Between two tries to reach an engine elsewhere, each of which is patient itself. By chance, so that not everyone comes back at once.
+_PAUSES_S = (1.0, 10.0)
 
 
 class Inbox:
@@ -47,6 +57,13 @@ class Inbox:
                 batch.append(self._messages.popleft())  # type: ignore[arg-type]
             return batch
 
+    def take_use(self, patience_s: float) -> Use | None:
+        """Another bundle, if one is asked for within that time; questions go on waiting."""
+        with self._change:
+            if self._change.wait_for(lambda: self._messages and isinstance(self._messages[0], Use), patience_s):
+                return self._messages.popleft()  # type: ignore[return-value]
+            return None
+
 
 def main() -> None:
     """`python -m monitor.judging.worker FD CONFIG`: FD a socket inherited from the daemon, CONFIG the [engine] section as JSON."""
@@ -57,7 +74,7 @@ def main() -> None:
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     try:
         serve(connection, inbox, EngineConfig.model_validate(json.loads(sys.argv[2])))
-    except EngineUnavailable as error:
+    except AccessRefused as error:
         connection.send(Failed(str(error), Failure.ABSENT))
     except EmosllmError as error:
         connection.send(Failed(str(error), Failure.LASTING))
@@ -71,14 +88,31 @@ def serve(connection: Connection, inbox: Inbox, config: EngineConfig) -> None:
     from monitor.judging.judging import Judging
 
     judging = Judging(config)
+
+    def use_other() -> None:
+        if (other := inbox.take_use(random.uniform(*_PAUSES_S))) is not None:
+            connection.send(judging.use(other.bundle))
+
+    _outlast(judging.begin, connection, use_other)
     connection.send(Ready(judging.version, config.kind))
     while True:
         message = inbox.take(config.max_batch)
         if isinstance(message, Use):
             connection.send(judging.use(message.bundle))
             continue
-        judgements = judging.judge([ask.pcm for ask in message])
+        judgements = _outlast(partial(judging.judge, [ask.pcm for ask in message]), connection, use_other)
         connection.send(Told(dict(zip((ask.entry for ask in message), judgements, strict=True))))
+
+
+def _outlast(do: Callable[[], _T], connection: Connection, pause: Callable[[], None]) -> _T:
+    """Do it, again and again while the engine is elsewhere and does not answer. What is loaded stays loaded meanwhile."""
+    since = datetime.now(UTC)
+    while True:
+        try:
+            return do()
+        except EngineUnavailable as error:
+            connection.send(Away(since, str(error)))
+        pause()
 
 
 def _receive(connection: Connection, inbox: Inbox) -> None:

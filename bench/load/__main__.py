@@ -1,0 +1,125 @@
+"""`python -m bench.load [--monitors 50] [--minutes 10]`: prints Markdown. Needs Debian's PostgreSQL, as the tests do."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.load.figures import Arrived, Event, Outcome, lines
+from bench.load.monitor import Place
+from bench.sounds import DEMO
+from model.audio import audio_length_s
+from monitor.serving.clients import add_client
+from tests.postgres import Clinic, Postgres, postgres
+from tests.servers import SharedServer
+
+_WORKERS = 2
+_LEAD_S = 5.0
+# Parts of the whole: when the servers are killed, and when strangers bother them.
+_KILLED_AT, _CLINIC_GONE_AT, _STRANGERS = (0.2, 0.45), 0.32, (0.65, 0.95)
+_CLINIC_GONE_S = 20.0
+_DRAINED_S = 600
+
+
+def run(monitors: int, seconds: float) -> list[str]:
+    """Markdown lines."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emosllm-load-")))
+        (folder / "server").mkdir()
+        server = stack.enter_context(SharedServer(folder / "server"))
+        database = stack.enter_context(postgres())
+        clinic = database.clinic("load")
+        places = [_place(number, monitors, folder, server, clinic) for number in range(monitors)]
+        workers = [_worker(folder, number, places[number::_WORKERS], seconds, stack) for number in range(_WORKERS)]
+        for worker in workers:
+            assert worker.stdout is not None
+            worker.stdout.readline()
+        start = time.time() + _LEAD_S
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write(f"{start}\n")
+            worker.stdin.flush()
+        strangers = _strangers(folder, server, start + _STRANGERS[0] * seconds, start + _STRANGERS[1] * seconds)
+        events = _trouble(server, database, start, seconds)
+        for process in (*workers, strangers):
+            if process.wait(seconds + _DRAINED_S):
+                raise RuntimeError(f"a process of the load test failed with status {process.returncode}")
+        told = [one for number in range(_WORKERS) for one in json.loads((folder / f"told-{number}.json").read_text())]
+        bothered = (start + _STRANGERS[0] * seconds, start + _STRANGERS[1] * seconds)
+        answers = json.loads((folder / "strangers.json").read_text())
+        return lines(Outcome(start, seconds, told, events, bothered, answers, _arrived(clinic)))
+
+
+def _place(number: int, monitors: int, folder: Path, server: SharedServer, clinic: Clinic) -> Place:
+    name = f"person{number:03}"
+    (folder / name).mkdir(mode=0o700)
+    return Place(
+        name=name,
+        folder=str(folder / name),
+        server=server.server.url,
+        key=add_client(server.clients, name),
+        ca_file=server.server.ca_file,
+        clinic=clinic.add("subject", name),
+        offset=number * audio_length_s(DEMO) / monitors,
+    )
+
+
+def _worker(folder: Path, number: int, places: Sequence[Place], seconds: float, stack: ExitStack) -> "subprocess.Popen[str]":
+    spec = folder / f"spec-{number}.json"
+    spec.write_text(json.dumps({"places": [asdict(place) for place in places], "seconds": seconds}))
+    command = [sys.executable, "-m", "bench.load.worker", str(spec), str(folder / f"told-{number}.json")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    stack.callback(process.kill)
+    return process
+
+
+def _strangers(folder: Path, server: SharedServer, begin: float, end: float) -> "subprocess.Popen[bytes]":
+    keys = {name: add_client(server.clients, name) for name in ("flood", "broken")}
+    spec = {"server": server.server.url, "ca_file": server.server.ca_file, "from": begin, "until": end, **keys}
+    (folder / "strangers-spec.json").write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "bench.load.strangers", str(folder / "strangers-spec.json"), str(folder / "strangers.json")]
+    return subprocess.Popen(command)
+
+
+def _trouble(server: SharedServer, database: Postgres, start: float, seconds: float) -> list[Event]:
+    """Kill the vLLM server twice, and PostgreSQL once for a while. Returns what was done."""
+    events = []
+    for part, what in sorted([*((part, "vLLM killed") for part in _KILLED_AT), (_CLINIC_GONE_AT, "PostgreSQL killed")]):
+        time.sleep(max(0.0, start + part * seconds - time.time()))
+        at = time.time()
+        if what == "vLLM killed":
+            server.kill()
+            server.start()
+        else:
+            database.stop()
+            time.sleep(_CLINIC_GONE_S)
+            database.start()
+        events.append(Event(what, at, time.time()))
+    return events
+
+
+def _arrived(clinic: Clinic) -> Arrived:
+    """What the clinic has in the end."""
+    counts = "count(*), count(DISTINCT (stream, start_sample)), count(*) FILTER (WHERE state = 'judged')"
+    rows = clinic.rows(f"SELECT subject, {counts} FROM emosllm.segment GROUP BY subject")
+    ((size,),) = clinic.rows("SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('emosllm.segment')")
+    return Arrived({name: (total, different, judged) for name, total, different, judged in rows}, int(size))
+
+
+def main() -> None:
+    """Run it as long and as wide as asked."""
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
+    parser.add_argument("--monitors", type=int, default=50, help="how many people are heard")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for how long")
+    options = parser.parse_args()
+    print("\n".join(run(options.monitors, 60 * options.minutes)))
+
+
+if __name__ == "__main__":
+    main()
