@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model.adapter import Adapter
 from model.encoder import SpeechEncoder, load_encoder
 from model.errors import BundleError
 from model.manifest import BundleManifest, read_manifest, verify
@@ -73,8 +74,18 @@ def open_bundle(folder: Path, beside: Bundle | None = None) -> Bundle:
 
 
 def load_llm(bundle: Bundle) -> SpeechLLM:
-    """The bundle's language model with its adapter. Raises BundleError when it does not fit the mapper."""
-    llm = SpeechLLM.load(resolve(bundle.folder, bundle.manifest.llm), bundle.folder / "adapter")
+    """The bundle's language model with its adapter beside it, as training wants it. Raises BundleError when it does not fit the mapper."""
+    return _checked(bundle, SpeechLLM.load(resolve(bundle.folder, bundle.manifest.llm), bundle.folder / "adapter"))
+
+
+def load_merged_llm(bundle: Bundle) -> SpeechLLM:
+    """The same with the adapter in its weights, which answers sooner. Raises BundleError."""
+    llm = SpeechLLM.load(resolve(bundle.folder, bundle.manifest.llm))
+    llm.merge(Adapter.load(bundle.folder / "adapter"))
+    return _checked(bundle, llm)
+
+
+def _checked(bundle: Bundle, llm: SpeechLLM) -> SpeechLLM:
     delivered = bundle.mapper.leave.out_features
     if llm.hidden_size != delivered:
         raise BundleError(

@@ -18,6 +18,7 @@ from model.audio import SAMPLE_RATE
 from model.errors import BundleError
 from model.features import N_MELS, N_PROSODY, analyse, normalise
 from model.hub import why_not
+from model.nano_states import StackedBranches
 
 NANO_TYPE = "emosllm-nano-encoder"
 
@@ -112,6 +113,7 @@ class NanoEncoder(SpeechEncoder):
         self.settings = {"branches": branches, "channels": list(channels), "width": width, "prosody_width": prosody_width}
         self.width = branches * width
         self.branches = nn.ModuleList(_Branch(channels, width, prosody_width) for _ in range(branches))
+        self._stacked: StackedBranches | None = None
 
     @classmethod
     def of(cls, single: Sequence["NanoEncoder"]) -> "NanoEncoder":
@@ -149,6 +151,10 @@ class NanoEncoder(SpeechEncoder):
 
     def states(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, F, N_FEATURES), F feature frames of which `lengths` (B,) are real, to states (B, F / 4, D) and mask."""
+        if self._frozen:
+            with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+                self._stacked = self._stacked or StackedBranches(list(self.branches))
+                return self._stacked(features.float(), lengths)
         heard = [branch(features, lengths) for branch in self.branches]
         return torch.cat([states for states, _ in heard], dim=2), heard[0][1]
 

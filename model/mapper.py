@@ -5,6 +5,7 @@ B batch, T encoder frames, D encoder width, W mapper width, Q queries, H hidden 
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class QPMapper(nn.Module):
@@ -38,6 +39,32 @@ class QPMapper(nn.Module):
         """States (B, T, D) and bool mask (B, T), True where real, to speech embeds (B, Q, H)."""
         batch, queries = len(states), len(self.queries)
         sequence = torch.cat([self.enter(states), self.queries.expand(batch, -1, -1)], dim=1)  # (B, T + Q, W)
-        hidden = torch.cat([~mask, mask.new_zeros(batch, queries)], dim=1)  # padding is hidden from everyone, queries from nobody
-        mixed = self.mix(sequence, src_key_padding_mask=hidden)
-        return self.leave(mixed[:, -queries:])  # type: ignore[no-any-return]
+        real = torch.cat([mask, mask.new_ones(batch, queries)], dim=1)  # padding is hidden from everyone, queries from nobody
+        if self.training:
+            return self.leave(self.mix(sequence, src_key_padding_mask=~real)[:, -queries:])  # type: ignore[no-any-return]
+        return self.leave(self._mixed(sequence, real))  # type: ignore[no-any-return]
+
+    def _mixed(self, sequence: Tensor, real: Tensor) -> Tensor:
+        """What the layers make of the queries (B, Q, W): the same, without dropout, and without what the last one makes of the frames."""
+        seen, hidden = real[:, None, None, :], sequence
+        for number, layer in enumerate(self.mix.layers, 1):
+            everyone = layer.norm1(hidden)
+            asking = everyone
+            if number == len(self.mix.layers):
+                hidden, asking = (rows[:, -len(self.queries) :] for rows in (hidden, everyone))
+            hidden = hidden + _attend(layer.self_attn, asking, everyone, seen)
+            hidden = hidden + layer.linear2(functional.gelu(layer.linear1(layer.norm2(hidden))))
+        return self.mix.norm(hidden)  # type: ignore[no-any-return, misc]
+
+
+def _attend(attention: nn.MultiheadAttention, asking: Tensor, asked: Tensor, seen: Tensor) -> Tensor:
+    """Rows (B, A, W) to what they take from (B, S, W), where `seen` (B, 1, 1, S)."""
+    width, heads = asking.shape[2], attention.num_heads
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    query = functional.linear(asking, weight[:width], bias[:width])
+    key, value = functional.linear(asked, weight[width:], bias[width:]).chunk(2, dim=2)
+    query, key, value = (
+        rows.reshape(*rows.shape[:2], heads, -1).transpose(1, 2) for rows in (query, key, value)
+    )  # (B, heads, rows, W / heads)
+    taken = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    return attention.out_proj(taken.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -240,6 +240,11 @@ def _render(tokenizer: Any, turns: tuple[tuple[str, str], ...]) -> Rendered:
 
 def letter_ids(tokenizer: Any, letters: Iterable[Emotion]) -> dict[Emotion, int]:
     """The one token that each letter is after the answer's prefix. Raises BundleError where a letter is not one token."""
+    return dict(_letter_ids(tokenizer, tuple(letters)))
+
+
+@lru_cache
+def _letter_ids(tokenizer: Any, letters: tuple[Emotion, ...]) -> dict[Emotion, int]:
     prefix = tokenizer.encode(emotion_prefix(), add_special_tokens=False)
     ids = {}
     for letter in letters:

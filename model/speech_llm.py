@@ -1,6 +1,7 @@
 """SpeechLLM: a causal language model with a LoRA adapter that reads speech embeds between the tokens of a chat request.
 
-B batch, Q queries, H hidden size, S sequence length, A answer length, V vocabulary, L letters. This file owns peft.
+B batch, Q queries, H hidden size, S sequence length, A answer length, V vocabulary, L letters. This file owns peft, and imports it only
+where an adapter stands beside the weights: whoever judges has none.
 """
 
 from collections.abc import Sequence
@@ -8,12 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from model.adapter import Adapter
 from model.errors import BundleError
 from model.hub import why_not
 from model.prompts import Rendered, letter_ids, render
@@ -32,7 +33,6 @@ class SpeechLLM(nn.Module):
         super().__init__()
         self.llm = llm
         self.tokenizer = tokenizer
-        self._adopted = 0
 
     @classmethod
     def load(cls, source: str, adapter: Path | None = None, dtype: str = "auto") -> Self:
@@ -41,6 +41,8 @@ class SpeechLLM(nn.Module):
             llm = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(source)
             if adapter is not None:
+                from peft import PeftModel
+
                 llm = PeftModel.from_pretrained(llm, str(adapter))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise BundleError(f"the language model {source} cannot be loaded: {why_not(source, error)}") from error
@@ -55,6 +57,8 @@ class SpeechLLM(nn.Module):
 
     def add_lora(self, rank: int = 8, alpha: int = 16) -> None:
         """Put a fresh LoRA adapter on attention and FFN, of the paper's size (3.1) unless told; the base is frozen from here on."""
+        from peft import LoraConfig, get_peft_model
+
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
@@ -64,23 +68,13 @@ class SpeechLLM(nn.Module):
         )
         self.llm = get_peft_model(self.llm, config)
 
-    def adopt(self, adapter: Path) -> None:
-        """Use the PEFT adapter in this folder from now on instead of the one that was loaded. Raises BundleError; that one then stays."""
-        (before,) = self.llm.peft_config
-        self._adopted += 1
-        # PEFT wants a name that no other has and that a module may have, which a version need not be.
-        fresh = f"adopted_{self._adopted}"
-        try:
-            self.llm.load_adapter(str(adapter), fresh, torch_device=str(self.llm.device))
-            self.llm.set_adapter(fresh)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            if fresh in self.llm.peft_config:
-                self.llm.set_adapter(before)
-                self.llm.delete_adapter(fresh)
-            raise BundleError(f"the adapter in {adapter} cannot be loaded: {error}") from error
-        self.llm.delete_adapter(before)
-        self.llm.requires_grad_(False)
-        self.eval()
+    @torch.no_grad()
+    def merge(self, adapter: Adapter) -> None:
+        """Lay an adapter into the weights of a language model that has none. Raises BundleError where it does not fit."""
+        own = self.llm.state_dict()
+        adapter.check({name: weight.shape for name, weight in own.items()})
+        for name, weight in adapter.merged((name, own[name]) for name in adapter.pairs):
+            own[name].copy_(weight)
 
     def save(self, folder: Path | None, adapter: Path) -> None:
         """Write the LoRA adapter, in PEFT's format, to `adapter`, and base model and tokenizer to `folder` unless they are elsewhere.

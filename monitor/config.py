@@ -98,7 +98,7 @@ class EngineConfig(_Section):
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     start_timeout_s: Annotated[int, Field(ge=5, le=3600)] = 300
     stop_timeout_s: Annotated[int, Field(ge=0, le=600)] = 60
-    kv_cache_mib: Annotated[int, Field(ge=16, le=1_000_000)] = 64
+    kv_cache_mib: Annotated[int, Field(ge=16, le=1_000_000)] = 32
 
     @model_validator(mode="after")
     def _private(self) -> "EngineConfig":

@@ -75,7 +75,24 @@ def test_branches_trained_apart_say_side_by_side_what_each_said_alone() -> None:
     clip = [torch.randn(20000) * 0.05]
     joined = NanoEncoder.of(single).freeze()
     assert joined.width == 2 * single[0].width
-    assert torch.equal(joined(clip)[0], torch.cat([encoder(clip)[0] for encoder in single], dim=2))
+    assert torch.allclose(joined(clip)[0], torch.cat([encoder(clip)[0] for encoder in single], dim=2), atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[60], [61, 61], [64, 50, 3, 1], [1]])
+def test_a_frozen_nano_says_what_its_branches_say(lengths: list[int]) -> None:
+    """In one network for all branches, with whatever padding; and a state dict knows nothing of that."""
+    encoder = _warmed_nano(3)
+    inputs = torch.zeros(len(lengths), max(lengths), N_FEATURES)
+    for row, length in enumerate(lengths):
+        inputs[row, :length] = torch.randn(length, N_FEATURES)
+    expected, real = encoder.states(inputs, torch.tensor(lengths))
+    names = set(encoder.state_dict())
+    states, mask = encoder.freeze().states(inputs, torch.tensor(lengths))
+    assert torch.equal(mask, real)
+    assert torch.allclose(states, expected, atol=1e-5)
+    assert expected.abs().max() > 1
+    assert (states[~mask] == 0).all()
+    assert set(encoder.state_dict()) == names
 
 
 def test_what_is_no_speech_encoder_is_refused(tmp_path: Path) -> None:

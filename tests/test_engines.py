@@ -13,17 +13,17 @@ import soundfile
 import torch
 
 from model.audio import Int16, pcm16_to_float
-from model.bundle import Bundle
+from model.bundle import Bundle, load_llm, resolve
 from model.errors import EngineRejected, EngineUnavailable
 from model.paralinguistics import Terciles, measure
 from model.predictor import Predictor, Sound, Style
 from model.prompts import Strategy, Task
-from model.request import Request
+from model.request import LanguageModel, Request
 from model.server_key import read_key
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
 from monitor.config import EngineConfig
-from monitor.judging.engine import EmbeddedEngine, Engine, TransformersEngine, open_engine
+from monitor.judging.engine import EmbeddedEngine, TransformersEngine, open_engine
 from tests import tiny
 from tests.servers import NOBODY, Server, serving
 from train.corpora.manifest import Utterance
@@ -38,12 +38,12 @@ def plain(nano: Bundle) -> TransformersEngine:
 
 
 @pytest.fixture(scope="module")
-def expected(nano: Bundle, plain: TransformersEngine, utterances: list[Int16]) -> np.ndarray:
-    """Posteriors (20, letters), one at a time, without padding, vLLM or batches."""
-    return _posteriors(nano, plain, utterances, together=False)
+def expected(nano: Bundle, utterances: list[Int16]) -> np.ndarray:
+    """Posteriors (20, letters), one at a time, without padding, vLLM or batches, the adapter beside the weights."""
+    return _posteriors(nano, load_llm(nano), utterances, together=False)
 
 
-def _posteriors(bundle: Bundle, engine: Engine, pcms: list[Int16], together: bool) -> np.ndarray:
+def _posteriors(bundle: Bundle, engine: LanguageModel, pcms: list[Int16], together: bool) -> np.ndarray:
     """Uncalibrated, (utterances, letters), asked as nano was released."""
     requests = [_request(bundle, pcm, "| Emotion:") for pcm in pcms]
     batches = [requests] if together else [[request] for request in requests]
@@ -201,9 +201,8 @@ def test_an_evaluation_is_told_that_a_model_takes_no_audio(published: Bundle, pl
         ServedModel(plain_server.url, published.manifest.version, plain_server.key).answer([clip])
 
 
-def test_the_adapter_is_applied(nano: Bundle, plain: TransformersEngine, utterances: list[Int16], expected: np.ndarray) -> None:
-    with plain._llm.llm.disable_adapter():
-        without = _posteriors(nano, plain, utterances, together=True)
+def test_the_adapter_is_applied(nano: Bundle, utterances: list[Int16], expected: np.ndarray) -> None:
+    without = _posteriors(nano, SpeechLLM.load(resolve(nano.folder, nano.manifest.llm)), utterances, together=True)
     assert np.abs(without - expected).max() > CLOSE
 
 

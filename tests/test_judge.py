@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from model.audio import Int16
@@ -17,6 +18,7 @@ from monitor.config import EngineConfig
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.judge import Judge
 from monitor.judging.listener import EngineState, Listener
+from monitor.judging.process import JudgingProcess
 from monitor.store.records import Judgement
 
 QUICK = EngineConfig(kind="transformers", max_batch=4)
@@ -213,3 +215,17 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
         return True
 
     _wait(gone, 30)
+
+
+def test_a_judging_process_is_told_how_its_libraries_wait_unless_somebody_else_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.setenv("EMOSLLM_STORE_KEY", "ab" * 32)
+    process = JudgingProcess(QUICK, tmp_path / "engine.log")
+    child = psutil.Process(process._process.pid)
+    _wait(child.environ)  # for a moment after its start there is nothing to be read
+    told = child.environ()
+    process.end()
+    assert told["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert told["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+    assert "EMOSLLM_STORE_KEY" not in told

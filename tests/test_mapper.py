@@ -21,6 +21,20 @@ def test_padding_changes_nothing() -> None:
     assert torch.allclose(mapper(padded, mask), mapper(states, mask[:, :20]), atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_outside_training_the_same_is_said_in_fewer_steps(layers: int) -> None:
+    torch.manual_seed(0)
+    mapper = QPMapper(48, 96, queries=8, layers=layers, heads=4, width=48).eval()
+    states, mask = torch.randn(3, 30, 48), torch.arange(30)[None] < torch.tensor([[30], [12], [1]])
+    quick = mapper(states, mask)
+    for module in mapper.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, torch.nn.MultiheadAttention):
+            module.dropout = 0.0
+    assert torch.allclose(mapper.train()(states, mask), quick, atol=1e-5)
+
+
 def test_every_frame_can_reach_every_query() -> None:
     torch.manual_seed(0)
     mapper = QPMapper(48, 96, queries=8, layers=2, heads=4, width=48).eval()

@@ -5,23 +5,25 @@ knows nothing of audio, strategies, calibration or the timeline. This file owns 
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
-from model.bundle import Bundle, load_llm, resolve
-from model.errors import BundleError, EngineRejected
+from model.adapter import Adapter
+from model.bundle import Bundle, load_merged_llm, resolve
+from model.errors import EngineRejected
 from model.prompts import letter_ids, render
 from model.request import MAX_WRITTEN_TOKENS, LanguageModel, Request
 from model.server_key import read_key
-from model.speech_llm import LORA_TARGETS
 from model.types import Emotion
 from monitor.config import EngineConfig
-from monitor.judging.fitting import adapter_rank, check_fit, check_rank
+from monitor.judging.fitting import check_fit
 from monitor.judging.served_engine import BLOCK_TOKENS, ServerEngine
 from monitor.judging.server import ServerConnection
+
+_T = TypeVar("_T")
 
 
 class Engine(LanguageModel, Protocol):
@@ -48,10 +50,10 @@ def open_engine(config: EngineConfig, bundle: Bundle) -> Engine:
 
 
 class TransformersEngine:
-    """The language model in this process through transformers and PEFT: slower, but it runs wherever torch does."""
+    """The language model in this process through transformers: slower, but it runs wherever torch does."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._llm = load_llm(bundle)
+        self._llm = load_merged_llm(bundle)
         self._manifest = bundle.manifest
 
     def letter_log_probs(self, requests: Sequence[Request], letters: Sequence[Emotion]) -> list[list[float]]:
@@ -63,9 +65,9 @@ class TransformersEngine:
         return self._llm.write(requests, stop)
 
     def adopt(self, bundle: Bundle) -> None:
-        """See Engine."""
+        """See Engine. For a moment there are two language models, so that the old one stays where the new one cannot be had."""
         check_fit(self._manifest, bundle.manifest)
-        self._llm.adopt(bundle.folder / "adapter")
+        self._llm = load_merged_llm(bundle)
         self._manifest = bundle.manifest
 
     def close(self) -> None:
@@ -73,7 +75,10 @@ class TransformersEngine:
 
 
 class EmbeddedEngine:
-    """vLLM in this process, without a server: prompts of tokens and speech embeds mixed, the adapter as LoRA."""
+    """vLLM in this process, without a server: prompts of tokens and speech embeds mixed, the adapter in the language model's weights.
+
+    vLLM can also work out an adapter beside the weights, for several at a time; on a CPU that costs two to three times as much.
+    """
 
     def __init__(self, bundle: Bundle, kv_cache_mib: int) -> None:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -81,13 +86,11 @@ class EmbeddedEngine:
         os.environ.setdefault("DO_NOT_TRACK", "1")
         try:
             from vllm import LLM, SamplingParams
-            from vllm.lora.request import LoRARequest
         except ImportError as error:
             raise EngineRejected(f'vLLM cannot be imported ({error}); run `make setup`, or set [engine] kind = "transformers"') from error
-        source = resolve(bundle.folder, bundle.manifest.llm)
-        self._rank = adapter_rank(bundle.folder)
+        adapter = Adapter.load(bundle.folder / "adapter")
         self._llm = LLM(
-            source,
+            resolve(bundle.folder, bundle.manifest.llm),
             dtype="auto" if torch.cuda.is_available() else "float32",
             enforce_eager=not torch.cuda.is_available(),
             distributed_executor_backend="uni",
@@ -95,18 +98,14 @@ class EmbeddedEngine:
             block_size=BLOCK_TOKENS,
             enable_prefix_caching=True,
             enable_prompt_embeds=True,
-            enable_lora=True,
-            max_lora_rank=self._rank,
-            lora_target_modules=list(LORA_TARGETS),
             logprobs_mode="processed_logprobs",
             max_logprobs=len(Emotion),
         )
         self._tokenizer = self._llm.get_tokenizer()
         self._sampling = SamplingParams
-        self._lora_request = LoRARequest
+        self._shapes = self._on_the_weights(_shapes)
+        self._lay_in(adapter)
         self._manifest = bundle.manifest
-        self._number = 1
-        self._adapter = self._adapter_of(bundle, self._number)
 
     def letter_log_probs(self, requests: Sequence[Request], letters: Sequence[Emotion]) -> list[list[float]]:
         """See LanguageModel."""
@@ -121,39 +120,44 @@ class EmbeddedEngine:
         return [output.text for output in self._generate(requests, sampling)]
 
     def _generate(self, requests: Sequence[Request], sampling: Any) -> list[Any]:
-        prompts = [_mixed_prompt(self._tokenizer, request) for request in requests]
-        outputs = self._llm.generate(prompts, sampling, use_tqdm=False, lora_request=self._adapter)
-        return [output.outputs[0] for output in outputs]
+        prompts = [mixed_prompt(self._tokenizer, request) for request in requests]
+        return [output.outputs[0] for output in self._llm.generate(prompts, sampling, use_tqdm=False)]
 
     def adopt(self, bundle: Bundle) -> None:
-        """See Engine."""
+        """See Engine. A tenth of a second for a small language model; for a large one as long as its files take to be read again."""
         check_fit(self._manifest, bundle.manifest)
-        check_rank(bundle.folder, self._rank)
-        engine, before = self._llm.llm_engine, self._adapter
-        # vLLM takes an adapter with a number that it knows for loaded.
-        self._number += 1
-        fresh = self._adapter_of(bundle, self._number)
-        try:
-            engine.add_lora(fresh)
-        except Exception as error:
-            # vLLM raises whatever it meets; what it holds of the new one goes, and the old one is loaded again where it is asked for.
-            with suppress(Exception):
-                engine.remove_lora(fresh.lora_int_id)
-            raise BundleError(f"the adapter of {bundle.folder} cannot be loaded: {error}") from error
-        self._manifest, self._adapter = bundle.manifest, fresh
-        engine.remove_lora(before.lora_int_id)
-        # What was read with the old adapter is of no use any more, and wrong where a folder has new weights under an old name.
+        self._lay_in(Adapter.load(bundle.folder / "adapter"))
+        self._manifest = bundle.manifest
+
+    def _lay_in(self, adapter: Adapter) -> None:
+        """Nothing is changed before all of it is known to fit; what vLLM raises after that is no fault of the bundle."""
+        adapter.check(self._shapes)
+        self._on_the_weights(lambda runner, weights: runner.reload_weights(weights_iterator=adapter.merged(weights)))
+        # What was read with the old weights is wrong now.
         self._llm.reset_prefix_cache()
 
-    def _adapter_of(self, bundle: Bundle, number: int) -> Any:
-        return self._lora_request(bundle.manifest.version, number, str(bundle.folder / "adapter"))
+    def _on_the_weights(self, work: Callable[[Any, Iterator[tuple[str, Tensor]]], _T]) -> _T:
+        """Do something with vLLM's model runner and the language model's weights as they are in its files."""
+        from vllm.model_executor.model_loader import get_model_loader
+
+        def in_worker(worker: Any) -> _T:
+            runner = worker.model_runner
+            loader = get_model_loader(runner.vllm_config.load_config)
+            return work(runner, loader.get_all_weights(runner.model_config, runner.model))
+
+        done: list[_T] = self._llm.collective_rpc(in_worker)
+        return done[0]
 
     def close(self) -> None:
         """Stop vLLM; its memory goes with this process."""
         self._llm.llm_engine.engine_core.shutdown()
 
 
-def _mixed_prompt(tokenizer: Any, request: Request) -> dict[str, Any]:
+def _shapes(_runner: Any, weights: Iterator[tuple[str, Tensor]]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights}
+
+
+def mixed_prompt(tokenizer: Any, request: Request) -> dict[str, Any]:
     """One request as vLLM takes it: token ids, and rows of embeddings that stand in for the tokens where the mask is False."""
     rendered, embeds = render(tokenizer, request.turns), request.speech
     before, after = rendered.before, rendered.after

@@ -31,13 +31,6 @@ def check_fit(own: BundleManifest, other: BundleManifest) -> None:
         raise NeedsRestart(f"{other.version} answers with the letters {''.join(other.letters)}, not {''.join(own.letters)}")
 
 
-def check_rank(folder: Path, largest: int) -> None:
-    """Raises NeedsRestart for an adapter with a higher rank than the engine was started for; BundleError for one without a rank."""
-    rank = adapter_rank(folder)
-    if rank > largest:
-        raise NeedsRestart(f"the adapter of {folder} has the rank {rank}; the engine was started for up to {largest}")
-
-
 def check_numbers(folder: Path) -> None:
     """Raises BundleError for weights that cannot be read or are no numbers: an engine that is given those may die of them."""
     for path in (folder / "mapper.safetensors", folder / "adapter/adapter_model.safetensors"):

@@ -217,7 +217,8 @@ class Judge:
 
     def _serve(self, child: JudgingProcess) -> Failed | NotUsed | None:
         """Talk to one process until it ends, must be ended for another bundle, or we stop. Returns why (None: we stopped)."""
-        deadline = time.monotonic() + self._config.start_timeout_s
+        began = time.monotonic()
+        deadline = began + self._config.start_timeout_s
         ready = False
         self._proven = False
         while not self._stopping.is_set():
@@ -239,7 +240,7 @@ class Judge:
                 case Ready():
                     ready, self._away = True, None
                     self._engine = message.engine
-                    self._begin_with(message.bundle_version)
+                    self._begin_with(message.bundle_version, f", ready after {time.monotonic() - began:.0f} s")
                 case Told():
                     self._is_back()
                     self._settle(message.judgements)
@@ -275,9 +276,9 @@ class Judge:
         self._blame.another_bundle()
         self._begin_with(version)
 
-    def _begin_with(self, version: str) -> None:
+    def _begin_with(self, version: str, how_soon: str = "") -> None:
         self._in_use = version
-        self._listener.changed(EngineState.READY, f"{self._engine}, {version}")
+        self._listener.changed(EngineState.READY, f"{self._engine}, {version}{how_soon}")
         self._switch.done(version)
 
     def _ask(self, child: JudgingProcess) -> None:

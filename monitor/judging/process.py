@@ -13,6 +13,9 @@ from monitor.config import EngineConfig
 from monitor.judging.messages import Ask, Use
 from monitor.store.key_places import VARIABLE as STORE_KEY_VARIABLE
 
+# What its libraries read when they are loaded; what somebody has set stays. Threads that wait spin by default, which on a machine with
+# other work makes a batch take many times as long; and oneDNN would keep code for a thousand lengths of segments, about a MB each.
+LIBRARY_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
 _LOG_LINES = 12
 _END_S = 5.0
 
@@ -32,7 +35,7 @@ class JudgingProcess:
                 stderr=output,
                 pass_fds=[theirs.fileno()],
                 # The key of the timeline is none of its business.
-                env={name: value for name, value in os.environ.items() if name != STORE_KEY_VARIABLE},
+                env={name: value for name, value in {**LIBRARY_SETTINGS, **os.environ}.items() if name != STORE_KEY_VARIABLE},
                 start_new_session=True,
             )
 

@@ -19,6 +19,7 @@ QUIETEST_DB = -100.0
 """Digital silence; the quietest that 16 bits can tell from it is -90."""
 
 _WINDOW = SAMPLE_RATE // 25
+_FFT = 900  # at least a window and the longest lag, so that nothing comes round
 _LAGS = range(SAMPLE_RATE // 600, SAMPLE_RATE // 65)
 # A window is voiced where it repeats itself to this part, and is not much quieter than the loudest: rooms hum.
 _VOICED, _UNDER_LOUDEST_DB = 0.5, 30.0
@@ -59,8 +60,8 @@ def _pitches(sound: _Floats) -> _Floats:
 
 def _correlation(windows: _Floats) -> _Floats:
     """Windows (W, _WINDOW) to how much they repeat themselves, at most 1, at each of _LAGS and one on either side (W, lags + 2)."""
-    spectra = np.fft.rfft(windows * np.hanning(_WINDOW).astype(np.float32), 2 * _WINDOW)
-    correlation = np.fft.irfft(np.square(np.abs(spectra)))
+    spectra = np.fft.rfft(windows * np.hanning(_WINDOW).astype(np.float32), _FFT)
+    correlation = np.fft.irfft(np.square(spectra.real) + np.square(spectra.imag))
     normal: _Floats = (correlation[:, _LAGS.start - 1 : _LAGS.stop + 1] / (correlation[:, :1] + 1e-9) / _shape()).astype(np.float32)
     return normal
 
@@ -68,7 +69,7 @@ def _correlation(windows: _Floats) -> _Floats:
 @cache
 def _shape() -> _Floats:
     """The window's own autocorrelation, which falls with the lag and would make long periods look unvoiced."""
-    spectrum = np.fft.rfft(np.hanning(_WINDOW), 2 * _WINDOW)
+    spectrum = np.fft.rfft(np.hanning(_WINDOW), _FFT)
     correlation = np.fft.irfft(np.square(np.abs(spectrum)))
     shape: _Floats = (correlation[_LAGS.start - 1 : _LAGS.stop + 1] / correlation[0]).astype(np.float32)
     return shape
