@@ -14,7 +14,7 @@ help:
 	@echo "make start   listen to the default microphone"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   measure"
+	@echo "make bench   measure, and write bench/RESULTS.md (ARGS=--quick for less)"
 	@echo "make lock    resolve the dependencies again (ARGS=--upgrade for newer versions)"
 	@echo "make clean   remove .venv, caches and build outputs"
 

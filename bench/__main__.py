@@ -1,20 +1,60 @@
-"""`python -m bench`: runs every benchmark and prints its tables. Ratios measured side by side in one run; no timed tests."""
+"""`python -m bench [--quick]`: measures what a machine without a GPU can show in a quarter of an hour, and writes bench/RESULTS.md.
 
-import platform
+--quick takes about three minutes. Each section compares ways or sizes side by side in one run, so its ratios hold on a busy machine too.
+"""
+
+import argparse
+import os
 import sys
-from importlib.metadata import version
+from collections.abc import Callable
+from pathlib import Path
 
-import torch
+from monitor.judging.process import LIBRARY_SETTINGS
 
-from bench import cached_states, days, exchange, faults, idle, latency, parts, segmenter, swaps, throughput
+# As the judging process has them; libraries read them when they are loaded.
+for _name, _value in LIBRARY_SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", VLLM_LOGGING_LEVEL="ERROR")
+
+from bench import growth, latency, machine, processes, shares, summary, threads, throughput  # noqa: E402
+from bench.hot import hot  # noqa: E402
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+_Section = Callable[[], tuple[list[str], dict[str, float]]]
 
 
 def main() -> None:
-    """Print all results as Markdown."""
-    print(f"Python {platform.python_version()}, torch {version('torch')}, {torch.get_num_threads()} threads, {platform.machine()}\n")
-    for benchmark in (segmenter, parts, throughput, latency, swaps, cached_states, days, exchange, idle, faults):
-        print("\n".join(benchmark.run()), end="\n\n", flush=True)
+    """Write the results, printing each section as it is known."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write to (default: bench/RESULTS.md)")
+    asked = parser.parse_args()
+    load = os.getloadavg()
+    sections: list[str] = []
+    figures: dict[str, float] = {}
+
+    def add(measure: _Section) -> None:
+        lines, found = measure()
+        print("\n".join(lines), end="\n\n", flush=True)
+        sections.extend([*lines, ""])
+        figures.update(found)
+
+    add(lambda: latency.run(asked.quick))
+    add(lambda: processes.run(asked.quick))
+    if not asked.quick:
+        add(threads.run)
+    with hot() as ready:
+        add(lambda: throughput.run(ready, asked.quick))
+        add(lambda: shares.run(ready, asked.quick))
+        add(lambda: growth.run(ready, asked.quick))
+        add(lambda: summary.costs(figures, ready.average_s))
+    text = "\n".join([*summary.head(machine.described(load), figures, asked.quick), *sections, *summary.foot()])
+    asked.out.write_text(text, encoding="utf-8")
+    print(f"written to {asked.out}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
+    sys.stdout.flush()
+    os._exit(0)  # vLLM leaves threads behind

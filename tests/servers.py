@@ -85,6 +85,12 @@ class SharedServer:
         with self.server.client() as client:
             _wait_until_ready(self._process, client, self.log)
 
+    @property
+    def process_id(self) -> int:
+        """Of what runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """As a machine does that loses its power."""
         self._end(signal.SIGKILL)

@@ -31,7 +31,7 @@ from model.types import Emotion
 from train.learning.nano_llm import build_tokenizer
 from train.recipe import SmallLlm
 
-_SMALL_ENCODER = {
+SMALL_ENCODER = {
     "hidden_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -99,7 +99,7 @@ _SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20}
 def wavlm(folder: Path, norm: str = "layer") -> Path:
     """A WavLMModel of the large model's kind (`layer`) or the base model's (`group`)."""
     torch.manual_seed(0)
-    WavLMModel(WavLMConfig(**_SMALL_ENCODER, feat_extract_norm=norm, do_stable_layer_norm=norm == "layer")).save_pretrained(folder)
+    WavLMModel(WavLMConfig(**SMALL_ENCODER, feat_extract_norm=norm, do_stable_layer_norm=norm == "layer")).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=norm == "layer", return_attention_mask=norm == "layer").save_pretrained(folder)
     return folder
 
@@ -107,7 +107,7 @@ def wavlm(folder: Path, norm: str = "layer") -> Path:
 def wav2vec2(folder: Path) -> Path:
     """A Wav2Vec2Model of the robust large model's kind."""
     torch.manual_seed(0)
-    Wav2Vec2Model(Wav2Vec2Config(**_SMALL_ENCODER, feat_extract_norm="layer", do_stable_layer_norm=True)).save_pretrained(folder)
+    Wav2Vec2Model(Wav2Vec2Config(**SMALL_ENCODER, feat_extract_norm="layer", do_stable_layer_norm=True)).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
     return folder
 
@@ -131,15 +131,19 @@ def qwen3() -> Qwen3ForCausalLM:
 
 def llama_folder(folder: Path) -> Path:
     """Llama 3.2's instruct version as it is published: weights, tokenizer with its chat template, sampling as its default."""
+    return _publish(llama(), llama_tokenizer(), folder)
+
+
+def llama_tokenizer() -> PreTrainedTokenizerFast:
+    """Of Llama's kind, with its marks and its chat template, in few tokens."""
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     backend = _byte_pairs(special, digits="{1,3}")
     backend.post_processor = processors.TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", backend.token_to_id("<|begin_of_text|>"))]
     )
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=LLAMA_TEMPLATE
     )
-    return _publish(llama(), tokenizer, folder)
 
 
 def qwen3_folder(folder: Path) -> Path:

@@ -35,11 +35,41 @@ def qwen_audio(folder: Path) -> Path:
     tokenizer = _tokenizer()
     torch.manual_seed(0)
     model = Qwen2AudioForConditionalGeneration(_config(tokenizer))
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    save_file(_published(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
-    Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=_MEL_BINS), tokenizer).save_pretrained(folder)
+    save_file(_published(model.state_dict()), without_weights(folder, model.config) / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def without_weights(folder: Path, config: Qwen2AudioConfig | None = None) -> Path:
+    """The same folder without weights, of any size, by default the published one's, for vLLM to make them up itself."""
+    tokenizer = _tokenizer()
+    config = config or _published_size(tokenizer)
+    config.architectures = ["Qwen2AudioForConditionalGeneration"]
+    config.save_pretrained(folder)
+    bins = config.audio_config.num_mel_bins
+    Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=bins), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def _published_size(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
+    """Qwen2-Audio-7B: 8.4 billion parameters with its audio tower."""
+    text = Qwen2Config(
+        vocab_size=156_032,
+        hidden_size=4096,
+        intermediate_size=11_008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    audio = Qwen2AudioEncoderConfig()
+    return Qwen2AudioConfig(
+        audio_config=audio.to_dict(),
+        text_config=text.to_dict(),
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        dtype="bfloat16",
+    )
 
 
 def _published(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from monitor.judging.messages import Ask, Use
 from monitor.store.key_places import VARIABLE as STORE_KEY_VARIABLE
 
 # What its libraries read when they are loaded; what somebody has set stays. Threads that wait spin by default, which on a machine with
-# other work makes a batch take many times as long; and oneDNN would keep code for a thousand lengths of segments, about a MB each.
+# other work makes a batch take many times as long; and oneDNN would keep code for a thousand shapes, which takes 100 MB and saves nothing.
 LIBRARY_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
 _LOG_LINES = 12
 _END_S = 5.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.watched import SETTINGS, Outcome, Pipe, Speech, compare, database, home, spread
+from bench.studies.watched import SETTINGS, Outcome, Pipe, Speech, compare, database, home, spread
 from monitor.store.records import SegmentState, TimelineEntry
 from tests.commands import Running, configure, stored, worker_of
 from tests.stores import raw

@@ -1,7 +1,7 @@
 """Voice activity detection in noise: webrtcvad alone, Silero alone, and ours, on the same frames in one run.
 
-`python -m bench.vad MANIFEST [--quick] [--tune] [--tables TABLE ...]` with the corpora that recipes/nano.toml names. --quick takes a sixth
-of the sound; --tune hears the half on which the thresholds were chosen. What is heard: scenes.py.
+`python -m bench.studies.vad MANIFEST [--quick] [--tune] [--tables TABLE ...]` with the corpora that recipes/nano.toml names. --quick takes
+a sixth of the sound; --tune hears the half on which the thresholds were chosen. What is heard: scenes.py.
 
 Decisions are joined over pauses as the segmenter joins them, and islands shorter than its onset dropped, without pre-roll and tail.
 All three decide late, since they must hear before they know: each score stands as decided, and with 60 ms taken off all of them.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.scenes import FRAME, SETTINGS, Bools, Corpora, Half, Scene, clip_in_a_room, without_short
+from bench.studies.scenes import FRAME, SETTINGS, Bools, Corpora, Half, Scene, clip_in_a_room, without_short
 from model.audio import SAMPLE_RATE, Float32, Int16, float_to_pcm16, ms_to_samples, read_audio, s_to_samples
 from monitor.sound.segmenter import Segmenter
 from monitor.sound.types import AudioChunk

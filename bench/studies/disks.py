@@ -21,7 +21,7 @@ import psutil
 import soundfile
 
 from bench.sounds import DEMO
-from bench.watched import Outcome, Pipe, Speech, database, home, spread
+from bench.studies.watched import Outcome, Pipe, Speech, database, home, spread
 from model.audio import SAMPLE_RATE, float_to_pcm16, read_audio, s_to_samples
 from monitor.config import SegmenterConfig
 from monitor.control import ask

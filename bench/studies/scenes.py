@@ -1,4 +1,4 @@
-"""What the voice detectors hear in bench/vad.py: sentences at known times, noises, and a quiet day; two halves that share no voice.
+"""What the voice detectors hear in bench/studies/vad.py: sentences at known times, noises, and a quiet day; two halves that share no voice.
 
 It knows corpora and where somebody speaks in them, and no detector. The thresholds of monitor/sound/voice.py were chosen on the half TUNE;
 figures come from the half REPORT, whose speakers and sounds are others. Actors 17 to 20 of RAVDESS are in neither.

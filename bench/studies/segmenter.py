@@ -23,7 +23,7 @@ _ROUNDS = 3
 
 def run() -> list[str]:
     """Measure and return a markdown table; takes about 5 s of CPU."""
-    config = SegmenterConfig(detector="webrtcvad")  # what Silero costs is in bench/vad.py
+    config = SegmenterConfig(detector="webrtcvad")  # what Silero costs is in bench/studies/vad.py
     sound = _conversation(240)
     ways = {"webrtcvad alone": partial(_webrtcvad_alone, sound, config)}
     for chunk_ms in _CHUNKS_MS:

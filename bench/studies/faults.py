@@ -1,4 +1,4 @@
-"""`python -m bench.faults [--quick] [FAULT ...]`: what is lost when a monitor is killed, or its disk fails, in one Markdown table.
+"""`python -m bench.studies.faults [--quick] [FAULT ...]`: what is lost when a monitor is killed, or its disk fails, in one Markdown table.
 
 Only the project's own demo is heard, and everything lives in a temporary folder. About twenty minutes; --quick under two.
 """
@@ -7,8 +7,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bench import disks, kills
-from bench.watched import Outcome
+from bench.studies import disks, kills
+from bench.studies.watched import Outcome
 
 _HEAD = [
     "| what was done | times | segments closed | lost | doubled | seconds of coverage wrong | listening again |",
@@ -35,7 +35,7 @@ def run(names: Sequence[str] = _QUICK, quick: bool = True) -> list[str]:
 
 def main() -> None:
     """Print the table, each line as it is known."""
-    parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.faults", description=__doc__)
     parser.add_argument("fault", nargs="*", metavar="FAULT", help=f"{', '.join(FAULTS)}; default: all, with --quick {', '.join(_QUICK)}")
     parser.add_argument("--quick", action="store_true", help="fewer kills")
     asked = parser.parse_args()

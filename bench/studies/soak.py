@@ -1,6 +1,6 @@
 """A day and more through the whole monitor, as fast as it goes: does memory stay flat, and do stream and wall clock stay together?
 
-    python -m bench.soak [hours]
+    python -m bench.studies.soak [hours]
 
 A synthetic day of a quiet home (room noise, now and then one of the demo's spoken clips) is piped into `start --source -` with
 `--at`, and judged through transformers. Resident memory of both processes is read while it goes. At the end the last coverage must

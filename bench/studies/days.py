@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from bench import pages
+from bench.studies import pages
 from monitor.config import TimelineConfig
 from monitor.day.days import Day
 from monitor.look import Look

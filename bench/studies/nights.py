@@ -1,4 +1,4 @@
-"""What nights of training are worth on voices that nothing was trained or tuned on: `python -m bench.nights MANIFEST [--shuffled]`.
+"""What nights of training are worth on voices that nothing was trained or tuned on: `python -m bench.studies.nights MANIFEST [--shuffled]`.
 
 Each of RAVDESS's actors 17 to 20 in turn is the person. Half of their clips, at random, are five days of six segments, every one of which
 they correct or confirm; after each day a night is held with all labels so far, beginning with the shipped bundle. Measured are the other

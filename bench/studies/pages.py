@@ -1,6 +1,6 @@
 """What `report` and the dashboard's pages take of a core, beside a timeline's size: the whole commands, as a person runs them.
 
-For `bench/days.py`, which makes the timeline. A report's figure is without what `--help` takes, which is Python and the command line.
+For days.py, which makes the timeline. A report's figure is without what `--help` takes, which is Python and the command line.
 """
 
 import os
@@ -28,9 +28,9 @@ _ROUNDS, _VISITS = 5, 20
 
 def measure(config: Path, on: date) -> dict[str, float]:
     """Milliseconds of work by what was asked for, medians and means. config: settings that name the timeline. on: a day that is over."""
-    start_up = _of_command(config, "--help")
+    start_up = of_command(config, "--help")
     taken = {
-        f"`report` of {name}, as text": _of_command(config, "report", "--day", str(on), *options) - start_up
+        f"`report` of {name}, as text": of_command(config, "report", "--day", str(on), *options) - start_up
         for name, options in _REPORTS.items()
     }
     with _dashboard(config) as (process, visitor, place):
@@ -39,7 +39,9 @@ def measure(config: Path, on: date) -> dict[str, float]:
     return taken
 
 
-def _of_command(config: Path, *arguments: str) -> float:
+def of_command(config: Path, *arguments: str) -> float:
+    """Milliseconds of work of a whole command, the median of a few."""
+
     def once() -> float:
         before = _children_s()
         subprocess.run([*_command(config), *arguments], check=True, stdout=subprocess.DEVNULL)

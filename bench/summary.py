@@ -1,0 +1,69 @@
+"""What stands before and after the sections of RESULTS.md: machine, aims, what an hour of speech costs, and what was tried without gain."""
+
+from bench.tables import Aim, table
+
+AIMS = (
+    Aim("64 waiting, embedded, against the plain loop", "backlog_ratio", 5, "times", at_least=True),
+    Aim("64 waiting, embedded", "backlog_per_s", 20, "segments per second", at_least=True),
+    Aim("closing of a segment to its stored row, median", "stored_ms", 300, "ms"),
+    Aim("`start` to listening", "listening_s", 2, "s"),
+    Aim("`report` of a day beyond Python's start, with the largest timeline", "report_cpu_s", 0.3, "s"),
+)
+_HOUR_S = 3600
+
+
+def head(machine: list[str], figures: dict[str, float], quick: bool) -> list[str]:
+    """Title, machine and aims."""
+    command = "make bench ARGS=--quick" if quick else "make bench"
+    lines = [
+        "# Results",
+        "",
+        f"Written by `{command}`. Every ratio compares what was measured side by side in this one run.",
+        "",
+        *machine,
+        "",
+    ]
+    return [*lines, "## Aims", "", *table(["what", "aim", "found", ""], [aim.row(figures) for aim in AIMS]), ""]
+
+
+def costs(figures: dict[str, float], average_s: float) -> tuple[list[str], dict[str, float]]:
+    """What an hour of speech costs, from figures of other sections; segments last `average_s` on average."""
+    segments = _HOUR_S / average_s
+    ways = {"64 waiting, embedded": "backlog_cpu_ms", "one at a time, embedded": "alone_cpu_ms", "plain transformers loop": "plain_cpu_ms"}
+    plain = figures["plain_cpu_ms"]
+    rows = [[name, segments * figures[key] / 1000, plain / figures[key]] for name, key in ways.items() if key in figures]
+    lines = ["## An hour of speech", "", *table(["judged", "CPU s", "times less than the plain loop"], rows), ""]
+    lines += [
+        "Energy in Wh: CPU s x watts that a busy core takes more than an idle one / 3600. Price: CPU s x price of a core's hour / 3600."
+        " Neither was measured. Listening all day, speech or not, costs what the table of idle processes says.",
+    ]
+    return lines, {}
+
+
+def foot() -> list[str]:
+    """What was tried and does not pay, and where the rest stands."""
+    return [
+        *_TRIED,
+        "",
+        "Studies that need corpora, hours or root (voice detection, kills, nights, a day's soak, ...) are in [STUDIES.md](STUDIES.md).",
+        "",
+    ]
+
+
+_TRIED = [
+    "## Tried without gain",
+    "",
+    "Once, by hand, on two cores of an Intel Xeon with AVX-512 and AMX, CPU time on one core. Letters and accuracy are of 240 clips of"
+    " RAVDESS, most of which nano was trained on: they show a loss and nothing else.",
+    "",
+    "- bfloat16 in vLLM: 1.9 ms a segment of 64 instead of 2.5, the same letters, posteriors within 0.006. Without AMX it takes three to"
+    " four times as long as float32, and the whole segment would gain 9 %, so it stays float32.",
+    "- int8 (dynamic) for the language model through transformers: 4.8 ms instead of 5.6; one letter of 240 differs, unweighted accuracy is"
+    " 0.963 instead of 0.966. For the mapper: 0.70 ms instead of 0.81, the same letters. vLLM takes int8 only from int8 checkpoints.",
+    "- bfloat16 for the encoder: 1.9 ms instead of 2.2, with states off by up to 0.03.",
+    "- `torch.compile` of the encoder's convolutions: 20 s to compile, then 3.2 ms instead of 2.2.",
+    "- Smaller steps for vLLM (`max_num_batched_tokens` 1024 or 2048 instead of 4096): the same CPU time within noise, and no less memory.",
+    "- A KV cache of 64 MiB instead of 32 or 16: the same CPU time, and each MiB is resident from the start, so the default is 32.",
+    "- `MALLOC_ARENA_MAX=1`: no less memory. About 620 of 800 MB are there once torch, transformers and vLLM are imported.",
+    "- FP8 and AWQ need a GPU and were not run.",
+]
