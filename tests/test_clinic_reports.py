@@ -134,7 +134,7 @@ def test_the_doctor_says_what_is_shared_and_tries_the_way_there(home: Path, clin
     assert f"{person.waiting()} changes wait" in check(config).detail
     assert "since 2026-07-14 14:00" in check(Config(store=StoreConfig(url=url), timeline=TimelineConfig(zone="Europe/Paris"))).detail
     person.close()
-    with pytest.raises(ClinicError, match="does not let this login"):
+    with pytest.raises(ClinicError, match="does not let this login do that: only who shares may"):
         check(Config(store=StoreConfig(url=clinic.add("clinician", name("clinician")))))
     with pytest.raises(ClinicError, match="cannot be reached"):
         check(Config(store=StoreConfig(url="postgresql://a:secret-password@127.0.0.1:1/x")))

@@ -58,6 +58,15 @@ def _told(address: Address, options: str) -> str:
     return make_conninfo(**told, options=options, application_name="emosllm-monitor")
 
 
+def _whose(refusal: str) -> str:
+    """Who may do it: what PostgreSQL says of a function means nothing to whoever typed a command."""
+    if not refusal.startswith("permission denied for function"):
+        return refusal
+    if "read_" in refusal:
+        return "only a clinician may, of those who are entrusted to them"
+    return "only who shares may" if "begin_sending" in refusal or "own_subject" in refusal else "only an operator may"
+
+
 def _words(error: psycopg.Error, address: Address) -> str:
     said = error.diag.message_primary or " ".join(str(error).split())
     if address.password:
@@ -67,7 +76,7 @@ def _words(error: psycopg.Error, address: Address) -> str:
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedFunction() | psycopg.errors.InvalidSchemaName():
             return f"{address} is not set up, or older than this program; `emosllm-monitor clinic setup` does that ({said})"
         case psycopg.errors.InsufficientPrivilege():
-            return f"{address} does not let this login do that: {said}"
+            return f"{address} does not let this login do that: {_whose(said)}"
         case psycopg.errors.NoDataFound() | psycopg.errors.InvalidParameterValue() | psycopg.errors.DuplicateObject():
             return said
         case psycopg.errors.ActiveSqlTransaction() | psycopg.errors.IntegrityError() | psycopg.errors.DataError():
