@@ -82,6 +82,12 @@ class Postgres:
             self._process = None
 
     @property
+    def process_id(self) -> int:
+        """Of what runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What the server has written."""
         return self._log.read_text(errors="replace")

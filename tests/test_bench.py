@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bench.floor import Device, Llm, Work, convolutions_work, frames_work, llm_work
+from bench.load.figures import Arrived, Costs, Event, Outcome, lines
 from bench.open_loop import Clock, arrivals, delays, most_monitors, percentile_95
 from bench.plain_loop import PlainLoop
 from bench.sounds import demo_segments
@@ -117,3 +118,30 @@ def test_the_papers_size_runs_on_a_small_size() -> None:
     assert paces[3] > paces[0] > paces[2], "the floor is the quickest, the plain loop slower than ours"
     assert int(ours[3]) > 0
     assert int(qwen[3]) > 0
+
+
+def _told(name: str, closed: dict[str, float], judged: dict[str, float], twice: int = 0) -> dict[str, object]:
+    return {"name": name, "closed": closed, "judged": judged, "twice": twice, "refused": [], "waiting_most": 2}
+
+
+def test_a_load_test_tells_what_was_lost_doubled_and_did_not_arrive() -> None:
+    one = _told("one", {"1": 1040.0, "2": 1041.0, "3": 1301.0}, {"1": 1040.2, "2": 1041.4, "3": 1302.0})
+    other = _told("other", {"1": 1042.0, "2": 1043.0}, {"1": 1042.6}, twice=1)
+    arrived = Arrived({"one": (3, 3, 3), "other": (3, 2, 1)}, 6000)
+    costs = Costs(1030.0, 1050.0, {"vLLM": 2.0})
+    killed = Event("vLLM killed", 1300.0, 1310.0)
+    told = lines(Outcome(1000.0, 600.0, [one, other], [killed], (1390.0, 1570.0), {"flood": {"200": 7}}, arrived, costs))
+    for row in (
+        "| segments closed | 5 |",
+        "| judged in their own timelines | 4 |",
+        "| lost | 1 |",
+        "| judged twice | 1 |",
+        "| of them double | 1 |",
+        "| people of whom the clinic has not exactly what was closed | 1 |",
+        "| vLLM | 666.7 | 10.0% |",
+        "| flood | 200 (7 times) |",
+        "- vLLM killed after 300 s; back 10 s later",
+    ):
+        assert row in told
+    (calm,) = [line for line in told if line.startswith("| undisturbed | 3 |")]
+    assert "0.300 to 0.600" in calm

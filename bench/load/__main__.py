@@ -6,12 +6,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.load.figures import Arrived, Event, Outcome, lines
+import psutil
+
+from bench.load.figures import WARM_UP_S, Arrived, Costs, Event, Outcome, lines
 from bench.load.monitor import Place
 from bench.sounds import DEMO
 from model.audio import audio_length_s
@@ -25,6 +27,7 @@ _LEAD_S = 5.0
 _KILLED_AT, _CLINIC_GONE_AT, _STRANGERS = (0.2, 0.45), 0.32, (0.65, 0.95)
 _CLINIC_GONE_S = 20.0
 _DRAINED_S = 600
+_BEFORE_S = 5.0
 
 
 def run(monitors: int, seconds: float) -> list[str]:
@@ -46,6 +49,7 @@ def run(monitors: int, seconds: float) -> list[str]:
             worker.stdin.write(f"{start}\n")
             worker.stdin.flush()
         strangers = _strangers(folder, server, start + _STRANGERS[0] * seconds, start + _STRANGERS[1] * seconds)
+        costs = _costs({"vLLM": server.process_id, "PostgreSQL": database.process_id}, workers, start, seconds)
         events = _trouble(server, database, start, seconds)
         for process in (*workers, strangers):
             if process.wait(seconds + _DRAINED_S):
@@ -53,7 +57,7 @@ def run(monitors: int, seconds: float) -> list[str]:
         told = [one for number in range(_WORKERS) for one in json.loads((folder / f"told-{number}.json").read_text())]
         bothered = (start + _STRANGERS[0] * seconds, start + _STRANGERS[1] * seconds)
         answers = json.loads((folder / "strangers.json").read_text())
-        return lines(Outcome(start, seconds, told, events, bothered, answers, _arrived(clinic)))
+        return lines(Outcome(start, seconds, told, events, bothered, answers, _arrived(clinic), costs))
 
 
 def _place(number: int, monitors: int, folder: Path, server: SharedServer, clinic: Clinic) -> Place:
@@ -85,6 +89,22 @@ def _strangers(folder: Path, server: SharedServer, begin: float, end: float) -> 
     (folder / "strangers-spec.json").write_text(json.dumps(spec))
     command = [sys.executable, "-m", "bench.load.strangers", str(folder / "strangers-spec.json"), str(folder / "strangers.json")]
     return subprocess.Popen(command)
+
+
+def _costs(servers: Mapping[str, int], workers: "Sequence[subprocess.Popen[str]]", start: float, seconds: float) -> Costs:
+    """Processor time until shortly before the first kill."""
+    time.sleep(max(0.0, start + WARM_UP_S - time.time()))
+    watched = {name: [process] for name, process in servers.items()} | {"monitors": [worker.pid for worker in workers]}
+    begin, before = time.time(), {name: _cpu_s(processes) for name, processes in watched.items()}
+    time.sleep(max(0.0, start + _KILLED_AT[0] * seconds - _BEFORE_S - time.time()))
+    return Costs(begin, time.time(), {name: _cpu_s(processes) - before[name] for name, processes in watched.items()})
+
+
+def _cpu_s(process_ids: Iterable[int]) -> float:
+    """Of processes and all that they started and that still runs."""
+    firsts = [psutil.Process(process_id) for process_id in process_ids]
+    times = [process.cpu_times() for first in firsts for process in (first, *first.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
 def _trouble(server: SharedServer, database: Postgres, start: float, seconds: float) -> list[Event]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_WARM_UP_S = 20.0
+WARM_UP_S = 30.0
 # After a server is back, what waited is worked off.
 _CATCHING_UP_S = 30.0
 
@@ -28,6 +28,15 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of processor time from `begin` to `end` (seconds since the epoch), by what took them."""
+
+    begin: float
+    end: float
+    cpu_s: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """start, bothered: in seconds since the epoch. told: as bench.load.monitor.Told, in JSON's types. answers: to strangers, by kind."""
 
@@ -38,6 +47,7 @@ class Outcome:
     bothered: tuple[float, float]
     answers: Mapping[str, Mapping[str, int]]
     arrived: Arrived
+    costs: Costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,8 @@ def lines(found: Outcome) -> list[str]:
         if entry in one["judged"]
     ]
     about = f"{len(found.told)} monitors, {found.seconds / 60:.0f} minutes"
-    return [f"## {about}, one vLLM server, one PostgreSQL", "", *_counts(found), "", *_latencies(found, judged), "", *_strangers(found)]
+    tables = (_counts(found), _latencies(found, judged), _costs(found, judged), _strangers(found))
+    return [f"## {about}, one vLLM server, one PostgreSQL", *(line for table in tables for line in ("", *table))]
 
 
 def _counts(found: Outcome) -> list[str]:
@@ -105,13 +116,20 @@ def _latencies(found: Outcome, judged: Iterable[_Judged]) -> list[str]:
     return table
 
 
+def _costs(found: Outcome, judged: Iterable[_Judged]) -> list[str]:
+    count = sum(found.costs.begin <= one.closed < found.costs.end for one in judged)
+    passed_s = found.costs.end - found.costs.begin
+    table = [f"| undisturbed, {count / passed_s:.1f} segments a second | CPU ms a segment | of one core |", "|---|---|---|"]
+    return table + [f"| {name} | {1000 * cpu_s / count:.1f} | {cpu_s / passed_s:.1%} |" for name, cpu_s in found.costs.cpu_s.items()]
+
+
 def _median(group: Sequence[_Judged]) -> float:
     return statistics.median(one.took_s for one in group)
 
 
 def _group(found: Outcome, closed: float) -> str | None:
     """In which part of the test a segment was closed; None for the warming up."""
-    if closed < found.start + _WARM_UP_S:
+    if closed < found.start + WARM_UP_S:
         return None
     for event in found.events:
         down = event.what.startswith("vLLM")
@@ -123,5 +141,6 @@ def _group(found: Outcome, closed: float) -> str | None:
 def _strangers(found: Outcome) -> list[str]:
     table = ["| strangers | what they were answered |", "|---|---|"]
     for kind, answers in found.answers.items():
-        table.append(f"| {kind} | {'; '.join(f'{answer} ({count})' for answer, count in sorted(answers.items()))} |")
+        told = "; ".join(f"{answer} ({count} times)" for answer, count in sorted(answers.items()))
+        table.append(f"| {kind} | {told} |")
     return table
