@@ -20,11 +20,12 @@ from monitor.jobs.places import plans_path, switches_path
 from monitor.jobs.switches import Switches
 from monitor.store.backup import Backups
 from monitor.store.history import INTERRUPTED, History
+from monitor.store.lock import make_private
 from monitor.store.reader import TimelineReader
 from monitor.store.records import JobRun
 from monitor.store.timeline import Timeline
 from tests.commands import run as command
-from tests.stores import keys, raw
+from tests.stores import keys, of_version, raw
 
 ROOT = Path(__file__).parents[1]
 NIGHT = datetime(2026, 7, 14, 1, tzinfo=UTC)
@@ -128,10 +129,11 @@ def test_without_a_timeline_there_is_no_history_and_none_is_begun(home: Path) ->
     assert runs(path) == []
 
 
-def test_a_timeline_of_the_tables_before_gets_the_history_and_keeps_what_it_has(database: Path) -> None:
+def test_a_timeline_of_the_tables_before_gets_the_history_and_keeps_what_it_has(home: Path) -> None:
+    database = Config().timeline.database_path()
+    make_private(database)
+    of_version(database, "0003")
     with closing(raw(database)) as connection, connection:
-        connection.execute("DROP TABLE job_run")
-        connection.execute("UPDATE alembic_version SET version_num = '0003'")
         connection.execute("INSERT INTO checkin VALUES (1, '2026-07-14 01:00:00.000000', 'UTC', 0.5, 'H', NULL)")
     with pytest.raises(TimelineError, match="older version"):
         History.open(database, keys())

@@ -23,10 +23,11 @@ from sqlmodel import SQLModel, create_engine, inspect
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
 from monitor.store.cipher import DRIVER
+from monitor.store.lock import make_private
 from monitor.store.reader import SCHEMA_VERSION, TimelineReader
 from monitor.store.records import Coverage, Judgement, SegmentState
 from monitor.store.timeline import Timeline
-from tests.stores import keys, raw
+from tests.stores import keys, of_version, raw
 
 ROOT = Path(__file__).parents[1]
 PARIS = ZoneInfo("Europe/Paris")
@@ -133,6 +134,16 @@ def test_an_older_database_is_not_read_but_the_way_out_is_named(path: Path) -> N
     set_version(path, "0000")
     with pytest.raises(TimelineError, match=r"older version.*emosllm-monitor start"):
         open_reading(path)
+
+
+@pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004"])
+def test_tables_of_every_version_before_are_brought_up_to_date(path: Path, version: str) -> None:
+    make_private(path)
+    of_version(path, version)
+    with pytest.raises(TimelineError, match=r"older version"):
+        open_reading(path)
+    open_writing(path)
+    open_reading(path)
 
 
 def set_version(path: Path, version: str) -> None:
