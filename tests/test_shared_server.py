@@ -146,37 +146,43 @@ def test_requests_that_are_none_harm_nobody(nano: Bundle, shared: SharedServer, 
 
 
 def test_a_flood_of_one_client_costs_only_itself(nano: Bundle, shared: SharedServer, well: None) -> None:
-    """80 requests at once where 40 may be open and 8 are worked on: the other's five in turn are answered among the first of them."""
+    """60 that ask all the time, where 40 requests may be open and 8 are worked on: another's ten wait for those 8, not for the 40."""
     flooding, calm = shared.as_client("flooding"), shared.as_client("calm")
     statuses: list[int] = []
-
-    async def flood(client: httpx.AsyncClient) -> None:
-        answer = await client.post(CHAT, json=question(nano))
-        statuses.append(answer.status_code)
-        if answer.status_code == 429:
-            assert int(answer.headers["retry-after"]) >= 1
+    asked = question(nano)
 
     async def play() -> int:
         trusted = ssl.create_default_context(cafile=flooding.ca_file)
-        limits = httpx.Limits(max_connections=100)
+        limits, over = httpx.Limits(max_connections=100), asyncio.Event()
         async with (
             httpx.AsyncClient(base_url=flooding.url, headers=_keyed(flooding), verify=trusted, limits=limits, timeout=120) as loud,
             httpx.AsyncClient(base_url=calm.url, headers=_keyed(calm), verify=trusted, timeout=120) as quiet,
         ):
-            assert (await quiet.post(CHAT, json=question(nano))).status_code == 200
-            going = [asyncio.create_task(flood(loud)) for _ in range(80)]
+
+            async def flood() -> None:
+                while not over.is_set():
+                    answer = await loud.post(CHAT, json=asked)
+                    statuses.append(answer.status_code)
+                    if answer.status_code == 429:
+                        assert int(answer.headers["retry-after"]) >= 1
+                        await asyncio.sleep(0.1)
+
+            assert (await quiet.post(CHAT, json=asked)).status_code == 200
+            going = [asyncio.create_task(flood()) for _ in range(60)]
             while statuses.count(429) < 20:
                 await asyncio.sleep(0.01)
             before = statuses.count(200)
-            assert (await quiet.post(CHAT, json=question(nano))).status_code == 200
+            for _ in range(10):
+                assert (await quiet.post(CHAT, json=asked)).status_code == 200
             passed = statuses.count(200) - before
+            over.set()
             await asyncio.gather(*going)
             return passed
 
     passed = asyncio.run(play())
-    assert statuses.count(200) >= 40
-    assert statuses.count(200) + statuses.count(429) == 80
-    assert passed <= 16, "what was worked on already, and one of the flood for the calm one's"
+    assert set(statuses) == {200, 429}
+    # First come, first served would be 40 for each of the ten. Up to 40 more may have been answered before and not read yet.
+    assert passed <= 200
 
 
 def _keyed(server: Server) -> dict[str, str]:
