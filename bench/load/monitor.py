@@ -1,20 +1,23 @@
 """One of the many monitors, in a thread's shape: its own encrypted timeline, key, client and sender; the encoder is its process's.
 
-What a monitor is made of is real: segmenter, timeline with its spool, encoder and mapper, the server's engine, outbox and sender. What a
-process of its own would bring is not: capture from a microphone, and the supervision of its judging process, which the tests kill.
+What a monitor is made of is real: timeline with its spool, encoder and mapper, the server's engine, outbox and sender. The recording is cut
+once for all, and each segment comes when it would have been closed. What a process of its own would bring is not here: capture from a
+microphone, and the supervision of its judging process, which the tests kill.
 """
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from model.audio import SAMPLE_RATE, Int16, pcm16_to_float, samples_to_s
+from model.audio import SAMPLE_RATE, Int16, ms_to_samples, pcm16_to_float, samples_to_s
 from model.bundle import Bundle
 from model.errors import EmosllmError, EngineUnavailable
 from model.predictor import Predictor, Sound
@@ -30,7 +33,7 @@ from monitor.store.outbox import Outbox
 from monitor.store.records import Coverage, Judgement
 from monitor.store.timeline import Timeline
 
-_BLOCK = SAMPLE_RATE // 10
+_HANGOVER = ms_to_samples(SegmenterConfig().hangover_ms)
 _BATCH = 64
 _RETRY_S = 1.0
 _POLL_S = 0.05
@@ -47,6 +50,20 @@ class Place:
     ca_file: str
     clinic: str
     offset: float
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording, mono int16 (N,) at SAMPLE_RATE, and what the segmenter cuts out of it."""
+
+    sound: Int16
+    segments: Sequence[Segment]
+
+    @classmethod
+    def of(cls, sound: Int16) -> Self:
+        """Cut it once for all monitors of a process: fifty detectors in its threads would only wait for each other."""
+        segmenter = Segmenter(SegmenterConfig())
+        return cls(sound, segmenter.push(AudioChunk(0, sound)) + segmenter.flush())
 
 
 @dataclass
@@ -69,9 +86,8 @@ class Told:
 class SimulatedMonitor:
     """Hears the recording over and over in real time from `start` until `end` (seconds since the epoch); then finishes what waits."""
 
-    def __init__(self, place: Place, bundle: Bundle, sound: Int16) -> None:
-        self._place, self._bundle = place, bundle
-        self._sound = np.roll(sound, -round(place.offset * SAMPLE_RATE))
+    def __init__(self, place: Place, bundle: Bundle, heard: Heard) -> None:
+        self._place, self._bundle, self._heard = place, bundle, heard
         self._database = Path(place.folder) / "timeline.db"
         self._keys = Keys("file", Path(place.folder))
         self._timeline = Timeline.open(self._database, ZoneInfo("UTC"), self._keys)
@@ -97,19 +113,21 @@ class SimulatedMonitor:
         return self._told
 
     def _hear(self, start: float, end: float) -> None:
-        segmenter, clock = Segmenter(SegmenterConfig()), StreamClock(datetime.fromtimestamp(start, UTC))
-        position = covered = 0
-        while (heard_until := start + samples_to_s(position)) < end:
-            time.sleep(max(0.0, heard_until + _BLOCK / SAMPLE_RATE - time.time()))
-            place = position % (len(self._sound) - _BLOCK)
-            for segment in segmenter.push(AudioChunk(position, self._sound[place : place + _BLOCK])):
-                self._close(segment, clock)
-            position += _BLOCK
-            if position - covered >= 10 * SAMPLE_RATE:
-                self._timeline.cover(Coverage.HEARD, clock.at(covered), clock.at(position))
-                covered = position
-        for segment in segmenter.flush():
-            self._close(segment, clock)
+        """Close each segment when its sound would have been heard, and account for the time between."""
+        clock, length = StreamClock(datetime.fromtimestamp(start, UTC)), len(self._heard.sound)
+        first, covered = round(self._place.offset * SAMPLE_RATE), 0
+        for around in count():
+            for segment in self._heard.segments:
+                begin = around * length + segment.start - first
+                if begin < 0:
+                    continue
+                closed_at = start + samples_to_s(begin + len(segment.pcm) + _HANGOVER)
+                if closed_at >= end:
+                    return
+                time.sleep(max(0.0, closed_at - time.time()))
+                self._close(Segment(begin, segment.pcm), clock)
+                self._timeline.cover(Coverage.HEARD, clock.at(covered), clock.at(begin + len(segment.pcm)))
+                covered = begin + len(segment.pcm)
 
     def _close(self, segment: Segment, clock: StreamClock) -> None:
         now = time.time()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.load.monitor import Place, SimulatedMonitor
+from bench.load.monitor import Heard, Place, SimulatedMonitor
 from bench.sounds import DEMO
 from model.audio import float_to_pcm16, read_audio
 from model.bundle import open_bundle
@@ -20,8 +20,8 @@ def main() -> None:
     spec, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    bundle, sound = open_bundle(find_bundle("nano")), float_to_pcm16(read_audio(DEMO))
-    monitors = [SimulatedMonitor(Place(**place), bundle, sound) for place in spec["places"]]
+    bundle, heard = open_bundle(find_bundle("nano")), Heard.of(float_to_pcm16(read_audio(DEMO)))
+    monitors = [SimulatedMonitor(Place(**place), bundle, heard) for place in spec["places"]]
     print("ready", flush=True)
     start = float(sys.stdin.readline())
     with ThreadPoolExecutor(len(monitors)) as pool:
