@@ -253,8 +253,9 @@ def test_a_failing_migration_leaves_nothing_behind(path: Path) -> None:
 def test_an_up_to_date_database_opens_without_alembic(path: Path) -> None:
     open_writing(path)
     script = (
-        "import sys; from pathlib import Path; from zoneinfo import ZoneInfo; from monitor.store.timeline import Timeline; "
-        "from tests.stores import keys; Timeline.open(Path(sys.argv[1]), ZoneInfo('UTC'), keys()).close(); print('alembic' in sys.modules)"
+        "import sys; from pathlib import Path; from zoneinfo import ZoneInfo; from monitor.config import TimelineConfig; "
+        "from monitor.store.timeline import Timeline; "
+        "Timeline.open(Path(sys.argv[1]), ZoneInfo('UTC'), TimelineConfig().keys()).close(); print('alembic' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", script, str(path)], cwd=ROOT, text=True) == "False\n"
 
