@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from monitor.config import EngineConfig
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.judge import Judge
 from monitor.judging.listener import EngineState, Listener
-from monitor.judging.process import JudgingProcess
+from monitor.judging.process import Bell, JudgingProcess
 from monitor.store.records import Judgement
 
 QUICK = EngineConfig(kind="transformers", max_batch=4)
@@ -229,3 +230,18 @@ def test_a_judging_process_is_told_how_its_libraries_wait_unless_somebody_else_d
     assert told["OMP_WAIT_POLICY"] == "PASSIVE"
     assert told["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
     assert "EMOSLLM_STORE_KEY" not in told
+
+
+def test_a_bell_wakes_who_waits_for_a_process_as_often_as_it_is_rung(tmp_path: Path) -> None:
+    process, bell = JudgingProcess(QUICK, tmp_path / "engine.log"), Bell()
+    for _ in range(3):
+        threading.Timer(0.05, bell.ring).start()
+        began = time.monotonic()
+        assert process.receive(60, bell) is None
+        assert time.monotonic() - began < 30
+    for _ in range(100_000):  # more than would fit in a pipe that nobody empties
+        bell.ring()
+    assert process.receive(60, bell) is None
+    assert process.receive(0, bell) is None
+    assert not bell.line.poll()
+    process.end()

@@ -424,5 +424,7 @@ def test_what_vllm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert part in told
     assert told.endswith("--max-model-len 512")
     assert "VLLM_API_KEY" not in environment
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
     door = DoorSettings.model_validate_json(environment[VARIABLE])
     assert (door.bundle, door.clients, door.rank, door.at_a_time, door.of_each) == (NANO, None, 8, 4, 8)

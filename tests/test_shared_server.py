@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -276,6 +277,11 @@ def test_a_server_that_dies_is_invisible_in_the_timeline(home: Path, nano: Bundl
 def _status() -> dict[str, object]:
     told: dict[str, object] = json.loads(run("status", "--json").stdout)
     return {"judged": 0, "away_since": None, **told}
+
+
+def test_on_a_cpu_the_server_is_two_processes_neither_of_which_waits_busily_for_a_third(shared: SharedServer) -> None:
+    processes = psutil.Process(shared.process_id).children(recursive=True)
+    assert sum("resource_tracker" not in " ".join(process.cmdline()) for process in processes) == 1
 
 
 def test_an_engine_waits_for_a_while_and_then_says_so(nano: Bundle, server: Server, sounds: list[Sound]) -> None:

@@ -17,7 +17,7 @@ from monitor.judging.blame import Blame
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.listener import EngineState, Listener
 from monitor.judging.messages import Ask, Away, Failed, Failure, NotUsed, Ready, Told, Use, Using
-from monitor.judging.process import JudgingProcess, with_last_words
+from monitor.judging.process import Bell, JudgingProcess, with_last_words
 from monitor.judging.switch import Switch
 from monitor.store.records import Judgement
 
@@ -28,6 +28,8 @@ _BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 _REFUSED_PAUSE_S = 60.0
 _BATCHES_AHEAD = 2
 _POLL_S = 0.2
+# How late it may be noticed that a process or a server took too long.
+_PATIENCE_S = 1.0
 
 
 class Judge:
@@ -51,6 +53,7 @@ class Judge:
         self._asked: set[int] = set()
         self._proven = False  # whether the process that runs has answered
         self._change = threading.Condition()
+        self._bell = Bell()
         self._stopping = threading.Event()
         self._error: EmosllmError | None = None
         self._ended = False
@@ -93,13 +96,13 @@ class Judge:
             if self._ended:
                 raise EngineUnavailable("nothing is judged any more, so no other bundle can be used; start the monitor again")
             self._switch.ask(name)
-            self._change.notify_all()
+            self._tell_of_change()
 
     def submit(self, entry: int) -> None:
         """Ask for an entry; never blocks."""
         with self._change:
             self._waiting[entry] = None
-            self._change.notify_all()
+            self._tell_of_change()
 
     def withdraw(self, entries: Collection[int]) -> None:
         """These are not to be judged any more; an answer that is on its way is not told."""
@@ -121,9 +124,14 @@ class Judge:
                 self._change.wait(_POLL_S)
         with self._change:
             self._stopping.set()
-            self._change.notify_all()
+            self._tell_of_change()
         if self._thread.is_alive():
             self._thread.join()
+
+    def _tell_of_change(self) -> None:
+        """To whoever waits, the thread that talks to the process among them."""
+        self._change.notify_all()
+        self._bell.ring()
 
     def _work(self) -> None:
         try:
@@ -233,7 +241,7 @@ class Judge:
                         child.send(Use(name))
                     else:
                         self._ask(child)
-                message = child.receive(_POLL_S)
+                message = child.receive(_PATIENCE_S, self._bell)
             except (EOFError, OSError):
                 return Failed(f"the judging process died ({child.epitaph()})", Failure.PASSING)
             match message:

@@ -6,18 +6,47 @@ import signal
 import socket
 import subprocess
 import sys
-from multiprocessing.connection import Connection
+import threading
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
 from monitor.config import EngineConfig
 from monitor.judging.messages import Ask, Use
 from monitor.store.key_places import VARIABLE as STORE_KEY_VARIABLE
 
-# What its libraries read when they are loaded; what somebody has set stays. Threads that wait spin by default, which on a machine with
-# other work makes a batch take many times as long; and oneDNN would keep code for a thousand shapes, which takes 100 MB and saves nothing.
-LIBRARY_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
+# What its libraries read when they are loaded; what somebody has set stays.
+LIBRARY_SETTINGS = {
+    # Threads that wait spin by default, which on a machine with other work makes a batch take many times as long.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # oneDNN would keep code for a thousand shapes, which takes 100 MB and saves nothing.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    # Large pages, for Python's objects too. A segment comes after seconds of silence, when the processor's caches know nothing of this
+    # process any more; to find a thousand small pages again then takes longer than to judge it. See bench/STUDIES.md.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "PYTHONMALLOC": "malloc",
+}
 _LOG_LINES = 12
 _END_S = 5.0
+
+
+class Bell:
+    """Wakes the one thread that waits for a judging process's messages because there is something else for it to do."""
+
+    def __init__(self) -> None:
+        self.line, self._rope = Pipe(duplex=False)
+        self._rung = threading.Event()
+
+    def ring(self) -> None:
+        """From any thread, after there is something to do; never blocks."""
+        if not self._rung.is_set():
+            self._rung.set()
+            self._rope.send_bytes(b"!")
+
+    def heard(self) -> None:
+        """The thread is awake, and will look at everything that there is to do from here on."""
+        while self.line.poll():
+            self.line.recv_bytes()
+        self._rung.clear()
 
 
 class JudgingProcess:
@@ -43,9 +72,12 @@ class JudgingProcess:
         """Hand over a question, or what to answer it with. Raises OSError when the process is gone."""
         self._connection.send(message)
 
-    def receive(self, timeout_s: float) -> object:
-        """The next message, or None when there is none in time. Raises EOFError or OSError when the process is gone."""
-        return self._connection.recv() if self._connection.poll(timeout_s) else None
+    def receive(self, timeout_s: float, bell: Bell | None = None) -> object:
+        """The next message, or None when there is none in time or the bell rings. Raises EOFError or OSError when the process is gone."""
+        ready = wait([self._connection, *([bell.line] if bell else [])], timeout_s)
+        if bell and bell.line in ready:
+            bell.heard()
+        return self._connection.recv() if self._connection in ready else None
 
     def epitaph(self) -> str:
         """How the process ended, in words."""

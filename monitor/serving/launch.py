@@ -17,6 +17,7 @@ from model.speech_llm import LORA_TARGETS
 from model.types import Emotion
 from monitor.addresses import is_loopback
 from monitor.judging.fitting import adapter_rank
+from monitor.judging.process import LIBRARY_SETTINGS
 from monitor.judging.served_engine import BLOCK_TOKENS
 from monitor.serving.clients import read_clients
 from monitor.serving.settings import VARIABLE, DoorSettings
@@ -98,7 +99,7 @@ def vllm_environment(serving: Serving) -> dict[str, str]:
     told = {VARIABLE: door.model_dump_json(), "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     # Keys are the door's business; one that vLLM asks for besides would let nobody in.
     kept = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
-    return {**({} if _has_gpu() else {"VLLM_CPU_KVCACHE_SPACE": "1"}), **kept, **told}
+    return {**LIBRARY_SETTINGS, **({} if _has_gpu() else _environment_on_cpu(serving)), **kept, **told}
 
 
 def check(serving: Serving) -> None:
@@ -134,8 +135,16 @@ def become_server(serving: Serving) -> NoReturn:
 
 def _on_cpu(serving: Serving) -> list[str]:
     """float32 is several times faster there than bfloat16, and a small model needs no process of its own for each worker."""
-    alone = serving.tensor_parallel == serving.data_parallel == 1
-    return ["--dtype", "float32", "--enforce-eager", *(["--distributed-executor-backend", "uni"] if alone else [])]
+    return ["--dtype", "float32", "--enforce-eager", *(["--distributed-executor-backend", "uni"] if _is_alone(serving) else [])]
+
+
+def _environment_on_cpu(serving: Serving) -> dict[str, str]:
+    """On a CPU vLLM makes "uni" a process of its own after all, which waits busily for a second after each question, unless told so."""
+    return {"VLLM_CPU_KVCACHE_SPACE": "1", **({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if _is_alone(serving) else {})}
+
+
+def _is_alone(serving: Serving) -> bool:
+    return serving.tensor_parallel == serving.data_parallel == 1
 
 
 def _has_gpu() -> bool:
