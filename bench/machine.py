@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from monitor.judging.process import LIBRARY_SETTINGS
+
 
 def described(load_before: tuple[float, float, float]) -> list[str]:
     """Markdown lines. load_before: the machine's load averages before anything was measured."""
@@ -17,10 +19,11 @@ def described(load_before: tuple[float, float, float]) -> list[str]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     load = " / ".join(f"{one:.1f}" for one in load_before)
     busy = " **Other work ran beside it: compare ratios only.**" if load_before[0] > 0.3 else ""
+    settings = ", ".join(f"{name}={os.environ.get(name, '')}" for name in LIBRARY_SETTINGS)
     return [
         f"{datetime.now(UTC):%Y-%m-%d}: {_processor()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, {gpu}; Linux"
         f" {platform.release().split('-')[0]}, Python {platform.python_version()}, torch {version('torch')}, {vllm}, transformers"
-        f" {version('transformers')}. Threads of torch: {torch.get_num_threads()}, OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', '')}."
+        f" {version('transformers')}. Threads of torch: {torch.get_num_threads()}. {settings}."
         f" Load before the run (1, 5, 15 minutes): {load}.{busy}",
     ]
 

@@ -5,7 +5,7 @@ from bench.tables import Aim, table
 AIMS = (
     Aim("64 waiting, embedded, against the plain loop", "backlog_ratio", 5, "times", at_least=True),
     Aim("64 waiting, embedded", "backlog_per_s", 20, "segments per second", at_least=True),
-    Aim("closing of a segment to its stored row, median", "stored_ms", 300, "ms"),
+    Aim("closing of a segment to its stored row, median, as it is heard", "stored_ms", 300, "ms"),
     Aim("`start` to listening", "listening_s", 2, "s"),
     Aim("`report` of a day beyond Python's start, with the largest timeline", "report_cpu_s", 0.3, "s"),
 )
