@@ -16,7 +16,7 @@ if __name__ == "__main__" and not LIBRARY_SETTINGS.keys() <= os.environ.keys():
     # As the judging process has them: Python and libc read some of them before anything of ours runs.
     os.execve(sys.executable, [sys.executable, "-m", "bench", *sys.argv[1:]], {**LIBRARY_SETTINGS, **os.environ})
 
-from bench import growth, latency, machine, processes, shares, summary, threads, throughput
+from bench import growth, latency, machine, processes, settings, shares, summary, throughput
 from bench.hot import hot
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -43,7 +43,7 @@ def main() -> None:
     add(lambda: latency.run(asked.quick))
     add(lambda: processes.run(asked.quick))
     if not asked.quick:
-        add(threads.run)
+        add(settings.run)
     with hot() as ready:
         add(lambda: throughput.run(ready, asked.quick))
         add(lambda: shares.run(ready, asked.quick))

@@ -37,7 +37,10 @@ def side_by_side(works: Mapping[str, Work], rounds: int) -> dict[str, Taken]:
     return {name: Taken(min(one.wall_s for one in many), min(one.cpu_s for one in many)) for name, many in found.items()}
 
 
-def middle(work: Work, rounds: int) -> Taken:
-    """The median of a few rounds."""
-    found = [taken(work) for _ in range(rounds)]
+def middle(work: Work, rounds: int, before: Work = lambda: None) -> Taken:
+    """The median of a few rounds. before: done before each, and not counted."""
+    found = []
+    for _ in range(rounds):
+        before()
+        found.append(taken(work))
     return Taken(statistics.median(one.wall_s for one in found), statistics.median(one.cpu_s for one in found))
