@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from bench.sounds import DEMO
 from bench.tables import table
-from model.audio import Int16
+from model.audio import SAMPLE_RATE, Int16
 from monitor.config import EngineConfig, SegmenterConfig
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.judge import Judge
@@ -29,6 +29,8 @@ from monitor.store.timeline import Timeline
 _START_TIMEOUT_S = 300.0
 # As it is heard (nearly two minutes), with seconds of silence before a segment in which caches forget; and with hardly any silence.
 _PACES = (1.0, 4.0)
+# A timeline has but one segment that begins at a sample.
+_DAY = 24 * 3600 * SAMPLE_RATE
 
 
 def run(quick: bool) -> tuple[list[str], dict[str, float]]:
@@ -70,8 +72,8 @@ def _play(folder: Path, pace: float, times: int) -> tuple[list[float], list[floa
                 for segment in (segment for chunk in source for segment in segmenter.push(chunk)):
                     now = time.perf_counter()
                     entry = timeline.add_segment(
-                        start_sample=segment.start,
-                        end_sample=segment.end,
+                        start_sample=play * _DAY + segment.start,
+                        end_sample=play * _DAY + segment.end,
                         start_at=clock.at(segment.start),
                         end_at=clock.at(segment.end),
                         sound=segment.pcm.tobytes(),
