@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from model.adapter import Adapter
 from model.errors import BundleError
@@ -24,6 +24,15 @@ from model.types import Emotion
 # Attention and FFN (paper, 3.1), by the names of the Llama and Qwen families. vLLM is given the same list.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 IGNORED = -100
+
+
+def stored_dtype(source: str) -> torch.dtype:
+    """In which numbers a language model's weights are stored, by hub name or folder; float32 where it does not say. Raises BundleError."""
+    try:
+        told = getattr(AutoConfig.from_pretrained(source), "dtype", None)
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"the language model {source} cannot be loaded: {why_not(source, error)}") from error
+    return told if isinstance(told, torch.dtype) else torch.float32
 
 
 class SpeechLLM(nn.Module):

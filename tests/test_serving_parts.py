@@ -18,6 +18,7 @@ from model.errors import ServingError
 from model.manifest import find_bundle, read_manifest
 from model.prompts import AUDIO, Message
 from model.request import Request
+from model.speech_llm import stored_dtype
 from monitor.judging.served_engine import _chat_messages, _packed
 from monitor.serving.adapter_files import AdapterFiles
 from monitor.serving.clients import KnownClients, add_client, read_clients, remove_client
@@ -31,7 +32,7 @@ from tests.variants import variant
 
 NANO = find_bundle("nano")
 QUERIES, HIDDEN = 32, 128
-EMBEDS = Embeds(QUERIES, HIDDEN)
+EMBEDS = Embeds(QUERIES, HIDDEN, torch.float32)
 
 
 # --- clients ---
@@ -171,10 +172,19 @@ def _loaded(data: str) -> torch.Tensor:
     return loaded
 
 
-def test_honest_embeds_come_out_as_they_went_in() -> None:
-    sent = torch.randn(QUERIES, HIDDEN)
-    assert torch.equal(_loaded(EMBEDS.cleaned(_saved(sent))), sent)
-    assert len(_saved(sent)) <= EMBEDS.longest
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_honest_embeds_come_out_as_they_went_in(dtype: torch.dtype) -> None:
+    embeds, sent = Embeds(QUERIES, HIDDEN, dtype), torch.randn(QUERIES, HIDDEN, dtype=dtype)
+    assert torch.equal(_loaded(embeds.cleaned(_saved(sent))), sent)
+    assert len(_saved(sent)) <= embeds.longest
+
+
+def test_a_monitor_sends_as_many_digits_as_the_server_works_with(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "bfloat16"}))
+    assert (stored_dtype(str(tmp_path)), stored_dtype(str(NANO / "llm"))) == (torch.bfloat16, torch.float32)
+    request = Request((Message(role="user", content=f"{AUDIO}\nWhich emotion?"),), torch.randn(QUERIES, HIDDEN))
+    data = _chat_messages(request, torch.bfloat16)[0]["content"][0]["data"]
+    assert torch.equal(_loaded(Embeds(QUERIES, HIDDEN, torch.bfloat16).cleaned(data)), request.speech.bfloat16())
 
 
 def _rewritten(change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> str:
@@ -206,6 +216,7 @@ def _with(value: float) -> torch.Tensor:
         _saved(_with(float("nan"))),
         _saved(_with(float("inf"))),
         _saved(torch.zeros(QUERIES, HIDDEN, dtype=torch.float64)),
+        _saved(torch.zeros(QUERIES, HIDDEN, dtype=torch.bfloat16)),
         _saved(torch.zeros(QUERIES + 1, HIDDEN)),
         _saved(torch.zeros(1).expand(100_000, HIDDEN)),
         _saved(torch.zeros(100_000, HIDDEN).to_sparse()),
@@ -218,7 +229,23 @@ def _with(value: float) -> torch.Tensor:
         "no base64!",
         "A" * 1_000_000,
     ],
-    ids=["nan", "inf", "float64", "rows", "strides", "sparse", "legacy", "deflated", "bomb", "zip", "cut", "empty", "base64", "long"],
+    ids=[
+        "nan",
+        "inf",
+        "float64",
+        "bfloat16",
+        "rows",
+        "strides",
+        "sparse",
+        "legacy",
+        "deflated",
+        "bomb",
+        "zip",
+        "cut",
+        "empty",
+        "base64",
+        "long",
+    ],
 )
 def test_other_embeds_are_refused(data: str) -> None:
     with pytest.raises(ValueError, match="the speech embeds"):
@@ -233,7 +260,7 @@ def _asked(**changes: object) -> bytes:
     speech = torch.linspace(0, 1, QUERIES * HIDDEN).view(QUERIES, HIDDEN)
     question: dict[str, object] = {
         "model": "nano-1",
-        "messages": _chat_messages(Request(turns, speech)),
+        "messages": _chat_messages(Request(turns, speech), torch.float32),
         "add_generation_prompt": True,
         "continue_final_message": False,
         "chat_template_kwargs": {"enable_thinking": False, "date_string": "26 Jul 2024"},

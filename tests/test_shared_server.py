@@ -63,7 +63,7 @@ def question(bundle: Bundle, model: str | None = None) -> dict[str, object]:
     settings = bundle.manifest.mapper
     return {
         "model": model or bundle.manifest.version,
-        "messages": _chat_messages(Request(turns, torch.zeros(settings.queries, 256))),
+        "messages": _chat_messages(Request(turns, torch.zeros(settings.queries, 256)), torch.float32),
         **{"add_generation_prompt": True, "continue_final_message": False},
         "chat_template_kwargs": {"enable_thinking": False, "date_string": "26 Jul 2024"},
         **{"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "max_tokens": 1, "temperature": 1.0},

@@ -116,7 +116,9 @@ def _served(tokenizer: Any, turns: Sequence[Message]) -> list[int]:
     """What a vLLM server makes of the same request: parts of a message joined by a line break, the whole chat tokenized at once."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": [PLACE]})
-    chat = [{**turn, "content": _as_text(turn["content"])} for turn in _chat_messages(Request(tuple(turns), torch.zeros(4, 64)))]
+    chat = [
+        {**turn, "content": _as_text(turn["content"])} for turn in _chat_messages(Request(tuple(turns), torch.zeros(4, 64)), torch.float32)
+    ]
     begun = turns[-1]["role"] == "assistant"
     ids = tokenizer.apply_chat_template(
         chat, add_generation_prompt=not begun, continue_final_message=begun, enable_thinking=False, return_dict=False

@@ -20,6 +20,7 @@ from model.bundle import Bundle, resolve
 from model.errors import BundleError, EngineRejected
 from model.prompts import AUDIO, TEMPLATE_SETTINGS, letter_ids
 from model.request import MAX_WRITTEN_TOKENS, Request
+from model.speech_llm import stored_dtype
 from model.types import Emotion
 from monitor.judging.fitting import check_fit
 from monitor.judging.server import ServerConnection
@@ -45,6 +46,8 @@ class ServerEngine:
         self._sending = asyncio.Lock()
         try:
             self._tokenizer = _tokenizer(bundle)
+            # A server works in these numbers, so more digits would only make requests longer.
+            self._dtype = stored_dtype(resolve(bundle.folder, bundle.manifest.llm))
             self._loop.run(self._ensure_served(bundle))
         except BaseException:
             self.close()
@@ -119,7 +122,7 @@ class ServerEngine:
         begun = request.turns[-1]["role"] == "assistant"
         body = {
             "model": self._bundle.manifest.version,
-            "messages": _chat_messages(request),
+            "messages": _chat_messages(request, self._dtype),
             "add_generation_prompt": not begun,
             "continue_final_message": begun,
             "chat_template_kwargs": TEMPLATE_SETTINGS,
@@ -187,10 +190,10 @@ async def _all_of(questions: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
     return [task.result() for task in tasks]
 
 
-def _chat_messages(request: Request) -> Sequence[dict[str, Any]]:
+def _chat_messages(request: Request, dtype: torch.dtype) -> Sequence[dict[str, Any]]:
     """The same request as chat messages. The server joins the parts of a message with a newline, which is what follows AUDIO."""
     buffer = io.BytesIO()
-    torch.save(request.speech.clone(), buffer)
+    torch.save(request.speech.to(dtype, copy=True), buffer)
     speech = {"type": "prompt_embeds", "data": base64.b64encode(buffer.getvalue()).decode()}
     turns: list[dict[str, Any]] = []
     for turn in request.turns:

@@ -11,7 +11,9 @@ from contextlib import AsyncExitStack
 
 from prometheus_client import Counter
 
+from model.bundle import resolve
 from model.manifest import read_manifest
+from model.speech_llm import stored_dtype
 from monitor.serving.adapter_files import VERSION, AdapterFiles, erase
 from monitor.serving.adapters import Adapters, NoSuchAdapter
 from monitor.serving.clients import KnownClients
@@ -41,7 +43,7 @@ class Door:
         self._files = AdapterFiles(settings.adapters, settings.bundle / "adapter", settings.rank)
         self._adapters = Adapters(self._files, manifest.version)
         self._arriving: set[str] = set()
-        self._embeds = Embeds(manifest.mapper.queries, self._files.hidden)
+        self._embeds = Embeds(manifest.mapper.queries, self._files.hidden, stored_dtype(resolve(settings.bundle, manifest.llm)))
         self._handlers: dict[tuple[str, str], _Handle] = {
             ("GET", "/metrics"): self._metrics,
             ("GET", "/v1/models"): self._models,

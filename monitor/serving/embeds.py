@@ -16,11 +16,12 @@ _AROUND_BYTES = 4096
 
 
 class Embeds:
-    """queries, hidden: the shape (Q, H) that speech embeds have here, in float32."""
+    """queries, hidden: the shape (Q, H) that speech embeds have here. dtype: their numbers, those that the language model is stored in."""
 
-    def __init__(self, queries: int, hidden: int) -> None:
+    def __init__(self, queries: int, hidden: int, dtype: torch.dtype) -> None:
         self._shape = (queries, hidden)
-        self._bytes = 4 * queries * hidden
+        self._dtype = dtype
+        self._bytes = dtype.itemsize * queries * hidden
 
     @property
     def longest(self) -> int:
@@ -28,10 +29,10 @@ class Embeds:
         return (self._bytes + _AROUND_BYTES) * 4 // 3 + 4
 
     def cleaned(self, data: str) -> str:
-        """Base64 of a saved tensor (Q, H), contiguous and float32, to base64 of the same saved here. Raises ValueError: it is none."""
+        """Base64 of a saved tensor (Q, H), contiguous and of the dtype, to base64 of the same saved here. Raises ValueError: it is none."""
         if len(data) > self.longest:
             raise ValueError("the speech embeds are larger than this model's")
-        numbers = torch.frombuffer(bytearray(self._storage(data)), dtype=torch.float32).view(self._shape)
+        numbers = torch.frombuffer(bytearray(self._storage(data)), dtype=self._dtype).view(self._shape)
         # A NaN would stay in the memory that vLLM shares between requests.
         if not torch.isfinite(numbers).all():
             raise ValueError("the speech embeds hold something that is no number")
@@ -45,7 +46,8 @@ class Embeds:
                 (entry,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
                 # Nothing is unpacked: what is stored is as long as it says.
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != self._bytes:
-                    raise ValueError(f"the speech embeds are not {self._shape[0]} times {self._shape[1]} numbers in float32")
+                    numbers = str(self._dtype).removeprefix("torch.")
+                    raise ValueError(f"the speech embeds are not {self._shape[0]} times {self._shape[1]} numbers in {numbers}")
                 return archive.read(entry)
         except (binascii.Error, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
             raise ValueError(f"the speech embeds are no saved tensor ({type(error).__name__})") from error
