@@ -441,6 +441,8 @@ def test_a_server_open_to_others_needs_tls_and_clients(tmp_path: Path) -> None:
 
 def test_what_vllm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "in the way")
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)  # an embedded engine leaves it behind
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     serving = _serving(tmp_path, tensor_parallel=2, data_parallel=3, passed_on=["--max-model-len", "512"])
     arguments, environment = vllm_arguments(serving), vllm_environment(serving)
     told = " ".join(arguments)
