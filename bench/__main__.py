@@ -1,6 +1,6 @@
-"""`python -m bench [--quick]`: measures what a machine without a GPU can show in a quarter of an hour, and writes bench/RESULTS.md.
+"""`python -m bench [--quick]`: measures what a machine without a GPU can show in half an hour, and writes bench/RESULTS.md.
 
---quick takes about six minutes. Each section compares ways or sizes side by side in one run, so its ratios hold on a busy machine too.
+--quick takes about seven minutes. Each section compares ways or sizes side by side in one run, so its ratios hold on a busy machine too.
 """
 
 import argparse
