@@ -19,7 +19,7 @@ def described(load_before: tuple[float, float, float]) -> list[str]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     load = " / ".join(f"{one:.1f}" for one in load_before)
     busy = " **Other work ran beside it: compare ratios only.**" if load_before[0] > 0.3 else ""
-    settings = ", ".join(f"{name}={os.environ.get(name, '')}" for name in LIBRARY_SETTINGS)
+    settings = ", ".join(f"{name}={os.environ.get(name, value)}" for name, value in LIBRARY_SETTINGS.items())
     return [
         f"{datetime.now(UTC):%Y-%m-%d}: {_processor()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, {gpu}; Linux"
         f" {platform.release().split('-')[0]}, Python {platform.python_version()}, torch {version('torch')}, {vllm}, transformers"
