@@ -15,9 +15,6 @@ os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1",
 if __name__ == "__main__" and not LIBRARY_SETTINGS.keys() <= os.environ.keys():
     # As the judging process has them: Python and libc read some of them before anything of ours runs.
     os.execve(sys.executable, [sys.executable, "-m", "bench", *sys.argv[1:]], {**LIBRARY_SETTINGS, **os.environ})
-# They have done so by now; commands that are measured shall run as a person runs them.
-for _name in ("GLIBC_TUNABLES", "PYTHONMALLOC"):
-    os.environ.pop(_name, None)
 
 from bench import growth, latency, machine, processes, settings, shares, summary, throughput
 from bench.hot import hot
@@ -33,6 +30,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write to (default: bench/RESULTS.md)")
     asked = parser.parse_args()
+    for name in ("GLIBC_TUNABLES", "PYTHONMALLOC"):
+        # Python and libc have read them by now; commands that are measured shall run as a person runs them.
+        os.environ.pop(name, None)
     load = os.getloadavg()
     sections: list[str] = []
     figures: dict[str, float] = {}

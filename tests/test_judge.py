@@ -19,7 +19,7 @@ from monitor.config import EngineConfig
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.judge import Judge
 from monitor.judging.listener import EngineState, Listener
-from monitor.judging.process import Bell, JudgingProcess
+from monitor.judging.process import JudgingProcess, Wakeup
 from monitor.store.records import Judgement
 
 QUICK = EngineConfig(kind="transformers", max_batch=4)
@@ -232,16 +232,16 @@ def test_a_judging_process_is_told_how_its_libraries_wait_unless_somebody_else_d
     assert "EMOSLLM_STORE_KEY" not in told
 
 
-def test_a_bell_wakes_who_waits_for_a_process_as_often_as_it_is_rung(tmp_path: Path) -> None:
-    process, bell = JudgingProcess(QUICK, tmp_path / "engine.log"), Bell()
+def test_who_waits_for_a_process_is_woken_as_often_as_there_is_reason_to(tmp_path: Path) -> None:
+    process, wakeup = JudgingProcess(QUICK, tmp_path / "engine.log"), Wakeup()
     for _ in range(3):
-        threading.Timer(0.05, bell.ring).start()
+        threading.Timer(0.05, wakeup.wake).start()
         began = time.monotonic()
-        assert process.receive(60, bell) is None
+        assert process.receive(60, wakeup) is None
         assert time.monotonic() - began < 30
     for _ in range(100_000):  # more than would fit in a pipe that nobody empties
-        bell.ring()
-    assert process.receive(60, bell) is None
-    assert process.receive(0, bell) is None
-    assert not bell.line.poll()
+        wakeup.wake()
+    assert process.receive(60, wakeup) is None
+    assert process.receive(0, wakeup) is None
+    assert not wakeup.reader.poll()
     process.end()

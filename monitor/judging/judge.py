@@ -17,7 +17,7 @@ from monitor.judging.blame import Blame
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.listener import EngineState, Listener
 from monitor.judging.messages import Ask, Away, Failed, Failure, NotUsed, Ready, Told, Use, Using
-from monitor.judging.process import Bell, JudgingProcess, with_last_words
+from monitor.judging.process import JudgingProcess, Wakeup, with_last_words
 from monitor.judging.switch import Switch
 from monitor.store.records import Judgement
 
@@ -53,7 +53,7 @@ class Judge:
         self._asked: set[int] = set()
         self._proven = False  # whether the process that runs has answered
         self._change = threading.Condition()
-        self._bell = Bell()
+        self._wakeup = Wakeup()
         self._stopping = threading.Event()
         self._error: EmosllmError | None = None
         self._ended = False
@@ -131,7 +131,7 @@ class Judge:
     def _tell_of_change(self) -> None:
         """To whoever waits, the thread that talks to the process among them."""
         self._change.notify_all()
-        self._bell.ring()
+        self._wakeup.wake()
 
     def _work(self) -> None:
         try:
@@ -241,7 +241,7 @@ class Judge:
                         child.send(Use(name))
                     else:
                         self._ask(child)
-                message = child.receive(_PATIENCE_S, self._bell)
+                message = child.receive(_PATIENCE_S, self._wakeup)
             except (EOFError, OSError):
                 return Failed(f"the judging process died ({child.epitaph()})", Failure.PASSING)
             match message:

@@ -29,24 +29,24 @@ _LOG_LINES = 12
 _END_S = 5.0
 
 
-class Bell:
-    """Wakes the one thread that waits for a judging process's messages because there is something else for it to do."""
+class Wakeup:
+    """Wakes the one thread that waits for a judging process's messages when there is something else to do (self-pipe trick)."""
 
     def __init__(self) -> None:
-        self.line, self._rope = Pipe(duplex=False)
-        self._rung = threading.Event()
+        self.reader, self._writer = Pipe(duplex=False)
+        self._woken = threading.Event()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """From any thread, after there is something to do; never blocks."""
-        if not self._rung.is_set():
-            self._rung.set()
-            self._rope.send_bytes(b"!")
+        if not self._woken.is_set():
+            self._woken.set()
+            self._writer.send_bytes(b"!")
 
-    def heard(self) -> None:
+    def clear(self) -> None:
         """The thread is awake, and will look at everything that there is to do from here on."""
-        while self.line.poll():
-            self.line.recv_bytes()
-        self._rung.clear()
+        while self.reader.poll():
+            self.reader.recv_bytes()
+        self._woken.clear()
 
 
 class JudgingProcess:
@@ -72,11 +72,11 @@ class JudgingProcess:
         """Hand over a question, or what to answer it with. Raises OSError when the process is gone."""
         self._connection.send(message)
 
-    def receive(self, timeout_s: float, bell: Bell | None = None) -> object:
-        """The next message, or None when there is none in time or the bell rings. Raises EOFError or OSError when the process is gone."""
-        ready = wait([self._connection, *([bell.line] if bell else [])], timeout_s)
-        if bell and bell.line in ready:
-            bell.heard()
+    def receive(self, timeout_s: float, wakeup: Wakeup | None = None) -> object:
+        """The next message, or None when there is none in time or it is woken. Raises EOFError or OSError when the process is gone."""
+        ready = wait([self._connection, *([wakeup.reader] if wakeup else [])], timeout_s)
+        if wakeup and wakeup.reader in ready:
+            wakeup.clear()
         return self._connection.recv() if self._connection in ready else None
 
     def epitaph(self) -> str:
