@@ -24,6 +24,11 @@ class Emotion(StrEnum):
         return self.name.lower()
 
 
+def most_probable(posterior: Mapping[Emotion, float]) -> Emotion:
+    """The emotion with the highest probability; of equals the first. Raises ValueError for an empty posterior."""
+    return max(posterior, key=lambda emotion: posterior[emotion])
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What a bundle says about one segment.
@@ -45,7 +50,7 @@ class Prediction:
     @property
     def emotion(self) -> Emotion:
         """The most probable emotion."""
-        return max(self.posterior, key=lambda emotion: self.posterior[emotion])
+        return most_probable(self.posterior)
 
     @property
     def confidence(self) -> float:

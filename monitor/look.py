@@ -139,7 +139,7 @@ class Look:
         """What the person's own word amounts to, from the first day to the end of the last."""
         start, end = Day(first, self.zone).start, Day(last, self.zone).end
         checkins = self._timeline.checkins_between(start, end)
-        near = [entry for stretch in windows(checkins) for entry in self._timeline.segments_between(*stretch)]
+        near = [estimate for stretch in windows(checkins) for estimate in self._timeline.estimates_between(*stretch)]
         return OwnWord(
             agreement(checkins, near, self.zone),
             labels(self._timeline.corrected_between(start, end), self.zone),

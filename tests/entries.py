@@ -1,10 +1,10 @@
 """Segments as tests of the day make them: short to write, everything not said is ordinary."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from model.types import Emotion, Prediction
-from monitor.store.records import Correction, SegmentState, TimelineEntry, Voice
+from monitor.store.records import Correction, Estimate, SegmentState, TimelineEntry, Voice
 
 NOON = datetime(2026, 7, 14, 12, tzinfo=UTC)
 
@@ -29,3 +29,12 @@ def judged(
     number = round(at_s)
     place = (number, "s", number, number + 1, start, end, "UTC", SegmentState.JUDGED, None)
     return TimelineEntry(*place, prediction, end, correction, voice)
+
+
+def estimates(entries: Iterable[TimelineEntry]) -> list[Estimate]:
+    """What the model said of those that are judged."""
+    return [
+        Estimate(entry.id, entry.start_at, entry.end_at, entry.prediction.posterior, entry.prediction.unsure)
+        for entry in entries
+        if entry.prediction is not None
+    ]

@@ -18,10 +18,10 @@ from monitor.day.agreement import ENOUGH_DAYS, ENOUGH_PAIRS, Agreement, agreemen
 from monitor.day.likeness import Figure, expected_hits, kappa, rank_correlation, share
 from monitor.day.own_word import Compliance, OwnWord, compliance, labels
 from monitor.look import Look
-from monitor.store.records import CheckIn, Judgement, Prompt, TimelineEntry
+from monitor.store.records import CheckIn, Judgement, Prompt
 from monitor.store.timeline import Timeline
 from monitor.store.words import Words
-from tests.entries import NOON, judged
+from tests.entries import NOON, estimates, judged
 
 PARIS = ZoneInfo("Europe/Paris")
 DAY_S = 86_400.0
@@ -136,7 +136,7 @@ def person(chance: random.Random, sign: float, checkins: int = 40) -> Agreement:
             heard = min(ANSWERS, key=lambda emotion: abs(PLACES[emotion].valence - shown) + chance.random() * 0.2)
             rest = {emotion: 0.4 / len(ANSWERS) for emotion in ANSWERS}
             entries.append(judged(at_s - 1200 + 900 * piece, 5, rest | {heard: 0.6 + 0.4 / len(ANSWERS)}))
-    return agreement(words, entries, PARIS)
+    return agreement(words, estimates(entries), PARIS)
 
 
 def test_agreeing_random_and_opposite_persons_are_told_apart() -> None:
@@ -163,29 +163,19 @@ def test_a_check_in_is_compared_with_the_judged_speech_near_it_weighted_by_time(
         judged(1801, 20, Emotion.FEAR),
         judged(100, 3, Emotion.CONTEMPT),  # has no place between unpleasant and pleasant
     ]
-    pair = pair_of(said(0, 1.0, Emotion.OTHER), entries, NOON.date())
+    pair = pair_of(said(0, 1.0, Emotion.OTHER), estimates(entries), NOON.date())
     assert pair is not None
     assert pair.estimated == pytest.approx((10 * -0.63 + 30 * 0.81 + 5 * -0.51) / 45)
     assert (pair.on, pair.said, pair.named, pair.heard, pair.nameable) == (NOON.date(), 1.0, Emotion.OTHER, Emotion.HAPPY, False)
-    unsure = pair_of(said(0), [judged(0, 20, Emotion.SAD, unsure=True)], NOON.date())
+    unsure = pair_of(said(0), estimates([judged(0, 20, Emotion.SAD, unsure=True)]), NOON.date())
     assert unsure is not None
     assert (unsure.heard, unsure.nameable) == (None, True)
 
 
 def test_the_same_segment_in_two_windows_is_one_piece_of_speech_near_each() -> None:
-    entry = judged(0, 12, Emotion.SAD)
-    assert agreement([said(0), said(60)], [entry, entry], PARIS).pairs == 2
-    assert agreement([said(0)], [judged(0, 6, Emotion.SAD)] * 2, PARIS).pairs == 0
-
-
-def test_the_model_is_taken_as_it_answered_not_as_it_was_corrected() -> None:
-    checkins = [said(DAY_S * number, number % 3 / 2, Emotion.HAPPY if number % 3 == 2 else Emotion.SAD) for number in range(12)]
-
-    def near(corrected: Emotion | None) -> list[TimelineEntry]:
-        answers = [{Emotion.SAD: 0.9 - number % 2 / 5, Emotion.HAPPY: 0.1 + number % 2 / 5} for number in range(12)]
-        return [judged(DAY_S * number, 20, answer, corrected=corrected) for number, answer in enumerate(answers)]
-
-    assert agreement(checkins, near(None), PARIS) == agreement(checkins, near(Emotion.HAPPY), PARIS)
+    long, short = estimates([judged(0, 12, Emotion.SAD), judged(0, 6, Emotion.SAD)])
+    assert agreement([said(0), said(60)], [long, long], PARIS).pairs == 2
+    assert agreement([said(0)], [short, short], PARIS).pairs == 0
 
 
 @pytest.mark.parametrize(
@@ -194,7 +184,7 @@ def test_the_model_is_taken_as_it_answered_not_as_it_was_corrected() -> None:
 )
 def test_with_too_little_nothing_is_told_but_that(count: int, a_day: int, told: str) -> None:
     at_s = [number // a_day * DAY_S + number % a_day * 7200 for number in range(count)]
-    found = agreement([said(at) for at in at_s], [judged(at, 20, Emotion.SAD) for at in at_s], PARIS)
+    found = agreement([said(at) for at in at_s], estimates(judged(at, 20, Emotion.SAD) for at in at_s), PARIS)
     assert (found.valence, found.hits, found.kappa) == (None, None, None)
     (sentence,) = found.sentences
     assert sentence.startswith("Too little to tell whether your word and the estimate agree")
@@ -204,7 +194,7 @@ def test_with_too_little_nothing_is_told_but_that(count: int, a_day: int, told: 
 
 @pytest.mark.parametrize("speech", [[], [(5000.0, 60.0)], [(0.0, 9.0)]])
 def test_a_check_in_without_enough_speech_near_it_is_counted_but_not_compared(speech: Sequence[tuple[float, float]]) -> None:
-    found = agreement([said(0)], [judged(at, seconds, Emotion.SAD) for at, seconds in speech], PARIS)
+    found = agreement([said(0)], estimates(judged(at, seconds, Emotion.SAD) for at, seconds in speech), PARIS)
     assert (found.checkins, found.pairs) == (1, 0)
 
 
@@ -219,7 +209,8 @@ def test_what_is_found_is_said_in_plain_words_with_its_uncertainty() -> None:
     assert "would be expected by chance (Cohen's kappa 0." in _told(1)
     assert _told(0).startswith("No agreement can be seen")
     assert "so do not rely on the estimate" in _told(-1)
-    same = agreement([said(DAY_S * day) for day in range(12)], [judged(DAY_S * day, 20, Emotion.SAD) for day in range(12)], PARIS)
+    never_other = estimates(judged(DAY_S * day, 20, Emotion.SAD) for day in range(12))
+    same = agreement([said(DAY_S * day) for day in range(12)], never_other, PARIS)
     assert "one of them never changed (12 check-ins on 12 days)" in same.sentences[0]
     assert "the same in 12 of 12 (76 to 100 %); 12 would be expected by chance." in same.sentences[1]
 
@@ -277,6 +268,8 @@ def test_a_look_finds_check_ins_labels_prompts_and_the_speech_around_them() -> N
                 words.check_in(clock[0], 0.5 if number % 2 else -0.5, answer)
             if number < 4:
                 words.confirm(segment_id)
+            if number > 9:
+                words.correct(segment_id, Emotion.FEAR)
         words.undo(1)
     with Look.open(settings, now) as look:
         found = look.own_word(date(2026, 7, 14), date(2026, 7, 25))
@@ -284,8 +277,8 @@ def test_a_look_finds_check_ins_labels_prompts_and_the_speech_around_them() -> N
         assert found.agreement.valence is not None
         assert found.agreement.valence.value == pytest.approx(1)
         assert found.agreement.kappa is not None
-        assert found.agreement.kappa.value == pytest.approx(1)
-        assert (found.labels.same, found.labels.other) == (3, 0)
+        assert found.agreement.kappa.value == pytest.approx(1), "the model as it answered, not as it was corrected"
+        assert (found.labels.same, found.labels.other) == (3, 2)
         assert found.compliance == Compliance(12, 11)
         assert look.own_word(date(2026, 7, 26), date(2026, 7, 27)).sentences == ()
         assert look.own_word(date(2026, 7, 15), date(2026, 7, 15)).labels.same == 1

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -18,6 +19,7 @@ from monitor.store.cipher import DRIVER
 from monitor.store.reader import TimelineReader
 from monitor.store.records import Coverage, CoverageInterval, Judgement, SegmentState, TimelineEntry, merge
 from monitor.store.timeline import Timeline
+from tests.entries import estimates
 from tests.stores import keys, raw
 
 ROOT = Path(__file__).parents[1]
@@ -284,6 +286,16 @@ def test_ranges_are_half_open(timeline: Timeline, path: Path) -> None:
         assert ids(4.999999, 5) == [first]
         assert len(reader.coverage_between(after(9), after(20))) == 1
         assert reader.coverage_between(after(10), after(20)) == []
+
+
+def test_estimates_are_those_of_the_judged_segments_of_a_range(timeline: Timeline, path: Path) -> None:
+    judged, _waiting, given_up, unsure = (add(timeline, start_s) for start_s in (0, 2, 4, 6))
+    timeline.judge({judged: SAID, unsure: Judgement(replace(SAD, unsure=True))})
+    timeline.give_up([given_up], "too long")
+    with closing(TimelineReader.open(path, keys())) as reader:
+        assert reader.estimates_between(after(0), after(8)) == estimates(reader.segments_between(after(0), after(8)))
+        assert [estimate.segment for estimate in reader.estimates_between(after(0), after(8))] == [judged, unsure]
+        assert [estimate.segment for estimate in reader.estimates_between(after(2), after(6.5))] == [unsure]
 
 
 def test_overlapping_says_from_when_until_when(timeline: Timeline, path: Path) -> None:

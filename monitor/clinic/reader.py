@@ -20,6 +20,7 @@ from monitor.store.records import (
     Correction,
     Coverage,
     CoverageInterval,
+    Estimate,
     JobRun,
     Prompt,
     SegmentState,
@@ -82,6 +83,14 @@ class ClinicReader:
         first = bisect_left(self._segments, start - _LONGEST, key=_start_of)
         last = bisect_left(self._segments, end, key=_start_of)
         return [entry for entry in self._segments[first:last] if entry.end_at > start]
+
+    def estimates_between(self, start: datetime, end: datetime) -> list[Estimate]:
+        """See Readable."""
+        return [
+            Estimate(entry.id, entry.start_at, entry.end_at, entry.prediction.posterior, entry.prediction.unsure)
+            for entry in self.segments_between(start, end)
+            if entry.prediction is not None
+        ]
 
     def corrected_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
         """See Readable."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from model.types import Emotion
+from model.types import Emotion, most_probable
 from monitor.day.affect import expected_place
 from monitor.day.likeness import Figure, expected_hits, kappa, rank_correlation, share
-from monitor.store.records import LONGEST_SEGMENT_S, CheckIn, TimelineEntry
+from monitor.store.records import LONGEST_SEGMENT_S, CheckIn, Estimate
 
 NEAR = timedelta(minutes=30)
 """Speech up to this long before or after a check-in belongs to it."""
@@ -70,7 +70,7 @@ class Agreement:
 
 
 def windows(checkins: Iterable[CheckIn]) -> list[tuple[datetime, datetime]]:
-    """The stretches of time, in order and apart, whose segments `agreement` needs."""
+    """The stretches of time, in order and apart, whose estimates `agreement` needs."""
     merged: list[tuple[datetime, datetime]] = []
     for at in sorted(checkin.at for checkin in checkins):
         if merged and at - NEAR <= merged[-1][1]:
@@ -80,10 +80,10 @@ def windows(checkins: Iterable[CheckIn]) -> list[tuple[datetime, datetime]]:
     return merged
 
 
-def agreement(checkins: Sequence[CheckIn], entries: Iterable[TimelineEntry], zone: ZoneInfo) -> Agreement:
-    """Compare check-ins with the segments in their `windows`; others are ignored. zone: of the dates by which pairs are alike."""
-    judged = sorted({entry.id: entry for entry in entries if entry.prediction is not None}.values(), key=lambda entry: entry.start_at)
-    starts = [entry.start_at for entry in judged]
+def agreement(checkins: Sequence[CheckIn], estimates: Iterable[Estimate], zone: ZoneInfo) -> Agreement:
+    """Compare check-ins with the estimates in their `windows`; others are ignored. zone: of the dates by which pairs are alike."""
+    judged = sorted({estimate.segment: estimate for estimate in estimates}.values(), key=lambda estimate: estimate.start_at)
+    starts = [estimate.start_at for estimate in judged]
     pairs = []
     for checkin in checkins:
         first = bisect_left(starts, checkin.at - NEAR - timedelta(seconds=LONGEST_SEGMENT_S))
@@ -93,7 +93,7 @@ def agreement(checkins: Sequence[CheckIn], entries: Iterable[TimelineEntry], zon
     return _compare(pairs, len(checkins))
 
 
-def pair_of(checkin: CheckIn, near: Iterable[TimelineEntry], on: date) -> Pair | None:
+def pair_of(checkin: CheckIn, near: Iterable[Estimate], on: date) -> Pair | None:
     """A check-in, of the local date `on`, and the judged speech near it, weighted by its time within the window.
 
     Contempt and other, which have no valence, are left out. None where there is too little.
@@ -101,16 +101,17 @@ def pair_of(checkin: CheckIn, near: Iterable[TimelineEntry], on: date) -> Pair |
     seconds = valence = 0.0
     heard: defaultdict[Emotion, float] = defaultdict(float)
     answers: set[Emotion] = set()
-    for entry in near:
-        place = expected_place(entry.prediction.posterior) if entry.prediction else None
-        overlap = min(entry.end_at, checkin.at + NEAR) - max(entry.start_at, checkin.at - NEAR)
-        if entry.prediction is None or place is None or overlap <= timedelta():
+    first, last = checkin.at - NEAR, checkin.at + NEAR
+    for estimate in near:
+        place = expected_place(estimate.posterior)
+        overlap = (min(estimate.end_at, last) - max(estimate.start_at, first)).total_seconds()
+        if place is None or overlap <= 0:
             continue
-        seconds += overlap.total_seconds()
-        valence += place.valence * overlap.total_seconds()
-        answers |= entry.prediction.posterior.keys()
-        if not entry.prediction.unsure:
-            heard[entry.prediction.emotion] += overlap.total_seconds()
+        seconds += overlap
+        valence += place.valence * overlap
+        answers |= estimate.posterior.keys()
+        if not estimate.unsure:
+            heard[most_probable(estimate.posterior)] += overlap
     if seconds < ENOUGH_SPEECH_S:
         return None
     most = max(heard, key=lambda emotion: heard[emotion], default=None)

@@ -22,6 +22,7 @@ from monitor.store.records import (
     Correction,
     Coverage,
     CoverageInterval,
+    Estimate,
     JobRun,
     Prompt,
     SegmentState,
@@ -44,6 +45,9 @@ _ENTRY = """
     FROM segment LEFT JOIN correction AS said
     ON said.id = (SELECT max(id) FROM correction WHERE segment_id = segment.id AND undone_at IS NULL)"""
 _SEGMENTS = f"{_ENTRY} WHERE start_at > :earliest AND start_at < :end AND end_at > :start ORDER BY start_at, segment.id"
+_ESTIMATES = """
+    SELECT id, start_at, end_at, posterior, unsure FROM segment
+    WHERE start_at > :earliest AND start_at < :end AND end_at > :start AND state = 'judged' ORDER BY start_at, id"""
 _SEGMENT = f"{_ENTRY} WHERE segment.id = :id"
 # The plus keeps SQLite from going through all segments of that time: few are ever corrected.
 # What is said of a segment is said after it; a day's grace is for clocks that were set.
@@ -109,6 +113,15 @@ class TimelineReader:
         rows = self._rows(_SEGMENTS, start, end)
         with sensible(self._path):
             return [_entry(row) for row in rows]
+
+    def estimates_between(self, start: datetime, end: datetime) -> list[Estimate]:
+        """What the model said of the segments that overlap [start, end) and are judged, by start. Both moments in UTC."""
+        rows = self._rows(_ESTIMATES, start, end)
+        with sensible(self._path):
+            return [
+                Estimate(number, _moment(start_at), _moment(end_at), _posterior(posterior), bool(unsure))
+                for number, start_at, end_at, posterior, unsure in rows
+            ]
 
     def corrected_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
         """Of the segments that overlap [start, end), by start, those that the person has said something of. Both moments in UTC."""
@@ -298,8 +311,7 @@ def _entry(row: Row) -> TimelineEntry:
     loudness_db, pitch_hz, said_id, said_emotion, said_confirmed, said_at = row[13:]
     state, prediction = _STATES[state_name], None
     if state is SegmentState.JUDGED:
-        letters = {_LETTERS[letter]: probability for letter, probability in json.loads(posterior).items()}
-        prediction = Prediction(letters, bool(unsure), bundle)
+        prediction = Prediction(_posterior(posterior), bool(unsure), bundle)
     correction = None
     if said_id is not None:
         correction = Correction(said_id, _LETTERS[said_emotion], bool(said_confirmed), _moment(said_at))
@@ -318,6 +330,10 @@ def _entry(row: Row) -> TimelineEntry:
         correction=correction,
         voice=None if loudness_db is None else Voice(loudness_db, pitch_hz),
     )
+
+
+def _posterior(stored: str) -> dict[Emotion, float]:
+    return {_LETTERS[letter]: probability for letter, probability in json.loads(stored).items()}
 
 
 def _checkin(row: Row) -> CheckIn:

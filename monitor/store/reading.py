@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Protocol
 
-from monitor.store.records import CheckIn, CoverageInterval, JobRun, Prompt, TimelineEntry
+from monitor.store.records import CheckIn, CoverageInterval, Estimate, JobRun, Prompt, TimelineEntry
 
 
 class Readable(Protocol):
@@ -11,6 +11,9 @@ class Readable(Protocol):
 
     def segments_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
         """The segments that overlap [start, end), by start. Both moments in UTC."""
+
+    def estimates_between(self, start: datetime, end: datetime) -> list[Estimate]:
+        """What the model said of those of them that are judged."""
 
     def corrected_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
         """Those of them that the person has said something of."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.types import Emotion, Prediction
 
@@ -127,6 +127,16 @@ class TimelineEntry:
         if self.correction is not None:
             return self.correction.emotion
         return self.prediction.emotion if self.prediction is not None and not self.prediction.unsure else None
+
+
+class Estimate(NamedTuple):
+    """What the model said of a judged segment, and nothing else of it: one report goes through thousands."""
+
+    segment: int
+    start_at: datetime
+    end_at: datetime
+    posterior: Mapping[Emotion, float]
+    unsure: bool
 
 
 @dataclass(frozen=True, slots=True)
