@@ -12,7 +12,7 @@ from model.audio import SAMPLE_RATE, Int16, pcm16_to_float, s_to_samples
 from model.bundle import Bundle, open_bundle
 from model.manifest import find_bundle
 from model.predictor import Predictor, Sound
-from monitor.config import EngineConfig
+from monitor.config import EngineConfig, Precision
 from monitor.judging.engine import EmbeddedEngine
 
 # A sound that was heard before is in vLLM's prefix cache, speech and all, as no real one ever is: each begins a few samples later.
@@ -47,10 +47,10 @@ class Hot:
 
 
 @contextmanager
-def hot() -> Iterator[Hot]:
+def hot(precision: Precision = "auto") -> Iterator[Hot]:
     """Loaded and warm."""
     bundle = open_bundle(find_bundle("nano"))
-    engine = EmbeddedEngine(bundle, EngineConfig().kv_cache_mib)
+    engine = EmbeddedEngine(bundle, EngineConfig().kv_cache_mib, precision)
     ready = Hot(bundle, engine, Predictor(bundle, engine), demo_segments())
     ready.predictor.predict(ready.sounds(64))
     yield ready

@@ -61,7 +61,7 @@ class AudioConfig(_Section):
     """[audio]: where sound comes from."""
 
     device: str = ""
-    buffer_ms: Annotated[int, Field(ge=10, le=500)] = 30
+    buffer_ms: Annotated[int, Field(ge=10, le=500)] = 60
     queue_s: Annotated[int, Field(ge=1, le=600)] = 30
 
 
@@ -87,6 +87,10 @@ class SegmenterConfig(_Section):
         return self
 
 
+Precision = Literal["auto", "float32", "bfloat16", "fp8"]
+"""The numbers in which vLLM keeps a language model's weights."""
+
+
 class EngineConfig(_Section):
     """[engine]: what judges the segments."""
 
@@ -99,6 +103,7 @@ class EngineConfig(_Section):
     start_timeout_s: Annotated[int, Field(ge=5, le=3600)] = 300
     stop_timeout_s: Annotated[int, Field(ge=0, le=600)] = 60
     kv_cache_mib: Annotated[int, Field(ge=16, le=1_000_000)] = 32
+    precision: Precision = "auto"
 
     @model_validator(mode="after")
     def _private(self) -> "EngineConfig":

@@ -1,6 +1,9 @@
 """An engine that runs takes up another bundle: what it then says is what a fresh engine says, again and again, and without growing."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from model.manifest import find_bundle
 from model.predictor import Predictor, Sound
 from model.request import LanguageModel
 from monitor.judging.engine import EmbeddedEngine, Engine, TransformersEngine
+from monitor.judging.precision import has_amx, has_gpu
+from monitor.judging.process import LIBRARY_SETTINGS
 from tests.servers import SharedServer
 from tests.variants import ADAPTER, sign, variant
 
@@ -81,6 +86,20 @@ def test_embedded_vllm_says_what_a_fresh_one_says(
     embedded: EmbeddedEngine, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
 ) -> None:
     swap_about(embedded, nano, others, sounds, expected)
+
+
+@pytest.mark.skipif(not (has_gpu() or has_amx()), reason="nothing here multiplies 8-bit floats")
+def test_weights_of_eight_bits_say_nearly_the_same_of_every_bundle(
+    nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "sounds.npz", *(sound.audio for sound in sounds))
+    asked = [nano, others[0], nano]
+    told = [tmp_path / "sounds.npz", tmp_path / "said.npy", *(bundle.folder for bundle in asked)]
+    subprocess.run([sys.executable, "-m", "tests.fp8_engine", *map(str, told)], check=True, env=os.environ | LIBRARY_SETTINGS)
+    said = np.load(tmp_path / "said.npy")
+    for bundle, posteriors_of_it in zip(asked, said, strict=True):
+        assert CLOSE > np.abs(posteriors_of_it - expected[bundle.manifest.version]).max() > 1e-5, "near, but not the same numbers"
+    assert (said[0] == said[2]).all()
 
 
 def test_a_server_says_what_a_fresh_one_says_and_is_sent_what_it_has_not(

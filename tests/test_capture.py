@@ -150,7 +150,7 @@ def best_match(sound: Int16, reference: Int16) -> tuple[int, float]:
 
 
 @needs_pulseaudio
-@pytest.mark.parametrize(("name", "buffer_ms"), [("", 30), ("PULSE", 20)])
+@pytest.mark.parametrize(("name", "buffer_ms"), [("", 60), ("PULSE", 20)])
 def test_what_is_played_is_captured_sample_for_sample(plugged_in: VirtualMicrophone, voice_file: Path, name: str, buffer_ms: int) -> None:
     source = MicrophoneSource(name, buffer_ms)
     sound = capture_while_playing(plugged_in, voice_file, source)
@@ -224,8 +224,8 @@ def test_an_overflow_of_the_sound_card_makes_the_stream_jump(plugged_in: Virtual
     monkeypatch.setattr(pyaudio.PyAudio, "open", overflowing)
     with MicrophoneSource() as source:
         chunks = list(itertools.islice(source, 5))
-    assert [chunk.start for chunk in chunks] == [0, 480, 3 * 480, 4 * 480, 5 * 480]
-    assert source.lost_samples == 480
+    assert [chunk.start for chunk in chunks] == [0, 960, 3 * 960, 4 * 960, 5 * 960]
+    assert source.lost_samples == 960
 
 
 def by_thread(close: Callable[[], None]) -> None:
@@ -291,7 +291,7 @@ def test_every_fault_is_seen_soon_and_named_and_the_microphone_can_be_opened_aga
     assert len(joined(delivered)) > s_to_samples(0.4)
     mend(own_microphone)
     with MicrophoneSource() as source:
-        assert len(next(iter(source)).pcm) == 480
+        assert len(next(iter(source)).pcm) == 960
 
 
 @needs_pulseaudio

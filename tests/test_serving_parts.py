@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import itertools
 import json
 import stat
 import threading
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from model.errors import ServingError
+from model.errors import EngineRejected, ServingError
 from model.manifest import find_bundle, read_manifest
 from model.prompts import AUDIO, Message
 from model.request import Request
@@ -437,6 +438,25 @@ def test_a_server_open_to_others_needs_tls_and_clients(tmp_path: Path) -> None:
         check(_serving(tmp_path, certificate=tmp_path / "cert.pem"))
     with pytest.raises(ServingError, match="cannot be read"):
         check(_serving(tmp_path, certificate=tmp_path / "none.pem", certificate_key=tmp_path / "cert.pem"))
+
+
+@pytest.mark.parametrize(("gpu", "amx"), [(True, False), (False, True), (False, False)])
+def test_in_which_numbers_vllm_is_told_to_multiply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, amx: bool) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+
+    def told(precision: str) -> list[str]:
+        arguments = vllm_arguments(_serving(tmp_path, precision=precision))
+        pairs = dict(itertools.pairwise(arguments))
+        return [pairs[name] for name in ("--dtype", "--quantization") if name in pairs]
+
+    assert told("auto") == ([] if gpu else ["float32"])
+    assert told("bfloat16") == ["bfloat16"]
+    if gpu or amx:
+        assert told("fp8") == ["bfloat16", "fp8_per_block"]
+    else:
+        with pytest.raises(EngineRejected, match="needs an NVIDIA GPU, or a processor with AMX"):
+            told("fp8")
 
 
 def test_what_vllm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

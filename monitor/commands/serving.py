@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from monitor.config import PACKAGED_BUNDLE, state_dir
+from monitor.config import PACKAGED_BUNDLE, Precision, state_dir
 
 _PASSED_ON = "passed on"
 _BEHIND = "--"
@@ -50,6 +50,7 @@ def start(
     of_each: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that one client may have open.")] = 128,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="Accelerators that share one copy of the model.")] = 1,
     data_parallel: Annotated[int, typer.Option(min=1, help="Copies of the model.")] = 1,
+    precision: Annotated[Precision, typer.Option(help="Numbers of the language model's weights; fp8 needs a GPU or AMX.")] = "auto",
 ) -> None:
     """Let many monitors share one vLLM server (`[engine] kind = "server"`). What follows `--` is for vLLM.
 
@@ -72,6 +73,7 @@ def start(
         of_each=of_each,
         tensor_parallel=tensor_parallel,
         data_parallel=data_parallel,
+        precision=precision,
         passed_on=context.meta.get(_PASSED_ON, ()),
     )
     become_server(serving)

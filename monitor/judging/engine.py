@@ -18,8 +18,9 @@ from model.prompts import letter_ids, render
 from model.request import MAX_WRITTEN_TOKENS, LanguageModel, Request
 from model.server_key import read_key
 from model.types import Emotion
-from monitor.config import EngineConfig
+from monitor.config import EngineConfig, Precision
 from monitor.judging.fitting import check_fit
+from monitor.judging.precision import has_gpu, precision_arguments
 from monitor.judging.served_engine import BLOCK_TOKENS, ServerEngine
 from monitor.judging.server import ServerConnection
 
@@ -43,7 +44,7 @@ class Engine(LanguageModel, Protocol):
 def open_engine(config: EngineConfig, bundle: Bundle) -> Engine:
     """The engine of the configured kind, ready to answer."""
     if config.kind == "embedded":
-        return EmbeddedEngine(bundle, config.kv_cache_mib)
+        return EmbeddedEngine(bundle, config.kv_cache_mib, config.precision)
     if config.kind == "server":
         return ServerEngine(bundle, ServerConnection(config.url, read_key(config.key_file), config.ca_file))
     return TransformersEngine(bundle)
@@ -80,7 +81,7 @@ class EmbeddedEngine:
     vLLM can also work out an adapter beside the weights, for several at a time; on a CPU that costs two to three times as much.
     """
 
-    def __init__(self, bundle: Bundle, kv_cache_mib: int) -> None:
+    def __init__(self, bundle: Bundle, kv_cache_mib: int, precision: Precision = "auto") -> None:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -91,8 +92,8 @@ class EmbeddedEngine:
         adapter = Adapter.load(bundle.folder / "adapter")
         self._llm = LLM(
             resolve(bundle.folder, bundle.manifest.llm),
-            dtype="auto" if torch.cuda.is_available() else "float32",
-            enforce_eager=not torch.cuda.is_available(),
+            **precision_arguments(precision),
+            enforce_eager=not has_gpu(),
             distributed_executor_backend="uni",
             kv_cache_memory_bytes=kv_cache_mib * 2**20,
             block_size=BLOCK_TOKENS,

@@ -16,7 +16,9 @@ from model.manifest import find_bundle, read_manifest
 from model.speech_llm import LORA_TARGETS
 from model.types import Emotion
 from monitor.addresses import is_loopback
+from monitor.config import Precision
 from monitor.judging.fitting import adapter_rank
+from monitor.judging.precision import has_gpu, precision_arguments
 from monitor.judging.process import LIBRARY_SETTINGS
 from monitor.judging.served_engine import BLOCK_TOKENS
 from monitor.serving.clients import read_clients
@@ -45,6 +47,7 @@ class Serving:
     of_each: int
     tensor_parallel: int
     data_parallel: int
+    precision: Precision = "auto"
     passed_on: Sequence[str] = ()
 
 
@@ -68,7 +71,7 @@ def sharing_arguments(max_adapters: int) -> list[str]:
 
 
 def vllm_arguments(serving: Serving) -> list[str]:
-    """All arguments of vLLM's server. Raises BundleError."""
+    """All arguments of vLLM's server. Raises BundleError, EngineRejected."""
     folder = find_bundle(serving.bundle)
     manifest = read_manifest(folder)
     certificate: list[str] = []
@@ -79,7 +82,8 @@ def vllm_arguments(serving: Serving) -> list[str]:
         *sharing_arguments(serving.max_adapters),
         *("--host", serving.host, "--port", str(serving.port), *certificate),
         *("--tensor-parallel-size", str(serving.tensor_parallel), "--data-parallel-size", str(serving.data_parallel)),
-        *([] if _has_gpu() else _on_cpu(serving)),
+        *(part for name, value in precision_arguments(serving.precision).items() for part in (f"--{name}", value)),
+        *([] if has_gpu() else _on_cpu(serving)),
         *serving.passed_on,
     ]
 
@@ -99,7 +103,7 @@ def vllm_environment(serving: Serving) -> dict[str, str]:
     told = {VARIABLE: door.model_dump_json(), "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     # Keys are the door's business; one that vLLM asks for besides would let nobody in.
     kept = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
-    return {**LIBRARY_SETTINGS, **({} if _has_gpu() else _environment_on_cpu(serving)), **kept, **told}
+    return {**LIBRARY_SETTINGS, **({} if has_gpu() else _environment_on_cpu(serving)), **kept, **told}
 
 
 def check(serving: Serving) -> None:
@@ -126,7 +130,7 @@ def check(serving: Serving) -> None:
 
 
 def become_server(serving: Serving) -> NoReturn:
-    """vLLM takes this process's place. Raises ServingError, BundleError."""
+    """vLLM takes this process's place. Raises ServingError, BundleError, EngineRejected."""
     check(serving)
     arguments, environment = vllm_arguments(serving), vllm_environment(serving)
     sys.stderr.flush()
@@ -134,8 +138,8 @@ def become_server(serving: Serving) -> NoReturn:
 
 
 def _on_cpu(serving: Serving) -> list[str]:
-    """float32 is several times faster there than bfloat16, and a small model needs no process of its own for each worker."""
-    return ["--dtype", "float32", "--enforce-eager", *(["--distributed-executor-backend", "uni"] if _is_alone(serving) else [])]
+    """A small model needs no process of its own for each worker."""
+    return ["--enforce-eager", *(["--distributed-executor-backend", "uni"] if _is_alone(serving) else [])]
 
 
 def _environment_on_cpu(serving: Serving) -> dict[str, str]:
@@ -145,9 +149,3 @@ def _environment_on_cpu(serving: Serving) -> dict[str, str]:
 
 def _is_alone(serving: Serving) -> bool:
     return serving.tensor_parallel == serving.data_parallel == 1
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -73,7 +73,7 @@ class MicrophoneSource:
     def __init__(
         self,
         device: str = "",
-        buffer_ms: int = 30,
+        buffer_ms: int = 60,
         queue_s: int = 30,
         clocks: Callable[[], Reading] = read_clocks,
     ) -> None:

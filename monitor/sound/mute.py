@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.audio import s_to_samples
 from monitor.sound.types import AudioChunk
@@ -66,17 +67,22 @@ class MuteWatch:
         if chunk.start != self._end:
             yield from self.flush()
             self._begin(chunk.start)
-        loud = chunk.start + np.flatnonzero(chunk.pcm)
-        if len(loud):
+        heard = chunk.pcm != 0
+        if heard.any():
+            first, last = int(heard.argmax()), len(heard) - 1 - int(heard[::-1].argmax())
             # Runs of zeros that end in this chunk: the one before its first sound, and long ones within.
-            yield from self._zeros(self._zeros_from, int(loud[0]))
-            for at in np.flatnonzero(np.diff(loud) > self._long):
-                yield from self._zeros(int(loud[at]) + 1, int(loud[at + 1]))
-            self._zeros_from = int(loud[-1]) + 1
+            yield from self._zeros(self._zeros_from, chunk.start + first)
+            if last - first > self._long:
+                yield from self._zeros_within(chunk.start + np.flatnonzero(heard))
+            self._zeros_from = chunk.start + last + 1
         self._end = chunk.end
         if not self._muted and self._end - self._zeros_from >= self._long:
             yield from self._give(self._zeros_from)
             self._muted = True
+
+    def _zeros_within(self, loud: NDArray[np.intp]) -> Iterator[Stretch]:
+        for at in np.flatnonzero(np.diff(loud) > self._long):
+            yield from self._zeros(int(loud[at]) + 1, int(loud[at + 1]))
 
     def _zeros(self, start: int, end: int) -> Iterator[Stretch]:
         """Zeros that ended, given out as muted when they were many."""
