@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1")
 
@@ -30,6 +30,7 @@ from model.audio import SAMPLE_RATE
 from model.bundle import Bundle
 from model.predictor import Predictor, Sound, Style
 from model.prompts import Task, emotion_prefix, render
+from monitor.config import Precision
 from monitor.judging.engine import EmbeddedEngine
 from monitor.judging.served_engine import BLOCK_TOKENS
 from tests.tiny_qwen_audio import qwen_audio, without_weights
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--segment", type=float, default=4.0, metavar="S", help="seconds of speech in a segment (4)")
     parser.add_argument("--every", type=float, default=4.0, metavar="S", help="seconds from one segment of a monitor to its next (4)")
     parser.add_argument("--trial", type=float, metavar="S", help="seconds for which monitors are tried (20, small 2)")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto", help="numbers of our language model's weights (auto)")
     parser.add_argument("--peak-tflops", type=float, help="the device's, as its maker states it; otherwise a product of matrices is timed")
     parser.add_argument("--bandwidth-gbs", type=float, help="likewise; otherwise a copy is timed")
     parser.add_argument("--qwen", action="store_true", help=argparse.SUPPRESS)
@@ -61,7 +63,7 @@ def _compared(asked: argparse.Namespace) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         bundle = random_models.build(size, Path(folder))
         sounds = _sounds(asked.segment)
-        floor_s = device.least_s(_work(bundle, size, sounds[0])) / _WAITING
+        floor_s = device.least_s(_work(bundle, size, sounds[0], asked.precision)) / _WAITING
         plain_s = _plain(bundle, size, sounds)
         ours = _ours(bundle, sounds, asked)
     qwen = _in_a_process_of_its_own()
@@ -84,7 +86,7 @@ def _compared(asked: argparse.Namespace) -> list[str]:
 
 def _ours(bundle: Bundle, sounds: list[Sound], asked: argparse.Namespace) -> dict[str, float]:
     _to_the_gpu(bundle)
-    engine = EmbeddedEngine(bundle, kv_cache_mib=64 if asked.small else 8192)
+    engine = EmbeddedEngine(bundle, 64 if asked.small else 8192, asked.precision)
     predictor = Predictor(bundle, engine)
     found = _paces(lambda count: predictor.predict(sounds[:count]), asked)
     engine.close()
@@ -159,7 +161,7 @@ def _to_the_gpu(bundle: Bundle) -> None:
         bundle.mapper.to("cuda")
 
 
-def _work(bundle: Bundle, size: random_models.Size, sound: Sound) -> Work:
+def _work(bundle: Bundle, size: random_models.Size, sound: Sound, precision: Precision) -> Work:
     """Of a batch of 64 in which what stands before the speech was read before."""
     from transformers import AutoTokenizer
 
@@ -171,7 +173,8 @@ def _work(bundle: Bundle, size: random_models.Size, sound: Sound) -> Work:
     with torch.device("meta"):
         weights = sum(one.numel() for one in random_models.AutoModelForCausalLM.from_config(config).parameters())
     heads = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
-    llm = Llm(weights, config.num_hidden_layers, config.hidden_size, heads, 2 if size.dtype == "bfloat16" else 4)
+    number_bytes = {"float32": 4, "bfloat16": 2, "fp8": 1}[size.dtype if precision == "auto" else precision]
+    llm = Llm(weights, config.num_hidden_layers, config.hidden_size, heads, number_bytes)
     layers = sum(one.numel() for name, one in bundle.encoder.named_parameters() if "feature_extractor" not in name)
     mapper = sum(one.numel() for one in bundle.mapper.parameters())
     return (

@@ -11,7 +11,7 @@ def precision_arguments(precision: Precision) -> dict[str, str]:
 
     auto: as the weights are stored on a GPU, and float32 on a CPU, where bfloat16 takes several times as long without AMX.
     fp8: weights as 8-bit floats (E4M3), each block of 128 x 128 with a scale, made when they are loaded, after an adapter was laid into
-    them; activations in 8 bits too on GPUs and processors that multiply those, else in bfloat16. Its sizes must be multiples of 128.
+    them; activations in 8 bits too on GPUs and processors that multiply those, else in bfloat16.
     """
     if precision == "auto":
         return {} if has_gpu() else {"dtype": "float32"}
