@@ -1,4 +1,4 @@
-"""A real PostgreSQL of Debian's package, in a folder of its own and on this machine alone; for tests, and for whoever measures.
+"""A real PostgreSQL of Debian's package with TLS, in a folder of its own and on this machine alone; for tests, and for whoever measures.
 
 PostgreSQL refuses to run as root; then it runs as the system's `postgres`, which the package brings along.
 """
@@ -20,6 +20,7 @@ import psycopg
 from monitor.clinic.address import Address
 from monitor.clinic.logins import add_login, entrust
 from monitor.clinic.setup import set_up
+from tests.certificates import make_certificate
 
 _PATIENCE_S = 60
 _SETTINGS = {
@@ -29,17 +30,24 @@ _SETTINGS = {
     "log_line_prefix": "%m %u ",
     "shared_buffers": "64MB",
     "password_encryption": "scram-sha-256",
+    "ssl": "on",
+    "ssl_cert_file": "../cert.pem",
+    "ssl_key_file": "../key.pem",
 }
 
 
 class Postgres:
-    """A server: `start`, `stop` and `log`; a database for each clinic. The administrator is the superuser `root`."""
+    """A server: `start`, `stop` and `log`; a database for each clinic. The administrator is the superuser `root`.
+
+    ca_file: what signs its certificate, which is for 127.0.0.1 and no name.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._bin = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
         self._user = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
         self._log = folder / "server.log"
+        self.ca_file = folder / "cert.pem"
         self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -50,7 +58,9 @@ class Postgres:
         os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
         password = self._folder / "password"
         password.write_text("root-secret\n")
-        os.chown(password, self._user.pw_uid, self._user.pw_gid)
+        _, key = make_certificate(self._folder)
+        for secret in (password, key):
+            os.chown(secret, self._user.pw_uid, self._user.pw_gid)
         how = ["-U", "root", "-A", "scram-sha-256", "--pwfile", str(password), "-E", "UTF8", "--locale", "C", "--no-sync"]
         self._run("initdb", "-D", str(self._folder / "data"), *how)
 

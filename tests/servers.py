@@ -23,6 +23,7 @@ from monitor.judging.served_engine import ServerEngine
 from monitor.judging.server import ServerConnection
 from monitor.serving.clients import add_client
 from monitor.serving.launch import MODULE, server_arguments
+from tests.certificates import make_certificate
 from tests.commands import COMMAND
 
 NOBODY = "http://127.0.0.1:9"
@@ -61,7 +62,7 @@ class SharedServer:
         self.log = folder / "server.log"
         self.clients = folder / "clients.json"
         self.adapters = folder / "adapters"
-        _make_certificate(folder)
+        make_certificate(folder)
         self._process: subprocess.Popen[bytes] | None = None
         self.server = self.as_client("first")
 
@@ -163,10 +164,3 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", client: httpx.Client, 
             break
         time.sleep(0.5)
     raise RuntimeError(f"the server did not start:\n{log.read_text()[-3000:]}")
-
-
-def _make_certificate(folder: Path) -> None:
-    """One that signs itself, for this machine."""
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=server"
-    arguments = [*command.split(), "-keyout", "key.pem", "-out", "cert.pem", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(arguments, cwd=folder, check=True, capture_output=True)

@@ -6,6 +6,7 @@ understood, as it may hold one. Knows no driver.
 
 import ipaddress
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -92,8 +93,10 @@ class Address:
         told: dict[str, str | int] = {"host": self.host, "port": self.port, "dbname": self.database, "user": self.user}
         if self.password:
             told["password"] = self.password
+        # libpq alone would look for ~/.postgresql/root.crt.
+        trusted = {"sslrootcert": _trusted()} if self.options.get("sslmode") == _SAFE else {}
         # hostaddr would come before the host, a service before all of it.
-        return {"connect_timeout": 10, "gssencmode": "disable", "sslmode": "prefer", **self.options, **told}
+        return {"connect_timeout": 10, "gssencmode": "disable", "sslmode": "prefer", **trusted, **self.options, **told}
 
     def url_for(self, user: str, password: str) -> str:
         """The same place for another login."""
@@ -103,3 +106,8 @@ class Address:
             where, options = "", [*options, f"host={self.host}"]
         port = "" if self.port == _PORT else f":{self.port}"
         return f"postgresql://{user}:{password}@{where}{port}/{self.database}" + (f"?{'&'.join(options)}" if options else "")
+
+
+def _trusted() -> str:
+    """The file of the authorities that this machine trusts. The OpenSSL that comes with the driver may look elsewhere for them."""
+    return ssl.get_default_verify_paths().cafile or "system"

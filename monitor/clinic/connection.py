@@ -19,6 +19,8 @@ _PATIENCE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count
 _OPTIONS = "-c statement_timeout=120s -c lock_timeout=30s -c idle_in_transaction_session_timeout=120s -c TimeZone=UTC"
 _HURRIED = "-c statement_timeout=5s -c lock_timeout=3s"
 _LONGEST = 300
+# What libpq says of a server's certificate; it has no codes for it.
+_UNPROVEN = ("certificate verify failed", "does not match host name", "root certificate file")
 
 
 def connect(address: Address, patient: bool = True) -> Connection:
@@ -72,6 +74,11 @@ def _words(error: psycopg.Error, address: Address) -> str:
     if address.password:
         said = said.replace(address.password, "***")
     said = said[:_LONGEST]
+    if any(sign in said for sign in _UNPROVEN):
+        return (
+            f"the clinic's database {address} does not prove who it is: {said}; name the certificate that signs its own with"
+            " &sslrootcert=FILE in the URL, and the server as it is named there"
+        )
     match error:
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedFunction() | psycopg.errors.InvalidSchemaName():
             return f"{address} is not set up, or older than this program; `emosllm-monitor clinic setup` does that ({said})"
