@@ -102,6 +102,8 @@ class EmbeddedEngine:
             logprobs_mode="processed_logprobs",
             max_logprobs=len(Emotion),
         )
+        if not has_gpu():
+            _part_from_nobody()
         self._tokenizer = self._llm.get_tokenizer()
         self._sampling = SamplingParams
         self._shapes = self._on_the_weights(_shapes)
@@ -152,6 +154,21 @@ class EmbeddedEngine:
     def close(self) -> None:
         """Stop vLLM; its memory goes with this process."""
         self._llm.llm_engine.engine_core.shutdown()
+
+
+def _part_from_nobody() -> None:
+    """Let go of vLLM's groups of workers, which are this one process.
+
+    On a CPU each keeps threads that look a hundred times a second whether another worker says something, 1,300 times in all: an idle
+    laptop would hardly sleep. A group of one never asks anybody, and nothing else of it is needed.
+    """
+    from vllm.distributed import parallel_state
+
+    for reference in list(parallel_state._groups.values()):
+        group = reference()
+        if group is not None:
+            group.destroy()
+    torch.distributed.destroy_process_group()
 
 
 def _shapes(_runner: Any, weights: Iterator[tuple[str, Tensor]]) -> dict[str, torch.Size]:
