@@ -1,4 +1,4 @@
-"""`python -m bench [--quick]`: measures what a machine without a GPU can show in half an hour, and writes bench/RESULTS.md.
+"""`python -m bench [--quick]`: measures what a machine without a GPU can show in a quarter of an hour, and writes bench/RESULTS.md.
 
 --quick takes about seven minutes. Each section compares ways or sizes side by side in one run, so its ratios hold on a busy machine too.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from monitor.judging.process import LIBRARY_SETTINGS
+from monitor.pages import LARGE_PAGES
 
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", VLLM_LOGGING_LEVEL="ERROR")
 if __name__ == "__main__" and not LIBRARY_SETTINGS.keys() <= os.environ.keys():
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write to (default: bench/RESULTS.md)")
     asked = parser.parse_args()
-    for name in ("GLIBC_TUNABLES", "PYTHONMALLOC"):
+    for name in LARGE_PAGES:
         # Python and libc have read them by now; commands that are measured shall run as a person runs them.
         os.environ.pop(name, None)
     load = os.getloadavg()

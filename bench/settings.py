@@ -8,11 +8,11 @@ import time
 
 from bench.tables import table
 from monitor.judging.process import LIBRARY_SETTINGS
+from monitor.pages import LARGE_PAGES
 
-_PAGES = {name: LIBRARY_SETTINGS[name] for name in ("GLIBC_TUNABLES", "PYTHONMALLOC")}
 _WAYS = {
     "the monitor's settings": LIBRARY_SETTINGS,
-    "without large pages": {name: value for name, value in LIBRARY_SETTINGS.items() if name not in _PAGES},
+    "without large pages": {name: value for name, value in LIBRARY_SETTINGS.items() if name not in LARGE_PAGES},
     "threads that spin while they wait": LIBRARY_SETTINGS | {"OMP_WAIT_POLICY": "ACTIVE"},
     "one thread": LIBRARY_SETTINGS | {"OMP_NUM_THREADS": "1"},
 }
@@ -28,7 +28,8 @@ def run() -> tuple[list[str], dict[str, float]]:
     counts = (f"{count} waiting, ms a segment" for count in _COUNTS)
     head = ["the judging process", *counts, f"one after {_SILENCE_S:.0f} s of silence, ms", "MB resident"]
     lines = ["## What its libraries are told", "", *table(head, rows), ""]
-    lines.append(f"Large pages: {', '.join(f'`{name}={value}`' for name, value in _PAGES.items())}; asleep: `OMP_WAIT_POLICY=PASSIVE`.")
+    pages = ", ".join(f"`{name}={value}`" for name, value in LARGE_PAGES.items())
+    lines.append(f"Large pages: {pages}; asleep: `OMP_WAIT_POLICY=PASSIVE`.")
     return lines, {}
 
 

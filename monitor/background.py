@@ -1,6 +1,7 @@
 """Starts the monitor without a terminal, and ends it from another one. Talks to it through its control socket only."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from model.errors import EmosllmError, NotRunning
 from monitor.control import Answer, ask
+from monitor.pages import LARGE_PAGES
 from monitor.store.lock import make_private
 
 _START_S = 30.0
@@ -32,6 +34,7 @@ def start_detached(database: Path, arguments: Sequence[str], output: Path) -> An
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**LARGE_PAGES, **os.environ},
         )
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model.errors import ServiceError
 from monitor.config import load_config
+from monitor.pages import LARGE_PAGES
 
 NAME = "emosllm-monitor.service"
 
@@ -70,8 +71,9 @@ def unit_text(program: Path, config_file: Path | None, version: int) -> str:
     stop_s = load_config(config_file).engine.stop_timeout_s + _STOP_SPARE_S
     arguments = ["--config", str(config_file.expanduser().absolute())] if config_file else []
     command = " ".join([_quoted_program(program), *(_quoted(word).replace("$", "$$") for word in [*arguments, "start", "--unattended"])])
-    places = [f"{name}={Path(value).absolute()}" for name in _PLACES if (value := os.environ.get(name))]
-    environment = "".join(f"Environment={_quoted(place)}\n" for place in places)
+    told = [f"{name}={Path(value).absolute()}" for name in _PLACES if (value := os.environ.get(name))]
+    told += [f"{name}={value}" for name, value in LARGE_PAGES.items()]
+    environment = "".join(f"Environment={_quoted(one)}\n" for one in told)
     pause = "RestartSec=5\nRestartSteps=6\nRestartMaxDelaySec=5min" if version >= _GROWING_PAUSES else "RestartSec=30"
     return _UNIT.format(command=command, environment=environment, pause=pause, stop_s=stop_s)
 

@@ -117,7 +117,9 @@ def test_it_runs_without_a_terminal(home: Path, microphone: VirtualMicrophone) -
     assert "running in the background, listening: microphone" in started.stdout
     try:
         assert run("start", "--detach", environment=microphone.env).returncode == 1, "one at a time"
-        assert json.loads(run("status", "--json").stdout)["state"] in ("listening", "muted")  # the virtual source is silent
+        status_now = json.loads(run("status", "--json").stdout)
+        assert status_now["state"] in ("listening", "muted")  # the virtual source is silent
+        assert psutil.Process(status_now["pid"]).environ()["PYTHONMALLOC"] == "malloc", "its memory is in large pages"
     finally:
         assert run("stop").returncode == 0
     configure(home, audio={"device": "Neumann U 87"}, **QUICK)

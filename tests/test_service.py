@@ -120,6 +120,7 @@ def test_installed_as_a_person_does_it_with_settings_and_places_of_their_own(uni
     text = unit.read_text()
     assert f'ExecStart="{COMMAND}" "--config" "{home}/config/emosllm-monitor/config.toml" "start" "--unattended"' in text
     assert f'Environment="XDG_STATE_HOME={home}/state"' in text
+    assert 'Environment="PYTHONMALLOC=malloc"' in text
     assert "TimeoutStopSec=130" in text, "systemd must not kill what the daemon still may judge"
     assert f"written {unit}" in done.stdout
     assert "enable-linger" in done.stdout

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from monitor.config import EngineConfig
 from monitor.judging.messages import Ask, Use
+from monitor.pages import LARGE_PAGES
 from monitor.store.key_places import VARIABLE as STORE_KEY_VARIABLE
 
 # What its libraries read when they are loaded; what somebody has set stays.
@@ -20,10 +21,7 @@ LIBRARY_SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE",
     # oneDNN would keep code for a thousand shapes, which takes 100 MB and saves nothing.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
-    # Large pages, for Python's objects too. A segment comes after seconds of silence, when the processor's caches know nothing of this
-    # process any more; to find a thousand small pages again then takes longer than to judge it. See bench/STUDIES.md.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "PYTHONMALLOC": "malloc",
+    **LARGE_PAGES,
 }
 _LOG_LINES = 12
 _END_S = 5.0
