@@ -106,6 +106,12 @@ class EngineConfig(_Section):
     precision: Precision = "auto"
 
     @model_validator(mode="after")
+    def _precise(self) -> "EngineConfig":
+        if self.precision != "auto" and self.kind != "embedded":
+            raise ValueError(f'precision is for kind "embedded", not {self.kind!r}; a server is told its own: serve --precision')
+        return self
+
+    @model_validator(mode="after")
     def _private(self) -> "EngineConfig":
         url = urlsplit(self.url)
         safe = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))

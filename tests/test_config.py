@@ -27,6 +27,7 @@ def test_the_shipped_file_names_every_setting_with_its_default_and_a_comment() -
         ("[segmenter]\nframe_ms = 25", ["frame_ms", "25", "10, 20 or 30"]),
         ("[segmenter]\naggressiveness = 4", ["aggressiveness", "3", "4"]),
         ('[engine]\nkind = "gpu"', ["kind", "'gpu'", "embedded", "server", "transformers"]),
+        ('[engine]\nkind = "transformers"\nprecision = "fp8"', ["precision", "embedded", "'transformers'", "serve --precision"]),
         ('[engine]\nmax_batch = "8"', ["max_batch", "'8'", "integer"]),
         ('[timeline]\nzone = "Europe/Pariss"', ["zone", "Europe/Pariss", "IANA"]),
         ("[segmenter]\nmin_segment_ms = 2000\nmax_segment_ms = 3000", ["max_segment_ms", "twice"]),

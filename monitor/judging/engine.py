@@ -90,6 +90,8 @@ class EmbeddedEngine:
         except ImportError as error:
             raise EngineRejected(f'vLLM cannot be imported ({error}); run `make setup`, or set [engine] kind = "transformers"') from error
         adapter = Adapter.load(bundle.folder / "adapter")
+        if not has_gpu():
+            _forget_groups()
         self._llm = LLM(
             resolve(bundle.folder, bundle.manifest.llm),
             **precision_arguments(precision),
@@ -103,7 +105,7 @@ class EmbeddedEngine:
             max_logprobs=len(Emotion),
         )
         if not has_gpu():
-            _part_from_nobody()
+            _release_groups()
         self._tokenizer = self._llm.get_tokenizer()
         self._sampling = SamplingParams
         self._shapes = self._on_the_weights(_shapes)
@@ -156,7 +158,15 @@ class EmbeddedEngine:
         self._llm.llm_engine.engine_core.shutdown()
 
 
-def _part_from_nobody() -> None:
+def _forget_groups() -> None:
+    """Nothing is left of the groups that an engine before in this process has let go, so that vLLM makes new ones."""
+    from vllm.distributed import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    parallel_state.destroy_distributed_environment()
+
+
+def _release_groups() -> None:
     """Let go of vLLM's groups of workers, which are this one process.
 
     On a CPU each keeps threads that look a hundred times a second whether another worker says something, 1,300 times in all: an idle
