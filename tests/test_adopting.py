@@ -88,17 +88,30 @@ def test_embedded_vllm_says_what_a_fresh_one_says(
     swap_about(embedded, nano, others, sounds, expected)
 
 
-@pytest.mark.skipif(not (has_gpu() or has_amx()), reason="nothing here multiplies 8-bit floats")
-def test_weights_of_eight_bits_say_nearly_the_same_of_every_bundle(
-    nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray], tmp_path: Path
+_NEEDS_EIGHT_BITS = pytest.mark.skipif(not (has_gpu() or has_amx()), reason="nothing here multiplies 8-bit floats")
+
+
+@pytest.mark.parametrize(
+    ("precision", "near", "apart"),
+    [("float32", VERY_CLOSE, 0), pytest.param("fp8", CLOSE, 1e-5, marks=_NEEDS_EIGHT_BITS)],
+)
+def test_an_engine_as_the_judging_process_has_it_says_so_too_in_8_bits_nearly(
+    nano: Bundle,
+    others: list[Bundle],
+    sounds: list[Sound],
+    expected: dict[str, np.ndarray],
+    tmp_path: Path,
+    precision: str,
+    near: float,
+    apart: float,
 ) -> None:
     np.savez(tmp_path / "sounds.npz", *(sound.audio for sound in sounds))
     asked = [nano, others[0], nano]
-    told = [tmp_path / "sounds.npz", tmp_path / "said.npy", *(bundle.folder for bundle in asked)]
-    subprocess.run([sys.executable, "-m", "tests.fp8_engine", *map(str, told)], check=True, env=os.environ | LIBRARY_SETTINGS)
+    told = [precision, tmp_path / "sounds.npz", tmp_path / "said.npy", *(bundle.folder for bundle in asked)]
+    subprocess.run([sys.executable, "-m", "tests.own_engine", *map(str, told)], check=True, env=os.environ | LIBRARY_SETTINGS)
     said = np.load(tmp_path / "said.npy")
     for bundle, posteriors_of_it in zip(asked, said, strict=True):
-        assert CLOSE > np.abs(posteriors_of_it - expected[bundle.manifest.version]).max() > 1e-5, "near, but not the same numbers"
+        assert near > np.abs(posteriors_of_it - expected[bundle.manifest.version]).max() > apart
     assert (said[0] == said[2]).all()
 
 

@@ -114,12 +114,6 @@ def test_a_vllm_server_gives_the_same(
     engine.close()
 
 
-def test_nothing_polls_in_embedded_vllm_while_nobody_asks(embedded: EmbeddedEngine, nano: Bundle, utterances: list[Int16]) -> None:
-    _posteriors(nano, embedded, utterances[:1], together=True)
-    threads = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
-    assert [name for name in threads if "gloo" in name] == []
-
-
 def test_embedded_vllm_gives_the_same_in_every_style(
     nano: Bundle, embedded: EmbeddedEngine, utterances: list[Int16], style: Style, answered: np.ndarray
 ) -> None:

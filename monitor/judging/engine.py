@@ -42,9 +42,12 @@ class Engine(LanguageModel, Protocol):
 
 
 def open_engine(config: EngineConfig, bundle: Bundle) -> Engine:
-    """The engine of the configured kind, ready to answer."""
+    """The engine of the configured kind, ready to answer; one embedded in a process, which sleeps while nobody asks."""
     if config.kind == "embedded":
-        return EmbeddedEngine(bundle, config.kv_cache_mib, config.precision)
+        engine = EmbeddedEngine(bundle, config.kv_cache_mib, config.precision)
+        if not has_gpu():
+            _release_groups()
+        return engine
     if config.kind == "server":
         return ServerEngine(bundle, ServerConnection(config.url, read_key(config.key_file), config.ca_file))
     return TransformersEngine(bundle)
@@ -90,8 +93,6 @@ class EmbeddedEngine:
         except ImportError as error:
             raise EngineRejected(f'vLLM cannot be imported ({error}); run `make setup`, or set [engine] kind = "transformers"') from error
         adapter = Adapter.load(bundle.folder / "adapter")
-        if not has_gpu():
-            _forget_groups()
         self._llm = LLM(
             resolve(bundle.folder, bundle.manifest.llm),
             **precision_arguments(precision),
@@ -104,8 +105,6 @@ class EmbeddedEngine:
             logprobs_mode="processed_logprobs",
             max_logprobs=len(Emotion),
         )
-        if not has_gpu():
-            _release_groups()
         self._tokenizer = self._llm.get_tokenizer()
         self._sampling = SamplingParams
         self._shapes = self._on_the_weights(_shapes)
@@ -156,14 +155,6 @@ class EmbeddedEngine:
     def close(self) -> None:
         """Stop vLLM; its memory goes with this process."""
         self._llm.llm_engine.engine_core.shutdown()
-
-
-def _forget_groups() -> None:
-    """Nothing is left of the groups that an engine before in this process has let go, so that vLLM makes new ones."""
-    from vllm.distributed import parallel_state
-
-    parallel_state.destroy_model_parallel()
-    parallel_state.destroy_distributed_environment()
 
 
 def _release_groups() -> None:
