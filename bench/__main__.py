@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from monitor.judging.process import LIBRARY_SETTINGS
-from monitor.pages import LARGE_PAGES
+from monitor.large_pages import LARGE_PAGES
 
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", VLLM_LOGGING_LEVEL="ERROR")
 if __name__ == "__main__" and not LIBRARY_SETTINGS.keys() <= os.environ.keys():

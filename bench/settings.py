@@ -8,7 +8,7 @@ import time
 
 from bench.tables import table
 from monitor.judging.process import LIBRARY_SETTINGS
-from monitor.pages import LARGE_PAGES
+from monitor.large_pages import LARGE_PAGES
 
 _WAYS = {
     "the monitor's settings": LIBRARY_SETTINGS,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model.errors import EmosllmError, NotRunning
 from monitor.control import Answer, ask
-from monitor.pages import LARGE_PAGES
+from monitor.large_pages import LARGE_PAGES
 from monitor.store.lock import make_private
 
 _START_S = 30.0

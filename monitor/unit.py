@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model.errors import ServiceError
 from monitor.config import load_config
-from monitor.pages import LARGE_PAGES
+from monitor.large_pages import LARGE_PAGES
 
 NAME = "emosllm-monitor.service"
 

@@ -146,12 +146,14 @@ def test_it_does_not_survive_its_parent_however_that_ends(instead: Path, tmp_pat
 def test_it_gets_no_key_and_looks_for_nothing_on_the_network(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMOSLLM_STORE_KEY", "ab" * 32)
     monkeypatch.setenv("EMOSLLM_API_KEY", "secret")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     stand_in.does(decides=decision(Verdict.REFUSED))
     Run(tmp_path)()
     environment = stand_in.seen["environment"]
     assert "ab" * 32 not in json.dumps(stand_in.seen)
     assert "secret" not in environment.values()
     assert environment["HF_HUB_OFFLINE"] == "1"
+    assert "GLIBC_TUNABLES" not in environment, "its memory is bounded: no large pages"
 
 
 @pytest.mark.parametrize(

@@ -28,5 +28,5 @@ def has_gpu() -> bool:
 
 
 def has_amx() -> bool:
-    """Whether this processor multiplies matrices of few bits itself."""
+    """Whether this processor has AMX, whose tiles vLLM multiplies bfloat16 and 8-bit floats with."""
     return torch.cpu._is_amx_tile_supported()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from monitor.config import EngineConfig
 from monitor.judging.messages import Ask, Use
-from monitor.pages import LARGE_PAGES
+from monitor.large_pages import LARGE_PAGES
 from monitor.store.key_places import VARIABLE as STORE_KEY_VARIABLE
 
 # What its libraries read when they are loaded; what somebody has set stays.

@@ -20,6 +20,7 @@ import psutil
 from model.errors import TrainingError
 from model.server_key import KEY_VARIABLE as SERVER_KEY_VARIABLE
 from monitor.config import RetrainConfig
+from monitor.large_pages import LARGE_PAGES
 from monitor.store.key_places import VARIABLE as STORE_KEY_VARIABLE
 
 _LOOK_EVERY_S = 0.25
@@ -180,8 +181,9 @@ def _lowly(cores: int) -> list[str]:
 
 
 def _environment(cores: int) -> dict[str, str]:
-    """As here, without keys; it needs neither, and no network."""
-    kept = {name: value for name, value in os.environ.items() if name not in (STORE_KEY_VARIABLE, SERVER_KEY_VARIABLE)}
+    """As here, without keys, as it needs none and no network; nor large pages, as its memory is bounded and never at rest."""
+    left_out = {STORE_KEY_VARIABLE, SERVER_KEY_VARIABLE, *LARGE_PAGES}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return {**kept, **dict.fromkeys(_THREADS, str(cores)), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
