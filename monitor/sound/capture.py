@@ -18,6 +18,7 @@ from model.errors import DeviceError, DeviceFault
 from monitor.sound.clocks import Reading, read_clocks
 from monitor.sound.default_source import DefaultSource
 from monitor.sound.devices import InputDevice, choose_device
+from monitor.sound.pulse import share_no_memory
 from monitor.sound.resampler import Resampler
 from monitor.sound.sound_system import as_device_error, ask, portaudio_turn, quiet_stderr
 from monitor.sound.types import AudioChunk
@@ -237,6 +238,7 @@ class MicrophoneSource:
 
 
 def _pyaudio() -> Any:
+    share_no_memory()
     try:
         import pyaudio
     except ImportError as error:

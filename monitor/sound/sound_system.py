@@ -19,7 +19,7 @@ _Answer = TypeVar("_Answer")
 _TIMEOUT_S: Final = 10.0
 _HANGS: Final = (
     f"the sound system did not answer within {_TIMEOUT_S:.0f} s; restart the sound server, for example with "
-    "systemctl --user restart pipewire pulseaudio"
+    "systemctl --user restart pipewire pulseaudio, and where that does not help, this program"
 )
 # What a person can make of PortAudio's error numbers.
 _MEANING: Final = {
