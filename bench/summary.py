@@ -56,7 +56,7 @@ _TRIED = [
     "Once, by hand, on two cores of an Intel Xeon with AVX-512 and AMX, CPU time on one core. Letters and accuracy are of 240 clips of"
     " RAVDESS, most of which nano was trained on: they show a loss and nothing else.",
     "",
-    "- bfloat16 and fp8 in vLLM (`[engine] precision`) take a fifth off a segment of 64 with AMX, three to four times as long without, and"
+    "- bfloat16 and fp8 in vLLM (`[engine] precision`) take a tenth off a segment of 64 with AMX, three to four times as long without, and"
     " change one letter of 240 test clips (STUDIES.md). The default stays float32 on a CPU.",
     "- int8 (dynamic) for the language model through transformers: 4.8 ms instead of 5.6; one letter of 240 differs, unweighted accuracy is"
     " 0.963 instead of 0.966. For the mapper: 0.70 ms instead of 0.81, the same letters. vLLM takes int8 only from int8 checkpoints.",
