@@ -20,7 +20,7 @@ from monitor.retraining.work import Work
 from tests.nights import NIGHT, Said, live, quiet
 
 SAD, NEUTRAL, HAPPY, ANGRY = Emotion.SAD, Emotion.NEUTRAL, Emotion.HAPPY, Emotion.ANGRY
-RETRAIN = RetrainConfig(min_labels=20, min_new_labels=5, max_cores=2)
+RETRAIN = RetrainConfig(min_labels=20, min_new_labels=5)
 CONFIG = Config(privacy=PrivacyConfig(keep_audio=True), retrain=RETRAIN)
 
 
