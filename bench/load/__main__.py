@@ -28,6 +28,8 @@ _KILLED_AT, _CLINIC_GONE_AT, _STRANGERS = (0.2, 0.45), 0.32, (0.65, 0.95)
 _CLINIC_GONE_S = 20.0
 _DRAINED_S = 600
 _BEFORE_S = 5.0
+# With less, nothing is left between the warm-up and the first kill.
+_SHORTEST_MINUTES = 4.0
 
 
 def run(monitors: int, seconds: float) -> list[str]:
@@ -138,6 +140,8 @@ def main() -> None:
     parser.add_argument("--monitors", type=int, default=50, help="how many people are heard")
     parser.add_argument("--minutes", type=float, default=10.0, help="for how long")
     options = parser.parse_args()
+    if options.minutes < _SHORTEST_MINUTES:
+        parser.error(f"--minutes must be at least {_SHORTEST_MINUTES:.0f}: with less, there is nothing undisturbed to compare with")
     print("\n".join(run(options.monitors, 60 * options.minutes)))
 
 
