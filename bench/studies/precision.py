@@ -17,9 +17,9 @@ from typing import Any, get_args
 import numpy as np
 import psutil
 
-from bench.hot import hot
+from bench.hot import Hot, hot
 from bench.tables import table
-from bench.timing import middle
+from bench.timing import Taken, middle
 from model.predictor import Style
 from monitor.config import Precision
 from monitor.judging.process import LIBRARY_SETTINGS
@@ -67,10 +67,7 @@ def _measure(precision: Precision, clips: Sequence[Utterance]) -> dict[str, Any]
     """posteriors: of the clips, (clips, letters). cpu_s: of one segment and of many; wall_s: of many. mb: resident."""
     with hot(precision) as ready:
         judged = judge(ready.bundle, ready.engine, clips, Style.of(ready.bundle))
-        took = []
-        for size in (1, _AT_ONCE):
-            sounds = iter([ready.sounds(size) for _ in range(_ROUNDS)])
-            took.append(middle(lambda sounds=sounds: ready.predictor.predict(next(sounds)), _ROUNDS))  # type: ignore[misc]
+        took = [_took(ready, size) for size in (1, _AT_ONCE)]
     letters = ready.bundle.manifest.letters
     return {
         "letters": letters,
@@ -79,6 +76,11 @@ def _measure(precision: Precision, clips: Sequence[Utterance]) -> dict[str, Any]
         "wall_s": took[-1].wall_s,
         "mb": psutil.Process().memory_info().rss / 1e6,
     }
+
+
+def _took(ready: Hot, size: int) -> Taken:
+    sounds = iter([ready.sounds(size) for _ in range(_ROUNDS)])
+    return middle(lambda: ready.predictor.predict(next(sounds)), _ROUNDS)
 
 
 def _quickest(several: Sequence[dict[str, Any]]) -> dict[str, Any]:

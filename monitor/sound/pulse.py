@@ -17,7 +17,7 @@ _SYSTEM: Final = Path("/etc/pulse/client.conf")
 
 @functools.cache
 def share_no_memory() -> None:
-    """From now on, in this process and its children. Everything else stays as this person has set it."""
+    """From now on, in this process and its children, through its environment; once is enough. All else stays as this person set it."""
     if not hasattr(os, "memfd_create"):
         return  # not Linux: PortAudio does not speak to PulseAudio there
     # A file without a name, so that none is left behind; it lasts as long as this process.
