@@ -21,9 +21,10 @@ from bench.timing import best
 from model.audio import SAMPLE_RATE, samples_to_s
 from model.encoder import NanoEncoder
 from model.features import analyse, normalise
-from model.predictor import Sound, Style, length_groups
+from model.predictor import Sound, Style
 from model.prompts import Task, emotion_prefix, render
 from model.request import Request
+from model.speech_encoder import length_groups
 from monitor.judging.engine import mixed_prompt
 from monitor.judging.served_engine import BLOCK_TOKENS
 from monitor.judging.voice import measure

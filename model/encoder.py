@@ -1,10 +1,12 @@
-"""Frozen speech encoders: sound in, one state per encoder frame out. WavLM and its kin through transformers, or nano's own.
+"""Frozen speech encoders: sound in, one state per encoder frame out. WavLM and its kin, Whisper, nano's own, or several side by side.
 
 B batch, N samples, T encoder frames, D encoder width. Padding never changes the states of the sound beside it.
 """
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,50 +14,35 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
-from transformers import AutoFeatureExtractor, AutoModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
 from model.audio import SAMPLE_RATE
 from model.errors import BundleError
-from model.features import N_MELS, N_PROSODY, analyse, normalise
+from model.features import HOP, N_MELS, N_PROSODY, analyse, normalise
 from model.hub import why_not
 from model.nano_states import StackedBranches
+from model.speech_encoder import SpeechEncoder, pad_states, real_frames
+from model.whisper import WHISPER_STATES_TYPE, WhisperEncoder, WhisperSettings
+
+__all__ = ["CombinedEncoder", "NanoEncoder", "SpeechEncoder", "TransformersEncoder", "is_own", "load_encoder"]
 
 NANO_TYPE = "emosllm-nano-encoder"
-
-
-class SpeechEncoder(nn.Module):
-    """What every encoder offers. Once frozen, parameters take no gradient and `train()` leaves it in eval mode."""
-
-    width: int
-    _frozen = False
-
-    def forward(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """B float32 tensors (N,) in [-1, 1), of any lengths, to states (B, T, D) and a bool mask (B, T), True where real."""
-        raise NotImplementedError
-
-    def save(self, folder: Path) -> None:
-        """Write the encoder to a folder that `load_encoder` reads."""
-        raise NotImplementedError
-
-    def train(self, mode: bool = True) -> Self:
-        """A frozen encoder stays in eval mode: dropout or batch statistics would change what the mapper is trained on."""
-        return super().train(mode and not self._frozen)
-
-    def freeze(self) -> Self:
-        """Take all parameters out of training, for good."""
-        self._frozen = True
-        self.requires_grad_(False)
-        return self.eval()
+COMBINED_TYPE = "emosllm-combined-encoder"
+_FRAMES_PER_STATE = 4  # of nano's features
+_MOST_PARTS = 8
 
 
 class TransformersEncoder(SpeechEncoder):
     """Any transformers speech encoder with a feature extractor beside it: WavLM, wav2vec 2.0, HuBERT, ... (paper, 3.1)."""
+
+    gains_from_gpu = True
 
     def __init__(self, model: nn.Module, extractor: Any) -> None:
         super().__init__()
         self.model = model
         self.extractor = extractor
         self.width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        self.states_per_s = SAMPLE_RATE / math.prod(model.config.conv_stride)  # type: ignore[union-attr, arg-type]
 
     @classmethod
     def load(cls, source: str) -> Self:
@@ -83,7 +70,7 @@ class TransformersEncoder(SpeechEncoder):
         alone = getattr(self.model.config, "feat_extract_norm", "layer") == "group"
         groups = [[clip] for clip in audio] if alone else [list(audio)]
         states = [state for group in groups for state in self._encode(group, device)]
-        return _pad(states)
+        return pad_states(states)
 
     def _encode(self, audio: list[Tensor], device: torch.device) -> list[Tensor]:
         batch = self.extractor(
@@ -112,6 +99,7 @@ class NanoEncoder(SpeechEncoder):
         super().__init__()
         self.settings = {"branches": branches, "channels": list(channels), "width": width, "prosody_width": prosody_width}
         self.width = branches * width
+        self.states_per_s = SAMPLE_RATE / HOP / _FRAMES_PER_STATE
         self.branches = nn.ModuleList(_Branch(channels, width, prosody_width) for _ in range(branches))
         self._stacked: StackedBranches | None = None
 
@@ -179,33 +167,125 @@ class _Branch(nn.Module):
         for stage, time_stride in zip(self.bands, (2, 2, 1, 1), strict=True):
             frames = torch.div(frames + time_stride - 1, time_stride, rounding_mode="floor")
             bands = stage(bands)
-            bands = bands * _mask(frames, bands.shape[3])[:, None, None, :]
+            bands = bands * real_frames(frames, bands.shape[3])[:, None, None, :]
         line, line_frames = features[:, :, 2 * N_MELS :].transpose(1, 2), lengths
         for stage in self.prosody:
             line_frames = torch.div(line_frames + 1, 2, rounding_mode="floor")
             line = stage(line)
-            line = line * _mask(line_frames, line.shape[2])[:, None, :]
+            line = line * real_frames(line_frames, line.shape[2])[:, None, :]
         joined = torch.cat([bands.flatten(1, 2), line], dim=1).transpose(1, 2)
         states = self.join_norm(self.join(joined).float())
         packed = pack_padded_sequence(states, frames, batch_first=True, enforce_sorted=False)
         # Half precision, where training uses it, is for the convolutions; recurrent layers on a CPU are single precision.
         with torch.autocast(features.device.type, enabled=False):
             context, _ = pad_packed_sequence(self.context(packed)[0], batch_first=True, total_length=states.shape[1])
-            mask = _mask(frames, states.shape[1])
+            mask = real_frames(frames, states.shape[1])
             return self.context_norm(states + context) * mask[:, :, None], mask
 
 
-def load_encoder(source: str) -> SpeechEncoder:
-    """The encoder at a folder or hub name, whichever kind it is. Raises BundleError."""
-    config = Path(source) / "config.json"
-    if config.is_file():
+class CombinedEncoder(SpeechEncoder):
+    """Several encoders that hear the same clip; a state is what all of them say, so D is the sum of their widths.
+
+    They must give as many states a second as each other. Whisper and nano trim silence alike, so their states lie beside each other within
+    one state; where one has a state more than another at the end of a clip, that state is left out.
+    """
+
+    def __init__(self, parts: Sequence[SpeechEncoder]) -> None:
+        """Raises BundleError for encoders whose states are not of the same length."""
+        super().__init__()
+        rates = sorted({part.states_per_s for part in parts})
+        if len(rates) != 1:
+            raise BundleError(f"encoders side by side need as many states a second as each other, not {rates}; change Whisper's `pool`")
+        self.parts = nn.ModuleList(parts)
+        self.width, self.states_per_s = sum(part.width for part in parts), rates[0]
+
+    @property
+    def origins(self) -> Sequence[str]:
+        """See SpeechEncoder."""
+        return [origin for part in self._parts for origin in part.origins]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From a folder that `save` wrote. Raises BundleError with the part that is damaged."""
         try:
-            kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-        except (ValueError, AttributeError) as error:
-            raise BundleError(f"{config} is damaged: {error}") from error
-        if kind == NANO_TYPE:
-            return NanoEncoder.load(config.parent)
+            count = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["parts"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"the speech encoder in {folder} is damaged: {error}") from error
+        if not 1 <= count <= _MOST_PARTS:
+            raise BundleError(f"the speech encoder in {folder} is damaged: config.json names {count} parts")
+        names = [_part_name(number) for number in range(count)]
+        for name in names:
+            if not (folder / name / "config.json").is_file():
+                raise BundleError(f"the speech encoder in {folder} is damaged: {name} is missing")
+        return cls([load_encoder(str(folder / name)) for name in names]).freeze()
+
+    def save(self, folder: Path) -> None:
+        """Write each encoder to a folder of its own inside `folder`, and how many there are."""
+        for number, part in enumerate(self._parts):
+            part.save(folder / _part_name(number))
+        config = {"model_type": COMBINED_TYPE, "parts": len(self.parts)}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @torch.no_grad()
+    def forward(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """See SpeechEncoder; the parts' states in their order along D."""
+        heard = [part(audio) for part in self._parts]
+        shortest = min(states.shape[1] for states, _ in heard)
+        real = torch.stack([mask[:, :shortest] for _, mask in heard]).all(dim=0)
+        return torch.cat([states[:, :shortest] for states, _ in heard], dim=2) * real[:, :, None], real
+
+    def freeze(self) -> Self:
+        """See SpeechEncoder; the parts too, of which nano hears quicker then."""
+        for part in self._parts:
+            part.freeze()
+        return super().freeze()
+
+    @property
+    def _parts(self) -> list[SpeechEncoder]:
+        return [part for part in self.parts if isinstance(part, SpeechEncoder)]
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number + 1}"
+
+
+_OWN: dict[str, Callable[[Path], SpeechEncoder]] = {
+    NANO_TYPE: NanoEncoder.load,
+    WHISPER_STATES_TYPE: WhisperEncoder.load,
+    COMBINED_TYPE: CombinedEncoder.load,
+}
+
+
+def is_own(source: str) -> bool:
+    """Whether `source` is a folder that an encoder of this project was saved to. Raises BundleError for a damaged config.json."""
+    return _type_in(source) in _OWN
+
+
+def load_encoder(source: str) -> SpeechEncoder:
+    """The encoder at a folder or hub name, whichever kind it is; of a whole Whisper, the states that WhisperSettings has by default.
+
+    Raises BundleError.
+    """
+    kind = _type_in(source)
+    if kind in _OWN:
+        return _OWN[kind](Path(source))
+    if kind is None:
+        with suppress(OSError, ValueError):  # what cannot be had is told by TransformersEncoder
+            kind = AutoConfig.from_pretrained(source).model_type
+    if kind == "whisper":
+        return WhisperEncoder.of(source, WhisperSettings(source=source))
     return TransformersEncoder.load(source)
+
+
+def _type_in(source: str) -> str | None:
+    """What a folder's config.json says that it is; None where there is no such file."""
+    config = Path(source) / "config.json"
+    if not config.is_file():
+        return None
+    try:
+        return str(json.loads(config.read_text(encoding="utf-8")).get("model_type"))
+    except (ValueError, AttributeError) as error:
+        raise BundleError(f"{config} is damaged: {error}") from error
 
 
 def _band_stage(channels_in: int, channels_out: int, stride: tuple[int, int]) -> nn.Sequential:
@@ -222,13 +302,3 @@ def _line_stage(channels_in: int, channels_out: int) -> nn.Sequential:
         nn.BatchNorm1d(channels_out),
         nn.ReLU(),
     )
-
-
-def _mask(lengths: Tensor, size: int) -> Tensor:
-    return torch.arange(size) < lengths[:, None]
-
-
-def _pad(states: list[Tensor]) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(state) for state in states])
-    padded = pad_sequence(states, batch_first=True)
-    return padded, _mask(lengths, padded.shape[1]).to(padded.device)

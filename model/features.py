@@ -43,14 +43,22 @@ def analyse(audio: Tensor) -> Tensor:
 
     Silence at both edges is cut off (40 dB under the loudest frame, or close to the noise, 100 ms margin); under 0.4 s, zeros are appended.
     """
-    if audio.numel() < _MIN_SAMPLES:
-        audio = torch.nn.functional.pad(audio, (0, _MIN_SAMPLES - audio.numel()))
-    power = _power(_frames(audio, _WINDOW, _FFT))
-    mel = power @ _mel_filters()
+    audio = _long_enough(audio)
+    mel = _mel_power(audio)
     first, last = _loud_part(mel.sum(dim=1))
     f0, voicing = _pitch(audio, len(mel))
     raw = torch.cat([torch.log(mel + _POWER_FLOOR), f0[:, None], voicing[:, None]], dim=1)
     return raw[first:last]
+
+
+def trim_silence(audio: Tensor) -> Tensor:
+    """Cut float32 (N,) in [-1, 1) where `analyse` cuts it, within half a HOP, so that frames of other encoders lie beside nano's.
+
+    The result is at least 0.4 s long: zeros are appended to what is shorter.
+    """
+    audio = _long_enough(audio)
+    first, last = _loud_part(_mel_power(audio).sum(dim=1))
+    return _long_enough(audio[max(0, first * HOP - HOP // 2) : last * HOP])
 
 
 def normalise(raw: Tensor) -> Tensor:
@@ -74,6 +82,16 @@ def normalise(raw: Tensor) -> Tensor:
     change = torch.diff(filled, prepend=filled[:1])
     prosody = torch.stack([filled - middle, (filled - mean) * 2, change * 4, voicing], dim=1)
     return torch.cat([mel, slope, prosody], dim=1)
+
+
+def _long_enough(audio: Tensor) -> Tensor:
+    """At least _MIN_SAMPLES: zeros are appended to what is shorter."""
+    return torch.nn.functional.pad(audio, (0, max(0, _MIN_SAMPLES - audio.numel())))
+
+
+def _mel_power(audio: Tensor) -> Tensor:
+    """Linear power in mel bands (T, N_MELS), T = N // HOP + 1."""
+    return _power(_frames(audio, _WINDOW, _FFT)) @ _mel_filters()
 
 
 def _frames(audio: Tensor, window: int, fft: int) -> Tensor:

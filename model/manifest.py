@@ -71,6 +71,7 @@ class BundleManifest(_Record):
     """Everything a monitor must know before it loads weights.
 
     encoder, llm: a folder inside the bundle, or where to find the weights otherwise (folder or hub name).
+    pretrained: which weights of others are inside the bundle, each with its licence.
     strategy: how it is asked; one that needs nothing but sound. prompt: which of the ten prompts. shots: how many examples of the output
     the instruction holds. features: where low, medium and high begin for the voice's description in the instruction; None without one.
     letters: the letters this bundle can answer with. temperature: divides the log-probabilities before they are shown.
@@ -89,6 +90,7 @@ class BundleManifest(_Record):
     unsure_below: Annotated[float, Field(ge=0, le=1)]
     encoder: str
     llm: str
+    pretrained: list[str] = []
     mapper: MapperSettings
     prompt: Annotated[int, Field(ge=0, le=9)]
     license: str

@@ -15,6 +15,7 @@ from model.bundle import Bundle
 from model.paralinguistics import FEATURES, Measured, Terciles, measure, words
 from model.prompts import Message, Strategy, Task, emotion_prefix, messages, shots_of, written_transcript
 from model.request import LanguageModel, Request
+from model.speech_encoder import length_groups
 from model.types import Emotion, Prediction
 
 # Sound encoded at once, 40 s: beyond it a batch only costs memory.
@@ -140,14 +141,3 @@ class Predictor:
             embeds = self._bundle.speech_embeds([torch.from_numpy(sounds[i].audio) for i in group])
             placed.update(zip(group, embeds, strict=True))
         return [placed[i] for i in range(len(sounds))]
-
-
-def length_groups(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Places of `lengths`, shortest first, in groups whose padded size (longest x count) is at most `limit`, or single."""
-    groups: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if groups and lengths[place] * (len(groups[-1]) + 1) <= limit:
-            groups[-1].append(place)
-        else:
-            groups.append([place])
-    return groups

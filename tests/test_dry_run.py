@@ -12,7 +12,9 @@ import psutil
 import pytest
 import torch
 
+from model.encoder import load_encoder
 from model.errors import TrainingError
+from model.manifest import find_bundle
 from model.types import Emotion
 from tests import tiny
 from train.corpora.manifest import Utterance
@@ -20,7 +22,7 @@ from train.corpora.splits import Part
 from train.dry.plan import PAPER_SPEECH, Speech
 from train.dry.run import dry_run
 from train.learning.examples import Plan
-from train.recipe import SHIPPED, Recipe, load_recipe
+from train.recipe import SHIPPED, CombinedRecipe, Pretrained, Recipe, WhisperRecipe, load_recipe
 
 PAPER = (SHIPPED / "paper.toml").read_text(encoding="utf-8")
 
@@ -115,6 +117,27 @@ def test_a_recipe_whose_models_start_here_is_counted_and_run_too() -> None:
     assert row(text, "Parameters", "llm")[1:] == ["learns", "frozen"]
     assert "counted with the language model's tokenizer" in text
     assert "One real step on the CPU" in text or "Real steps on" in text
+
+
+def test_a_whisper_is_counted_by_the_layers_that_are_used(recipe: Recipe) -> None:
+    whisper = WhisperRecipe(kind="whisper", source="openai/whisper-base", license="MIT")
+    text = dry_run(recipe.model_copy(update={"encoder": whisper}), real_steps=False)
+    # Two convolutions, positions for 30 s and four of six transformer blocks.
+    blocks = 4 * (4 * 512 * 512 + 3 * 512 + 2 * 512 * 2048 + 2048 + 512 + 4 * 512)
+    assert row(text, "Parameters", "encoder")[0] == f"{(80 * 3 + 1) * 512 + (512 * 3 + 1) * 512 + 1500 * 512 + blocks:,}"
+    assert "States: 12.5 a second, 1024 values of 2 bytes, 0.092 GB an hour." in text
+
+
+def test_encoders_side_by_side_are_counted_together_and_run(recipe: Recipe) -> None:
+    whisper = WhisperRecipe(kind="whisper", source="openai/whisper-tiny", license="MIT")
+    nano = Pretrained(source=str(find_bundle("nano") / "encoder"))
+    counts = []
+    for parts in ([whisper, whisper], [whisper, nano]):
+        text = dry_run(recipe.model_copy(update={"encoder": CombinedRecipe(kind="combined", parts=parts)}))
+        assert "loss per answer token" in text or "Real steps on" in text
+        counts.append(int(row(text, "Parameters", "encoder")[0].replace(",", "")))
+    of_nano = sum(parameter.numel() for parameter in load_encoder(nano.source).parameters())
+    assert counts[1] == counts[0] / 2 + of_nano
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is used where there is one")

@@ -7,21 +7,28 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.encoder import NanoEncoder, SpeechEncoder, TransformersEncoder, load_encoder
+from model.encoder import CombinedEncoder, NanoEncoder, SpeechEncoder, TransformersEncoder, load_encoder
 from model.errors import BundleError
 from model.features import N_FEATURES
+from model.whisper import WhisperEncoder, WhisperSettings
 from tests import tiny
 
 
-@pytest.fixture(params=["wavlm-layer", "wavlm-group", "wav2vec2", "nano"])
+@pytest.fixture(params=["wavlm-layer", "wavlm-group", "wav2vec2", "whisper", "nano", "combined"])
 def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> SpeechEncoder:
     make: dict[str, Callable[[], SpeechEncoder]] = {
         "wavlm-layer": lambda: load_encoder(str(tiny.wavlm(tmp_path / "e"))),
         "wavlm-group": lambda: load_encoder(str(tiny.wavlm(tmp_path / "e", "group"))),
         "wav2vec2": lambda: load_encoder(str(tiny.wav2vec2(tmp_path / "e"))),
+        "whisper": lambda: _whisper(tmp_path),
         "nano": lambda: _warmed_nano().freeze(),
+        "combined": lambda: CombinedEncoder([_whisper(tmp_path), _warmed_nano()]).freeze(),
     }
     return make[request.param]()
+
+
+def _whisper(folder: Path) -> WhisperEncoder:
+    return WhisperEncoder.of(str(tiny.whisper(folder / "e")), WhisperSettings(layers=(1, 2)))
 
 
 def _warmed_nano(branches: int = 2) -> NanoEncoder:

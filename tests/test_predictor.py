@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.predictor import length_groups
+from model.speech_encoder import length_groups
 
 
 @given(st.lists(st.integers(1, 240_000), max_size=80), st.integers(1, 640_000))

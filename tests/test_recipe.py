@@ -10,11 +10,14 @@ import pytest
 
 from model.errors import TrainingError
 from model.types import Emotion
+from model.whisper import WhisperSettings
 from tests.tones import QUICK, RECIPE, write_corpus, write_manifest
 from train.corpora.splits import Corpora, Part, content_hash, everyone
-from train.recipe import Pretrained, load_recipe, to_recipe
+from train.recipe import Pretrained, WhisperRecipe, load_recipe, to_recipe
 
 Values = dict[str, Any]
+
+WHISPER = {"kind": "whisper", "source": "openai/whisper-base", "license": "MIT"}
 
 
 def quick() -> Values:
@@ -60,6 +63,21 @@ def test_the_paper_s_recipe_holds_the_paper_s_values() -> None:
     assert recipe.loop.sampling == "shuffle"
 
 
+def test_a_recipe_names_a_whisper_as_its_frozen_encoder() -> None:
+    values = quick()
+    values["phases"][1].pop("teacher_share")
+    values["encoder"] = dict(WHISPER)
+    recipe = to_recipe(values, "quick")
+    assert isinstance(recipe.encoder, WhisperRecipe)
+    assert recipe.encoder.settings == WhisperSettings(layers=(3, 4), pool=4, level_dbfs=-26, source="openai/whisper-base", license="MIT")
+    assert recipe.sources == ["openai/whisper-base"]
+    values["encoder"] |= {"layers": [2, 5], "pool": 2, "source": "/weights/base", "origin": "openai/whisper-base"}
+    changed = to_recipe(values, "quick")
+    assert isinstance(changed.encoder, WhisperRecipe)
+    assert (changed.encoder.settings.layers, changed.encoder.settings.source) == ((2, 5), "openai/whisper-base")
+    assert changed.sources == ["/weights/base"]
+
+
 def _set(*keys: str | int, to: object) -> Callable[[Values], None]:
     def change(values: Values) -> None:
         place: Any = values
@@ -91,6 +109,11 @@ def _set(*keys: str | int, to: object) -> Callable[[Values], None]:
         (_set("phases", 1, "name", to="base"), "two phases have the same name"),
         (_set("loop", "micro_batch", to=5), "phase base: batch 12 is not made of whole micro-batches of 5"),
         (_set("encoder", to={"source": "somewhere"}), "teacher_share needs an encoder that is trained here"),
+        (_set("encoder", to=WHISPER), "teacher_share needs an encoder that is trained here"),
+        (_set("encoder", to=WHISPER | {"layers": [4, 3]}), "encoder.whisper.layers: Value error, layers [4, 3] must be in ascending order"),
+        (_set("encoder", to=WHISPER | {"pool": 0}), "encoder.whisper.pool: Input should be greater"),
+        (_set("encoder", to={"kind": "whisper", "source": "somewhere"}), "encoder.whisper.license: Field required"),
+        (_set("encoder", to={"kind": "combined", "parts": [WHISPER]}), "encoder.combined.parts: List should have at least 2"),
         (_set("llm", to={"source": "somewhere"}), "phase base trains the language model itself"),
     ],
 )

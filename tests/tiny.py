@@ -19,6 +19,8 @@ from transformers import (
     Wav2Vec2Model,
     WavLMConfig,
     WavLMModel,
+    WhisperConfig,
+    WhisperModel,
 )
 
 from model.bundle import Bundle, open_bundle
@@ -44,6 +46,19 @@ SMALL_ENCODER = {
     "num_conv_pos_embedding_groups": 4,
 }
 LLM = SmallLlm(architecture="llama", vocabulary=600, hidden=64, layers=2, heads=2, intermediate=96)
+# Eight seconds at most, so that a test can go beyond it.
+SMALL_WHISPER = {
+    "d_model": 48,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 64,
+    "max_source_positions": 400,
+    "vocab_size": 100,
+    "pad_token_id": 0,
+    "init_std": 0.2,
+}
 _SIZES = {
     "vocab_size": LLM.vocabulary,
     "hidden_size": LLM.hidden,
@@ -109,6 +124,13 @@ def wav2vec2(folder: Path) -> Path:
     torch.manual_seed(0)
     Wav2Vec2Model(Wav2Vec2Config(**SMALL_ENCODER, feat_extract_norm="layer", do_stable_layer_norm=True)).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+def whisper(folder: Path, encoder_layers: int = 3) -> Path:
+    """A whole WhisperModel, with its decoder."""
+    torch.manual_seed(0)
+    WhisperModel(WhisperConfig(**SMALL_WHISPER, encoder_layers=encoder_layers)).save_pretrained(folder)
     return folder
 
 

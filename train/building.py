@@ -1,5 +1,6 @@
 """From a recipe to what it trains: encoder, mapper, language model with a fresh adapter, and what is measured of the voices."""
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ import psutil
 import torch
 
 from model.audio import audio_length_s
-from model.encoder import load_encoder
+from model.encoder import CombinedEncoder, SpeechEncoder, load_encoder
 from model.errors import TrainingError
 from model.mapper import QPMapper
 from model.speech_llm import SpeechLLM
+from model.whisper import WhisperEncoder
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Corpora, Part, everyone
 from train.learning.encoders import trained_hearing
@@ -20,12 +22,11 @@ from train.learning.hearing import Hearing, WholeHearing
 from train.learning.nano_llm import build_llm, build_tokenizer
 from train.learning.trainer import Materials
 from train.learning.voices import Voices
-from train.recipe import Pretrained, Recipe
+from train.recipe import CombinedRecipe, EncoderTraining, Pretrained, Recipe, WhisperRecipe
 
 logger = logging.getLogger(__name__)
 
-# Of WavLM and wav2vec 2.0, in half precision.
-_STATES_PER_S, _STATE_BYTES = 50, 2
+_STATE_BYTES = 2  # in half precision
 
 
 def build(recipe: Recipe, corpora: Corpora, parts: Sequence[Part], work: Path, seed: int, device: torch.device) -> Materials:
@@ -48,14 +49,32 @@ def voices_of(recipe: Recipe, parts: Sequence[Part], work: Path) -> Voices | Non
 
 
 def _hearing(recipe: Recipe, corpora: Corpora, parts: Sequence[Part], work: Path, seed: int, device: torch.device) -> Hearing:
-    if not isinstance(recipe.encoder, Pretrained):
+    if isinstance(recipe.encoder, EncoderTraining):
         return trained_hearing(recipe.encoder, corpora, parts, recipe.letters, work, seed)
-    encoder = load_encoder(recipe.encoder.source).to(device)
+    encoder = frozen_encoder(recipe.encoder)
+    if encoder.gains_from_gpu:
+        encoder.to(device)
     if not recipe.loop.cache_states:
         return WholeHearing(encoder, None)
-    kept = work / f"states-{recipe.encoder.source.replace('/', '--')}"
-    _require_room(kept, everyone(parts), encoder.width)
+    kept = work / f"states-{_states_name(recipe.encoder)}"
+    _require_room(kept, everyone(parts), encoder)
     return WholeHearing(encoder, kept)
+
+
+def frozen_encoder(recipe: Pretrained | WhisperRecipe | CombinedRecipe) -> SpeechEncoder:
+    """An encoder that is not trained here. Raises BundleError."""
+    if isinstance(recipe, WhisperRecipe):
+        return WhisperEncoder.of(recipe.source, recipe.settings)
+    if isinstance(recipe, CombinedRecipe):
+        return CombinedEncoder([frozen_encoder(part) for part in recipe.parts]).freeze()
+    return load_encoder(recipe.source)
+
+
+def _states_name(recipe: Pretrained | WhisperRecipe | CombinedRecipe) -> str:
+    """The same for the same states; it stands in the name of the folder that keeps them."""
+    if isinstance(recipe, Pretrained):
+        return recipe.source.replace("/", "--")
+    return f"{recipe.kind}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}"
 
 
 def _language_model(recipe: Recipe, parts: Sequence[Part]) -> SpeechLLM:
@@ -67,11 +86,11 @@ def _language_model(recipe: Recipe, parts: Sequence[Part]) -> SpeechLLM:
     return SpeechLLM(build_llm(recipe.llm, tokenizer), tokenizer)
 
 
-def _require_room(kept: Path, utterances: Sequence[Utterance], width: int) -> None:
+def _require_room(kept: Path, utterances: Sequence[Utterance], encoder: SpeechEncoder) -> None:
     """States that the disk cannot hold would only stop the run hours later; raises TrainingError."""
     if kept.exists():
         return  # how much of it is there already is not counted; a disk that fills up later is told by the write that fails
-    needed = sum(audio_length_s(u.path) for u in utterances) * _STATES_PER_S * width * _STATE_BYTES
+    needed = sum(audio_length_s(u.path) for u in utterances) * encoder.states_per_s * encoder.width * _STATE_BYTES
     free = shutil.disk_usage(kept.parent).free
     if needed > free:
         raise TrainingError(
@@ -82,12 +101,7 @@ def _require_room(kept: Path, utterances: Sequence[Utterance], width: int) -> No
 
 def _require_memory(recipe: Recipe) -> None:
     """Weights in a folder that are larger than the memory there is will not get better by trying; raises TrainingError."""
-    needed = sum(
-        file.stat().st_size
-        for part in (recipe.encoder, recipe.llm)
-        if isinstance(part, Pretrained)
-        for file in Path(part.source).expanduser().glob("*.safetensors")
-    )
+    needed = sum(file.stat().st_size for source in recipe.sources for file in Path(source).expanduser().glob("*.safetensors"))
     available = psutil.virtual_memory().available
     if needed > available:
         raise TrainingError(

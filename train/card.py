@@ -19,6 +19,7 @@ def to_card(manifest: BundleManifest, evaluations: Sequence[Evaluation], validat
         "It estimates from the sound of a short stretch of speech which emotion its speaker may express. It is an estimate, not a"
         " diagnosis; do not use it to watch or judge others.",
         f"Licence of the weights: {manifest.license}{_use(manifest.license)}.",
+        *_built_on(manifest),
         "## Trained on",
         "\n".join(f"- {corpus}" for corpus in manifest.trained_on),
         "## What it can and cannot do",
@@ -37,6 +38,10 @@ def to_card(manifest: BundleManifest, evaluations: Sequence[Evaluation], validat
 
 def _use(license_name: str) -> str:
     return ", **not for commercial use**" if _NOT_COMMERCIAL in license_name else ""
+
+
+def _built_on(manifest: BundleManifest) -> list[str]:
+    return ["## Built on", "\n".join(f"- {origin}" for origin in manifest.pretrained)] if manifest.pretrained else []
 
 
 def _answers(manifest: BundleManifest) -> str:

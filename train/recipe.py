@@ -4,12 +4,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from model.errors import TrainingError
 from model.manifest import MapperSettings
 from model.prompts import SHOTS, Strategy, Task
 from model.types import Emotion
+from model.whisper import WhisperSettings
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -71,6 +72,36 @@ class Pretrained(_Section):
     source: str
 
 
+class WhisperRecipe(WhisperSettings):
+    """The first layers of a Whisper's encoder, frozen; the bundle carries them in float16 (WhisperSettings has the other keys).
+
+    source: hub name or folder of a whole WhisperModel. license: of its weights, as the bundle tells it. origin: what the bundle calls the
+    weights where `source` is a folder.
+    """
+
+    kind: Literal["whisper"]
+    source: str
+    license: str
+    origin: str | None = None
+
+    @property
+    def settings(self) -> WhisperSettings:
+        """What the encoder is made with, and what its config.json says."""
+        return WhisperSettings(
+            layers=self.layers, pool=self.pool, level_dbfs=self.level_dbfs, source=self.origin or self.source, license=self.license
+        )
+
+
+class CombinedRecipe(_Section):
+    """Frozen encoders that hear the same sound, a state being what all of them say; the bundle carries them all.
+
+    parts: Whispers, and encoders in folders, with as many states a second as each other.
+    """
+
+    kind: Literal["combined"]
+    parts: Annotated[list[WhisperRecipe | Pretrained], Field(min_length=2, max_length=8)]
+
+
 class EncoderTraining(_Section):
     """An encoder that starts from random weights and is trained as an emotion classifier, then frozen.
 
@@ -95,6 +126,23 @@ class EncoderTraining(_Section):
     mixup: float
     average_decay: float
     dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+def _encoder_kind(values: Any) -> str:
+    """Which of the sections that `[encoder]` may be: told by its `kind`, which pre-trained weights have none of."""
+    kind = values.get("kind") if isinstance(values, dict) else getattr(values, "kind", None)
+    if kind is None:
+        return "pretrained"
+    return kind if kind in ("whisper", "combined") else "trained"
+
+
+EncoderRecipe = Annotated[
+    Annotated[Pretrained, Tag("pretrained")]
+    | Annotated[WhisperRecipe, Tag("whisper")]
+    | Annotated[CombinedRecipe, Tag("combined")]
+    | Annotated[EncoderTraining, Tag("trained")],
+    Discriminator(_encoder_kind),
+]
 
 
 class SmallLlm(_Section):
@@ -204,7 +252,7 @@ class Recipe(Course):
     limits: list[str]
     corpora: Annotated[list[CorpusRecipe], Field(min_length=1)]
     noises: list[NoiseRecipe] = []
-    encoder: Pretrained | EncoderTraining
+    encoder: EncoderRecipe
     mapper: MapperSettings
     llm: Pretrained | SmallLlm
     lora: LoraRecipe
@@ -238,6 +286,12 @@ class Recipe(Course):
             if "llm" in phase.trainable and isinstance(self.llm, Pretrained):
                 raise ValueError(f"phase {phase.name} trains the language model itself; a pre-trained one stays frozen, train lora")
         return self
+
+    @property
+    def sources(self) -> list[str]:
+        """Hub names and folders of the pre-trained weights it starts from."""
+        parts = self.encoder.parts if isinstance(self.encoder, CombinedRecipe) else [self.encoder]
+        return [part.source for part in (*parts, self.llm) if isinstance(part, Pretrained | WhisperRecipe)]
 
     @property
     def folds(self) -> int:

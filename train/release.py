@@ -42,6 +42,29 @@ _CREDITS = {
 }
 
 
+# Of pre-trained weights, by how their name begins; what a licence wants to be handed on with them.
+_NOTICES = {
+    "openai/whisper-": """\
+Radford A, Kim JW, Xu T, Brockman G, McLeavey C, Sutskever I (2023) Robust Speech Recognition via Large-Scale Weak Supervision. ICML.
+
+MIT License
+
+Copyright (c) 2022 OpenAI
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files (the
+"Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, merge, publish,
+distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to the
+following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
+MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY
+CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE
+SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE."""
+}
+
+
 def refuse_existing(folder: Path) -> None:
     """Raises TrainingError where something stands already: a bundle is never overwritten."""
     if folder.exists():
@@ -62,6 +85,7 @@ def draft(recipe: Recipe, materials: Materials) -> Bundle:
         unsure_below=0.0,
         encoder=recipe.encoder.source if isinstance(recipe.encoder, Pretrained) else "encoder",
         llm=recipe.llm.source if isinstance(recipe.llm, Pretrained) else "llm",
+        pretrained=[] if isinstance(recipe.encoder, Pretrained) else list(materials.hearing.encoder.origins),
         mapper=recipe.mapper,
         prompt=_PROMPT,
         license=recipe.license,
@@ -101,7 +125,7 @@ def write_bundle(
     save_file(materials.mapper.state_dict(), partial / "mapper.safetensors")
     materials.llm.save(None if isinstance(recipe.llm, Pretrained) else partial / "llm", partial / "adapter")
     write_confusion(confusion, partial)
-    (partial / "LICENSE").write_text(_license_text(recipe, materials), encoding="utf-8")
+    (partial / "LICENSE").write_text(_license_text(recipe, materials, released.manifest.pretrained), encoding="utf-8")
     seen = [evaluation.model_dump(mode="json") for evaluation in validation]
     (partial / "training.json").write_text(json.dumps({**record, "validation": seen}, indent=2) + "\n", encoding="utf-8")
     files = digests(partial)
@@ -152,7 +176,7 @@ def _described_noise(noise: Noise) -> str:
     return f"{noise.corpus}, as background: {len(noise.paths)} recordings ({noise.name}), {noise.license}"
 
 
-def _license_text(recipe: Recipe, materials: Materials) -> str:
+def _license_text(recipe: Recipe, materials: Materials, pretrained: Sequence[str]) -> str:
     licenses = {part.corpus: part.utterances[0].license for part in materials.parts}
     licenses |= {noise.corpus: noise.license for noise in materials.noises}
     sources = [f"{corpus}, {name}: {_CREDITS.get(corpus, 'see its own documentation')}" for corpus, name in licenses.items()]
@@ -164,10 +188,15 @@ def _license_text(recipe: Recipe, materials: Materials) -> str:
             "",
             *sources,
             "",
+            *(part for origin in pretrained for part in (f"Pre-trained weights of others, unchanged: {origin}", _notice(origin), "")),
             "The code of this project is under the Apache License 2.0.",
             "",
         ]
     )
+
+
+def _notice(origin: str) -> str:
+    return next((text for name, text in _NOTICES.items() if origin.startswith(name)), "See their own documentation.")
 
 
 def write_manifest(folder: Path, manifest: BundleManifest) -> None:

@@ -125,7 +125,8 @@ def _of_manifest(kept: Kept) -> list[tuple[str, str]]:
         ("encoder, LLM", f"{manifest.encoder}, {manifest.llm}"),
         ("licence", manifest.license),
     ]
-    told += [("trained on", text) for text in manifest.trained_on] + [("limit", text) for text in manifest.limits]
+    told += [("built on", text) for text in manifest.pretrained] + [("trained on", text) for text in manifest.trained_on]
+    told += [("limit", text) for text in manifest.limits]
     for score in manifest.scores:
         low, high = score.interval_95
         told.append(("released with", f"unweighted accuracy {score.unweighted_accuracy:.3f} ({low:.2f} to {high:.2f}) on {score.split}"))

@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, Wav2Vec2FeatureExtractor, WhisperConfig
 
 from model.audio import SAMPLE_RATE
+from model.encoder import CombinedEncoder, SpeechEncoder, TransformersEncoder, is_own, load_encoder
 from model.errors import TrainingError
 from model.paralinguistics import FEATURES, Level, words
 from model.prompts import AUDIO, SHOTS, Task, format_answer, messages, render
 from model.types import Emotion
+from model.whisper import WhisperEncoder, WhisperSettings
 from train.dry.sizes import Memory, PartSize, count_parts, known_config, memory_estimate
 from train.dry.text_table import section
 from train.learning.encoders import fresh_encoder
 from train.learning.nano_llm import build_llm, build_tokenizer
-from train.recipe import EncoderTraining, PhaseRecipe, Recipe, SmallLlm
+from train.recipe import CombinedRecipe, EncoderRecipe, EncoderTraining, PhaseRecipe, Pretrained, Recipe, SmallLlm, WhisperRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -75,24 +78,22 @@ class DryPlan:
     def __init__(self, recipe: Recipe, speech: Sequence[Speech]) -> None:
         self.recipe, self.speech = recipe, speech
         self.tokenizer = _tokenizer(recipe)
-        trained = recipe.encoder if isinstance(recipe.encoder, EncoderTraining) else None
-        self.trained_encoder = fresh_encoder(trained, 0, trained.branches) if trained else None
+        self.own_encoder = _own_encoder(recipe.encoder)
         self.llm = build_llm(recipe.llm, self.tokenizer).config if isinstance(recipe.llm, SmallLlm) else _config(recipe.llm.source)
         self.parts = {phase.name: self._parts(phase) for phase in recipe.phases}
 
     @property
     def encoder(self) -> PretrainedConfig:
-        """Of an encoder that is trained here, only the width is true: its parameters are counted on itself."""
-        if self.trained_encoder is not None:
-            width = self.trained_encoder.width
-            return AutoConfig.for_model("wavlm", hidden_size=width, num_attention_heads=1, num_hidden_layers=1)
-        assert not isinstance(self.recipe.encoder, EncoderTraining)
+        """Of an encoder of this project's classes, only the width is true: its parameters are counted on itself."""
+        if self.own_encoder is not None:
+            return AutoConfig.for_model("wavlm", hidden_size=self.own_encoder.width, num_attention_heads=1, num_hidden_layers=1)
+        assert isinstance(self.recipe.encoder, Pretrained)
         return _config(self.recipe.encoder.source)
 
     def _parts(self, phase: PhaseRecipe) -> list[PartSize]:
         encoder, *rest = count_parts(self.encoder, self.llm, self.recipe.mapper, phase.trainable, rank=self.recipe.lora.rank)
-        if self.trained_encoder is not None:
-            encoder = replace(encoder, total=sum(parameter.numel() for parameter in self.trained_encoder.parameters()))
+        if self.own_encoder is not None:
+            encoder = replace(encoder, total=sum(parameter.numel() for parameter in self.own_encoder.parameters()))
         return [encoder, *rest]
 
     def heard(self, phase: PhaseRecipe) -> list[Speech]:
@@ -205,14 +206,35 @@ class DryPlan:
         learning = [(phase, sum(part.trainable for part in self.parts[phase.name])) for phase in self.recipe.phases]
         largest = max(weights + count * (_ADAMW_BYTES + (4 if phase.average_last else 0)) for phase, count in learning)
         rows = [["what", "GB"], ["one checkpoint", f"{largest / 1e9:.2f}"], ["two kept and one being written", f"{3 * largest / 1e9:.2f}"]]
-        if self.trained_encoder is None:
-            per_second = SAMPLE_RATE / math.prod(self.encoder.conv_stride)
-            an_hour = 3600 * per_second * self.encoder.hidden_size * 2
-            hours = sum(one.hours for one in self.speech)
-            rows.append([f"encoder states of {hours:,.0f} h, with cache_states", f"{hours * an_hour / 1e9:,.1f}"])
-            note = f"States: {per_second:.0f} a second, {self.encoder.hidden_size} values of 2 bytes, {an_hour / 1e9:.3f} GB an hour."
-            return section("Disk", rows, note)
-        return section("Disk", rows, "The encoder is trained here and small; what is kept of its corpora is not counted.")
+        if isinstance(self.recipe.encoder, EncoderTraining):
+            return section("Disk", rows, "The encoder is trained here and small; what is kept of its corpora is not counted.")
+        width = self.encoder.hidden_size
+        per_second = self.own_encoder.states_per_s if self.own_encoder else SAMPLE_RATE / math.prod(self.encoder.conv_stride)
+        an_hour = 3600 * per_second * width * 2
+        hours = sum(one.hours for one in self.speech)
+        rows.append([f"encoder states of {hours:,.0f} h, with cache_states", f"{hours * an_hour / 1e9:,.1f}"])
+        note = f"States: {per_second:g} a second, {width} values of 2 bytes, {an_hour / 1e9:.3f} GB an hour."
+        return section("Disk", rows, note)
+
+
+def _own_encoder(recipe: EncoderRecipe) -> SpeechEncoder | None:
+    """An encoder of this project's classes, with random weights where it is trained here or would have to be fetched; else None."""
+    if isinstance(recipe, EncoderTraining):
+        return fresh_encoder(recipe, 0, recipe.branches)
+    if isinstance(recipe, WhisperRecipe):
+        return WhisperEncoder.untrained(_config(recipe.source), recipe.settings)
+    if isinstance(recipe, CombinedRecipe):
+        return CombinedEncoder([_own_encoder(part) or random_encoder(_config(part.source)) for part in recipe.parts])
+    if is_own(recipe.source):
+        return load_encoder(recipe.source)
+    config = _config(recipe.source)
+    return WhisperEncoder.untrained(config, WhisperSettings()) if isinstance(config, WhisperConfig) else None
+
+
+def random_encoder(config: PretrainedConfig) -> SpeechEncoder:
+    """A frozen encoder of raw speech, such as WavLM, of the sizes in `config`."""
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    return TransformersEncoder(AutoModel.from_config(config, dtype=torch.float32), extractor).freeze()
 
 
 def _config(source: str) -> PretrainedConfig:

@@ -15,14 +15,13 @@ import psutil
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, Wav2Vec2FeatureExtractor
+from transformers import AutoModelForCausalLM
 
 from model.audio import SAMPLE_RATE
-from model.encoder import SpeechEncoder, TransformersEncoder
 from model.mapper import QPMapper
 from model.prompts import Rendered
 from model.speech_llm import SpeechLLM
-from train.dry.plan import DryPlan, RequestSize
+from train.dry.plan import DryPlan, RequestSize, random_encoder
 from train.dry.text_table import section
 from train.learning.curriculum import set_trainable
 from train.learning.hearing import Heard
@@ -113,7 +112,9 @@ class _Trial:
         self._plan, self._accelerator = plan, accelerator
         torch.manual_seed(0)
         with accelerator.device:
-            self._encoder = plan.trained_encoder.freeze() if plan.trained_encoder else _random_encoder(plan.encoder)
+            self._encoder = plan.own_encoder.freeze() if plan.own_encoder else random_encoder(plan.encoder)
+            if self._encoder.gains_from_gpu:
+                self._encoder.to(accelerator.device)
             dtype = torch.bfloat16 if plan.recipe.loop.precision == "bf16" else torch.float32
             llm = SpeechLLM(AutoModelForCausalLM.from_config(plan.llm, dtype=dtype), tokenizer=None)
             llm.add_lora(plan.recipe.lora.rank, plan.recipe.lora.alpha)
@@ -165,11 +166,6 @@ class _Trial:
     def _hear(self, examples: int, seconds: float) -> Heard:
         states, mask = self._encoder([0.1 * torch.randn(int(seconds * SAMPLE_RATE)) for _ in range(examples)])
         return Heard(states.to(self._accelerator.device), mask.to(self._accelerator.device), None)
-
-
-def _random_encoder(config: PretrainedConfig) -> SpeechEncoder:
-    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
-    return TransformersEncoder(AutoModel.from_config(config, dtype=torch.float32), extractor).freeze()
 
 
 def _random_request(size: RequestSize, vocabulary: int) -> Asked:

@@ -27,6 +27,8 @@ _LARGE_ENCODER: dict[str, Any] = {
     "feat_extract_norm": "layer",
     "do_stable_layer_norm": True,
 }
+# Of these only the encoder is used, so the decoder's sizes do not stand here.
+_WHISPER: dict[str, Any] = {"model_type": "whisper"}
 _LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 128_256,
@@ -46,6 +48,9 @@ _KNOWN: dict[str, dict[str, Any]] = {
     "microsoft/wavlm-base-plus": {"model_type": "wavlm"},
     "microsoft/wavlm-large": {"model_type": "wavlm", **_LARGE_ENCODER},
     "facebook/wav2vec2-large-robust": {"model_type": "wav2vec2", "conv_bias": True, **_LARGE_ENCODER},
+    "openai/whisper-tiny": _WHISPER,
+    "openai/whisper-base": _WHISPER | {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048},
+    "openai/whisper-small": _WHISPER | {"d_model": 768, "encoder_layers": 12, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072},
     "meta-llama/Llama-3.2-3B-Instruct": _LLAMA | {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24},
     "meta-llama/Llama-3.2-1B-Instruct": _LLAMA | {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32},
     "Qwen/Qwen3-4B": _QWEN3 | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},

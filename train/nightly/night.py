@@ -15,7 +15,6 @@ import torch
 from model.audio import pcm16_to_float
 from model.bundle import load_llm, open_bundle
 from model.decision import Decision, PublicTest, Recalibration, Verdict
-from model.encoder import TransformersEncoder
 from model.errors import BundleError
 from model.evidence import Evidence
 from model.predictor import Answered, Predictor, Sound
@@ -61,7 +60,7 @@ class Night:
             raise BundleError(f"the public set of {folder} has no voices to be measured with: its training knew fewer than three")
         self.bundle.mapper.to(self._accelerator.device)
         self.llm.to(self._accelerator.device)
-        if isinstance(self.bundle.encoder, TransformersEncoder):
+        if self.bundle.encoder.gains_from_gpu:
             self.bundle.encoder.to(self._accelerator.device)
 
     def learn(self, pieces: Iterable[Evidence], out: Path) -> Decision:
