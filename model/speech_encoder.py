@@ -3,6 +3,7 @@
 B batch, N samples, T encoder frames, D encoder width.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -59,11 +60,14 @@ def real_frames(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def length_groups(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Places of `lengths`, shortest first, in groups whose padded size (longest x count) is at most `limit`, or single."""
+def length_groups(lengths: Sequence[int], limit: int, ratio: float = math.inf) -> list[list[int]]:
+    """Places of `lengths`, shortest first, in groups whose padded size (longest x count) is at most `limit`, or single.
+
+    ratio: how many times as long as the shortest of its group the longest may be.
+    """
     groups: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if groups and lengths[place] * (len(groups[-1]) + 1) <= limit:
+        if groups and lengths[place] * (len(groups[-1]) + 1) <= limit and lengths[place] <= ratio * lengths[groups[-1][0]]:
             groups[-1].append(place)
         else:
             groups.append([place])

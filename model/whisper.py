@@ -35,8 +35,8 @@ _MEL_STRIDE = 2  # of the second convolution: two mel frames become one encoder 
 _FRAME_SAMPLES = _HOP * _MEL_STRIDE
 _POWER_FLOOR = 1e-10
 _MEL_RANGE = 8.0  # bels under the loudest value
-# Encoder frames computed at once, 40 s: beyond it a batch only costs memory.
-_MAX_BATCH_FRAMES = 2000
+# Encoder frames computed at once, 40 s: beyond it a batch only costs memory. Padding takes as long as sound, so little of it is allowed.
+_MAX_BATCH_FRAMES, _MAX_LENGTH_RATIO = 2000, 1.15
 
 Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=128)], ...], Field(min_length=1, max_length=16)]
 
@@ -192,7 +192,7 @@ class WhisperEncoder(SpeechEncoder):
         """See SpeechEncoder; D = d_model * len(layers). Clips of like length are computed together."""
         mels = [self.log_mel(prepare(clip.cpu(), self.settings.level_dbfs).audio) for clip in audio]
         found: dict[int, Tensor] = {}
-        for group in length_groups([mel.shape[1] // _MEL_STRIDE for mel in mels], _MAX_BATCH_FRAMES):
+        for group in length_groups([mel.shape[1] // _MEL_STRIDE for mel in mels], _MAX_BATCH_FRAMES, _MAX_LENGTH_RATIO):
             found.update(zip(group, self._states([mels[place] for place in group]), strict=True))
         return pad_states([found[place] for place in range(len(mels))])
 

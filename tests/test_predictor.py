@@ -16,3 +16,4 @@ def test_every_segment_is_in_one_group_and_groups_stay_in_bounds(lengths: list[i
 
 def test_like_lengths_go_together() -> None:
     assert length_groups([10, 100, 11, 99], 200) == [[0, 2], [3, 1]]
+    assert length_groups([10, 12, 13, 30, 36, 37], 1000, ratio=1.2) == [[0, 1], [2], [3, 4], [5]]
