@@ -2,7 +2,7 @@
 
 Whisper was trained on 30 s of sound, padded with silence (Radford et al., 2023). Here nothing is padded, which takes a tenth of the time:
 positions are cut to the clip. Sound is prepared so that neither the silence around it nor its gain changes the states.
-B batch, N samples, F mel frames (100 a second), T encoder frames (50 a second), K states (T / pool), D encoder width.
+B batch, N samples, F mel frames (100 a second), T encoder frames (50 a second), K states (T / pool, or 1), D encoder width.
 """
 
 import json
@@ -49,7 +49,9 @@ class WhisperSettings(BaseModel):
     layers: Layers = (3, 4)
     """After how many transformer blocks hidden states are taken, without Whisper's final layer norm; concatenated along D."""
     pool: Annotated[int, Field(ge=1, le=50)] = 4
-    """How many encoder frames are averaged to a state; 4 gives 12.5 states a second, as nano has."""
+    """How many encoder frames are averaged to a state; 4 gives 12.5 states a second, as nano has. Not used with `statistics`."""
+    statistics: bool = False
+    """One state for the whole clip: mean and standard deviation over time of every channel (statistics pooling, Snyder et al., 2018)."""
     level_dbfs: Annotated[float, Field(ge=-60, le=0)] = -26.0
     """The root mean square to which a clip is scaled, in dB relative to full scale."""
     source: str = "unknown"
@@ -122,8 +124,13 @@ class WhisperEncoder(SpeechEncoder):
         self.model = model
         self.model.layers = model.layers[: settings.layers[-1]]
         self.model.layer_norm = nn.Identity()
-        self.width = model.config.d_model * len(settings.layers)
-        self.states_per_s = SAMPLE_RATE / _FRAME_SAMPLES / settings.pool
+        self.width = model.config.d_model * len(settings.layers) * (2 if settings.statistics else 1)
+        # One state for a clip, whose length this cannot know: a second is the shortest that a monitor makes.
+        self.states_per_s = 1.0 if settings.statistics else SAMPLE_RATE / _FRAME_SAMPLES / settings.pool
+        self.centre: Tensor
+        self.scale: Tensor
+        self.register_buffer("centre", torch.zeros(self.width))
+        self.register_buffer("scale", torch.ones(self.width))
         filters = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).mel_filters
         self._mel_filters: Tensor
         self._window: Tensor
@@ -164,12 +171,13 @@ class WhisperEncoder(SpeechEncoder):
             with torch.device("meta"):  # sizes are compared with those of the weights before any memory is taken
                 model = _random(WhisperConfig(**saved.whisper.model_dump()), saved.settings)
             encoder = cls(model, saved.settings)
+            encoder.standardise(weights.pop("centre"), weights.pop("scale"))
             encoder.model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
         except ValidationError as error:
             wrong = error.errors()[0]
             where = ".".join(str(part) for part in wrong["loc"]) or "the whole file"
             raise BundleError(f"the speech encoder in {folder} is damaged: config.json: {where}: {wrong['msg']}") from error
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise BundleError(f"the speech encoder in {folder} is damaged: {error}") from error
         return encoder.freeze()
 
@@ -182,14 +190,22 @@ class WhisperEncoder(SpeechEncoder):
     def save(self, folder: Path) -> None:
         """Write what `load` reads: the layers that are used, in float16, and where they are from."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.half().contiguous() for name, tensor in self.model.state_dict().items()}, folder / "model.safetensors")
+        weights = {name: tensor.half().contiguous() for name, tensor in self.model.state_dict().items()}
+        save_file({**weights, "centre": self.centre, "scale": self.scale}, folder / "model.safetensors")
         sizes = _Sizes(**{name: getattr(self.model.config, name) for name in _Sizes.model_fields})
         config = _Saved(settings=self.settings, whisper=sizes)
         (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
+    def standardise(self, centre: Tensor, scale: Tensor) -> None:
+        """States come as (state - centre) / scale from now on, both (D,). Raises ValueError for another size, or a scale not over 0."""
+        if centre.shape != (self.width,) or scale.shape != (self.width,) or not bool((scale > 0).all()):
+            raise ValueError(f"centre and scale must be {self.width} numbers each, every scale over 0")
+        self.centre.copy_(centre)
+        self.scale.copy_(scale)
+
     @torch.no_grad()
     def forward(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """See SpeechEncoder; D = d_model * len(layers). Clips of like length are computed together."""
+        """See SpeechEncoder; D = d_model * len(layers), twice that with statistics. Clips of like length are computed together."""
         mels = [self.log_mel(prepare(clip.cpu(), self.settings.level_dbfs).audio) for clip in audio]
         found: dict[int, Tensor] = {}
         for group in length_groups([mel.shape[1] // _MEL_STRIDE for mel in mels], _MAX_BATCH_FRAMES, _MAX_LENGTH_RATIO):
@@ -223,8 +239,11 @@ class WhisperEncoder(SpeechEncoder):
             hidden = layer(hidden, attended)
             if number in self.settings.layers:
                 taken.append(hidden)
-        pooled = _pooled(torch.cat(taken, dim=2), real, self.settings.pool)
-        return [states[: math.ceil(int(length) / self.settings.pool)] for states, length in zip(pooled, lengths, strict=True)]
+        states = torch.cat(taken, dim=2)
+        if self.settings.statistics:
+            return list((_statistics(states, real) - self.centre) / self.scale)
+        pooled = (_pooled(states, real, self.settings.pool) - self.centre) / self.scale
+        return [row[: math.ceil(int(length) / self.settings.pool)] for row, length in zip(pooled, lengths, strict=True)]
 
 
 def _pooled(states: Tensor, real: Tensor, pool: int) -> Tensor:
@@ -234,6 +253,14 @@ def _pooled(states: Tensor, real: Tensor, pool: int) -> Tensor:
     total = pad(states * real[:, :, None], (0, 0, 0, missing)).view(batch, -1, pool, width).sum(dim=2)
     count = pad(real, (0, missing)).view(batch, -1, pool).sum(dim=2)
     return total / count.clamp(min=1)[:, :, None]
+
+
+def _statistics(states: Tensor, real: Tensor) -> Tensor:
+    """Mean and standard deviation over time of states (B, T, D) that are `real` (B, T), as one state each: (B, 1, 2 D)."""
+    weight = real[:, :, None] / real.sum(dim=1)[:, None, None]
+    mean = (states * weight).sum(dim=1, keepdim=True)
+    spread = ((states - mean).square() * weight).sum(dim=1, keepdim=True).sqrt()
+    return torch.cat([mean, spread], dim=2)
 
 
 def _random(config: WhisperConfig, settings: WhisperSettings) -> TransformersWhisper:

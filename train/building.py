@@ -20,6 +20,7 @@ from train.corpora.splits import Corpora, Part, everyone
 from train.learning.encoders import trained_hearing
 from train.learning.hearing import Hearing, WholeHearing
 from train.learning.nano_llm import build_llm, build_tokenizer
+from train.learning.statistics import StatisticsHearing, statistics_store
 from train.learning.trainer import Materials
 from train.learning.voices import Voices
 from train.recipe import CombinedRecipe, EncoderTraining, Pretrained, Recipe, WhisperRecipe
@@ -51,6 +52,8 @@ def voices_of(recipe: Recipe, parts: Sequence[Part], work: Path) -> Voices | Non
 def _hearing(recipe: Recipe, corpora: Corpora, parts: Sequence[Part], work: Path, seed: int, device: torch.device) -> Hearing:
     if isinstance(recipe.encoder, EncoderTraining):
         return trained_hearing(recipe.encoder, corpora, parts, recipe.letters, work, seed)
+    if isinstance(recipe.encoder, WhisperRecipe) and recipe.encoder.statistics:
+        return StatisticsHearing(recipe.encoder, statistics_store(recipe.encoder, corpora, work), parts, recipe.letters, seed)
     encoder = frozen_encoder(recipe.encoder)
     if encoder.gains_from_gpu:
         encoder.to(device)

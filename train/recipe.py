@@ -42,8 +42,8 @@ class CorpusRecipe(_Section):
 
     @model_validator(mode="after")
     def _divided_once(self) -> "CorpusRecipe":
-        if not self.train and not (self.answer is not None and self.test):
-            raise ValueError(f"{self.name} needs names under train")
+        if not self.train and not self.validation and not self.test:
+            raise ValueError(f"{self.name} needs names under train, validation or test")
         if self.folds and self.validation:
             raise ValueError(f"{self.name} has validation and folds; the folds are its validation")
         if self.folds and sorted(name for fold in self.folds for name in fold) != sorted(self.train):
@@ -76,20 +76,24 @@ class WhisperRecipe(WhisperSettings):
     """The first layers of a Whisper's encoder, frozen; the bundle carries them in float16 (WhisperSettings has the other keys).
 
     source: hub name or folder of a whole WhisperModel. license: of its weights, as the bundle tells it. origin: what the bundle calls the
-    weights where `source` is a folder.
+    weights where `source` is a folder. With `statistics` every clip is used in several views and a classifier on the states teaches the
+    mapper: speeds, rooms, room_share as in EncoderTraining; teacher_l2: penalty on the classifier's squared weights.
     """
 
     kind: Literal["whisper"]
     source: str
     license: str
     origin: str | None = None
+    speeds: tuple[float, ...] = (1.0,)
+    rooms: Annotated[int, Field(ge=0)] = 0
+    room_share: Share = 0.0
+    teacher_l2: Annotated[float, Field(gt=0)] = 0.025
 
     @property
     def settings(self) -> WhisperSettings:
         """What the encoder is made with, and what its config.json says."""
-        return WhisperSettings(
-            layers=self.layers, pool=self.pool, level_dbfs=self.level_dbfs, source=self.origin or self.source, license=self.license
-        )
+        chosen = {name: getattr(self, name) for name in ("layers", "pool", "statistics", "level_dbfs", "license")}
+        return WhisperSettings(**chosen, source=self.origin or self.source)
 
 
 class CombinedRecipe(_Section):
@@ -263,18 +267,20 @@ class Recipe(Course):
         names = [phase.name for phase in self.phases]
         if len(set(names)) != len(names):
             raise ValueError("two phases have the same name")
-        heard = isinstance(self.encoder, EncoderTraining)
+        in_views = isinstance(self.encoder, WhisperRecipe) and self.encoder.statistics
+        heard = in_views or isinstance(self.encoder, EncoderTraining)
         if not heard and any(phase.teacher_share for phase in self.phases):
-            raise ValueError("teacher_share needs an encoder that is trained here; a pre-trained one has no classifier")
-        if any(phase.mixup for phase in self.phases) and not (isinstance(self.encoder, EncoderTraining) and self.encoder.kind == "nano"):
-            raise ValueError("mixup in a phase blends the views of nano's own encoder; another encoder has none")
+            raise ValueError("teacher_share needs an encoder that is trained here, or a Whisper's statistics; another has no classifier")
+        blends = in_views or (isinstance(self.encoder, EncoderTraining) and self.encoder.kind == "nano")
+        if any(phase.mixup for phase in self.phases) and not blends:
+            raise ValueError("mixup in a phase blends the views of nano's own encoder, or a Whisper's statistics; another encoder has none")
         known = {corpus.name for corpus in self.corpora}
         counts = {len(corpus.folds) for corpus in self.corpora if corpus.folds}
-        if len(counts) > 1 or (counts and any(corpus.validation for corpus in self.corpora)):
-            raise ValueError("corpora must have as many folds as one another, and none of them validation beside it")
+        if len(counts) > 1:
+            raise ValueError("corpora must have as many folds as one another")
         if isinstance(self.encoder, EncoderTraining) and self.encoder.kind != "nano" and self.encoder.branches > 1:
             raise ValueError(f"branches are nano's; an encoder of the kind {self.encoder.kind} is one")
-        if isinstance(self.encoder, EncoderTraining) and (self.encoder.rooms == 0) != (self.encoder.room_share == 0):
+        if isinstance(self.encoder, EncoderTraining | WhisperRecipe) and (self.encoder.rooms == 0) != (self.encoder.room_share == 0):
             raise ValueError("rooms and room_share belong together: how many there are of each clip, and how often one is heard")
         for phase in self.phases:
             if not set(phase.corpora) <= known:

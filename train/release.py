@@ -38,6 +38,9 @@ _CREDITS = {
     "LJSpeech-sample": "Ito K, Johnson L (2017) The LJ Speech Dataset. https://keithito.com/LJ-Speech-Dataset",
     "FSDD": "Jackson Z et al. Free Spoken Digit Dataset. https://github.com/Jakobovski/free-spoken-digit-dataset",
     "Picovoice-S2I": "Picovoice, speech-to-intent benchmark. https://github.com/Picovoice/speech-to-intent-benchmark",
+    "speechocean762": "Zhang J et al. (2021) speechocean762: An Open-Source Non-native English Speech Corpus For Pronunciation Assessment."
+    " Interspeech. https://www.openslr.org/101",
+    "DonateACry": "Veres G. Donate a Cry corpus. https://github.com/gveres/donateacry-corpus",
     "LibriSpeech": "Panayotov V et al. (2015) LibriSpeech: an ASR corpus based on public domain audio books. ICASSP 2015",
 }
 

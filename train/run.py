@@ -14,8 +14,9 @@ from train.calibration import Calibration, confusion_of, judged_by_corpus
 from train.corpora.splits import Corpora
 from train.folds import cross_fitted
 from train.learning.encoders import feature_store
+from train.learning.statistics import statistics_store
 from train.learning.trainer import make_accelerator
-from train.recipe import EncoderTraining, Recipe
+from train.recipe import EncoderTraining, Recipe, WhisperRecipe
 from train.release import add_scores, draft, refuse_existing, write_bundle
 from train.scoring.evaluate import Asked, Surroundings, evaluate_bundle
 from train.scoring.evaluation import About, Evaluation
@@ -80,6 +81,8 @@ def _judged_by_folds(
     with accelerator.main_process_first():
         if isinstance(recipe.encoder, EncoderTraining) and recipe.encoder.kind == "nano":
             feature_store(recipe.encoder, corpora, work)  # once for all folds, before they start side by side
+        if isinstance(recipe.encoder, WhisperRecipe) and recipe.encoder.statistics:
+            statistics_store(recipe.encoder, corpora, work)
         return cross_fitted(recipe, corpora, manifests, work, seed)
 
 

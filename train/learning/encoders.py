@@ -21,8 +21,9 @@ from model.types import Emotion
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Corpora, Part, content_hash, everyone
 from train.learning.classifier import Classifier, Ensemble, Sampler, Views, train_classifier
-from train.learning.features import Augmentation, FeatureStore
+from train.learning.features import FeatureStore
 from train.learning.hearing import Hearing, NanoHearing, WholeHearing
+from train.learning.views import Augmentation
 from train.recipe import EncoderTraining
 
 logger = logging.getLogger(__name__)

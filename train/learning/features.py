@@ -1,99 +1,36 @@
-"""nano's features of every clip, at several speeds and in several rooms, computed once, kept on disk, augmented anew at each look.
+"""nano's features of every clip in all its views, augmented anew at each look.
 
 F feature frames.
 """
 
-import hashlib
-import logging
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import soxr
 import torch
 from torch import Tensor
 
-from model.audio import SAMPLE_RATE, Float32, read_audio
-from model.features import N_MELS, N_RAW, analyse, normalise
+from model.audio import Float32
+from model.features import N_MELS, analyse, normalise
 from train.corpora.manifest import Utterance
-from train.corpora.splits import Noise
-from train.learning.rooms import Rooms
-from train.progress import Progress
-from train.workers import worker_pool
-
-logger = logging.getLogger(__name__)
+from train.learning.views import Augmentation, Extract, Rows, ViewStore
 
 _MIN_FRAMES = 20
 _MAX_FRAMES = 130  # 2.6 s: longer clips are seen in pieces, so that batches are small
 _CROP_CHANCE = 0.5
 _CURVE, _CURVE_RIPPLES = 0.5, 4  # 2.2 dB each
-_AT_ONCE = 32
-
-# Half precision halves a gigabyte; its rounding (under 0.5 % of a pitch, 0.01 of a log-power) is far below what two takes differ by.
-Raw = npt.NDArray[np.float16]
 
 
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """Which views of each clip there are: at each of `speeds`, and `rooms` times in a room drawn at random, heard in `room_share`.
-
-    noises: recordings by kind; halved: of the kinds, those of which only the first halves are heard.
-    """
-
-    speeds: tuple[float, ...]
-    rooms: int = 0
-    room_share: float = 0.0
-    noises: tuple[tuple[Path, ...], ...] = ()
-    halved: tuple[bool, ...] = ()
-
-    @classmethod
-    def of(cls, speeds: Sequence[float], rooms: int, room_share: float, noises: Sequence[Noise]) -> "Augmentation":
-        """As a recipe says it."""
-        recordings = tuple(tuple(path.absolute() for path in noise.paths) for noise in noises)
-        return cls(tuple(speeds), rooms, room_share, recordings, tuple(noise.second_half is not None for noise in noises))
-
-    @property
-    def count(self) -> int:
-        """Views of a clip."""
-        return len(self.speeds) + self.rooms
-
-
-class FeatureStore:
-    """Raw features of all views of utterances, in one memory-mapped file under `folder`, made where it is missing."""
+class FeatureStore(ViewStore):
+    """Raw features (F, N_RAW) of all views of utterances."""
 
     def __init__(self, folder: Path, utterances: Sequence[Utterance], augmentation: Augmentation) -> None:
-        self._utterances, self._augmentation = list(utterances), augmentation
-        self._index = {utterance.path: i for i, utterance in enumerate(self._utterances)}
-        key = hashlib.sha256(repr(([str(u.path.absolute()) for u in self._utterances], augmentation)).encode()).hexdigest()[:12]
-        self._path = folder / f"features-{key}.npy"
-        if not self._path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._compute()
-        self._rows = np.load(self._path, mmap_mode="r")
-        self._bounds = np.load(self._path.with_suffix(".bounds.npy"))
-
-    def raw(self, utterance: Utterance, view: int = 0) -> Tensor:
-        """Raw features (F, N_RAW) of one of an utterance's views: first those at each speed, then those in rooms."""
-        slot = self._index[utterance.path] * self._augmentation.count + view
-        return torch.from_numpy(np.array(self._rows[self._bounds[slot] : self._bounds[slot + 1]], dtype=np.float32))
-
-    def frames(self, utterance: Utterance) -> int:
-        """F of an utterance as recorded."""
-        slot = self._index[utterance.path] * self._augmentation.count
-        return int(self._bounds[slot + 1] - self._bounds[slot])
+        super().__init__(folder, "features", utterances, augmentation, _make_extract)
 
     def view(self, utterance: Utterance, rng: np.random.Generator) -> Tensor:
         """One augmented view (F, N_FEATURES), at most 2.6 s: speed or room, crop, microphone, then a band and a time mask."""
-        augmentation = self._augmentation
-        in_room = rng.random() < augmentation.room_share
-        chosen = (
-            len(augmentation.speeds) + int(rng.integers(augmentation.rooms)) if in_room else int(rng.integers(len(augmentation.speeds)))
-        )
-        raw = self.raw(utterance, chosen)
+        raw = self.rows(utterance, self.augmentation.draw(rng))
         kept = len(raw)
         if rng.random() < _CROP_CHANCE:
             kept = max(_MIN_FRAMES, int(kept * rng.uniform(0.7, 1.0)))
@@ -101,54 +38,12 @@ class FeatureStore:
         start = int(rng.integers(max(1, len(raw) - kept + 1)))
         return _masked(normalise(_through_another_microphone(raw[start : start + kept], rng)), rng)
 
-    def _compute(self) -> None:
-        """All views, a core for each part of the clips."""
-        pieces: list[Raw] = []
-        parts = [self._utterances[i : i + _AT_ONCE] for i in range(0, len(self._utterances), _AT_ONCE)]
-        paths = [[u.path for u in part] for part in parts]
-        with (
-            worker_pool(os.cpu_count() or 1, _begin, (self._augmentation,)) as pool,
-            Progress("features", len(self._utterances)) as progress,
-        ):
-            for part in pool.map(_views_of, paths):
-                pieces += part
-                progress.advance(len(pieces) // self._augmentation.count - 1)
-        bounds = np.cumsum([0] + [len(piece) for piece in pieces])
-        np.save(self._path.with_suffix(".bounds.npy"), bounds)
-        partial = self._path.with_suffix(".partial.npy")
-        np.save(partial, np.concatenate(pieces) if pieces else np.zeros((0, N_RAW), np.float16))
-        partial.rename(self._path)
+
+def _make_extract() -> Extract:
+    return _raw
 
 
-# What a worker process makes views from; set once when it starts.
-_worker: dict[str, tuple[Augmentation, Rooms]] = {}
-
-
-def _begin(augmentation: Augmentation) -> None:
-    torch.set_num_threads(1)
-    kinds = [[read_audio(path) for path in kind] for kind in augmentation.noises]
-    halved = zip(kinds, augmentation.halved, strict=True)
-    _worker["views"] = augmentation, Rooms([[noise[: len(noise) // 2] if half else noise for noise in kind] for kind, half in halved])
-
-
-def _views_of(paths: Sequence[Path]) -> list[Raw]:
-    augmentation, rooms = _worker["views"]
-    views: list[Raw] = []
-    for path in paths:
-        audio = read_audio(path)
-        # The name, so that a clip gets the same rooms whatever else is computed with it.
-        rng = np.random.default_rng(list(path.name.encode()))
-        views += [_raw(_played(audio, speed)) for speed in augmentation.speeds]
-        slowest, fastest = min(augmentation.speeds), max(augmentation.speeds)
-        views += [_raw(rooms.anywhere(_played(audio, float(rng.uniform(slowest, fastest))), rng)) for _ in range(augmentation.rooms)]
-    return views
-
-
-def _played(audio: Float32, speed: float) -> Float32:
-    return audio if speed == 1.0 else np.asarray(soxr.resample(audio, SAMPLE_RATE * speed, SAMPLE_RATE), dtype=np.float32)
-
-
-def _raw(audio: Float32) -> Raw:
+def _raw(audio: Float32) -> Rows:
     return analyse(torch.from_numpy(audio)).numpy().astype(np.float16)
 
 

@@ -62,7 +62,7 @@ class NanoHearing:
 
     def length(self, utterance: Utterance) -> float:
         """Feature frames."""
-        return self._store.frames(utterance)
+        return self._store.length(utterance)
 
     @torch.no_grad()
     def hear(self, examples: Sequence[Example], mixup: float = 0.0) -> Heard:
