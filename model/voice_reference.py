@@ -1,8 +1,8 @@
 """The reference of one person's voice: what is subtracted from the encoder's states so that a voice is compared with itself.
 
-A segment's state is taken as: what is common to all + what its emotion adds + what the voice adds + the rest. The reference estimates what
-the voice adds. What the emotions add is taken off first, as far as the model's own posteriors tell them, so that a month of sadness does not
-become the zero that sadness is measured from (the offsets are those of train/learning/voice_model.py).
+A segment's state is taken as: what is common to all + what its emotion adds + what the voice adds + the rest. The reference estimates
+what the voice adds. What the emotions add is taken off first, as far as the model's own posteriors tell them, so that a month of sadness
+does not become the zero that sadness is measured from (the offsets are those of train/learning/voice_model.py).
 
 A monitor keeps and adds the sums without knowing what they mean; which of them belong together, a bundle's `voice_space` says. They are
 means of encoder states: no sound and no words can be had from them.
@@ -27,8 +27,8 @@ _TRUST, _NEUTRAL_SHARE = 0.8, 0.5
 class VoiceSums:
     """What some segments of one person add to the reference of their voice. Adds up with +.
 
-    segments: how many, 0 and up; it may be weighted. speech_s: seconds of them. sums: float32 (K,): of each segment's mean state (D,), and of
-    how much it is held to be of each letter (L,).
+    segments: how many, 0 and up; it may be weighted. speech_s: seconds of them. sums: float32 (K,): of each segment's mean state (D,), and
+    of how much it is held to be of each letter (L,).
     """
 
     segments: float
