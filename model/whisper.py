@@ -140,8 +140,8 @@ class WhisperEncoder(SpeechEncoder):
     @property
     def origins(self) -> Sequence[str]:
         """See SpeechEncoder."""
-        used = " and ".join(map(str, self.settings.layers))
-        return [f"{self.settings.source}: encoder, states after layers {used}; {self.settings.license}"]
+        used = ", ".join(map(str, self.settings.layers))
+        return [f"{self.settings.source}: encoder up to layer {self.settings.layers[-1]}, states of {used}; {self.settings.license}"]
 
     @classmethod
     def of(cls, source: str, settings: WhisperSettings) -> Self:
@@ -192,8 +192,7 @@ class WhisperEncoder(SpeechEncoder):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.half().contiguous() for name, tensor in self.model.state_dict().items()}
         save_file({**weights, "centre": self.centre, "scale": self.scale}, folder / "model.safetensors")
-        sizes = _Sizes(**{name: getattr(self.model.config, name) for name in _Sizes.model_fields})
-        config = _Saved(settings=self.settings, whisper=sizes)
+        config = _Saved(settings=self.settings, whisper=_sizes(self.model.config))
         (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
     def standardise(self, centre: Tensor, scale: Tensor) -> None:
@@ -270,11 +269,20 @@ def _random(config: WhisperConfig, settings: WhisperSettings) -> TransformersWhi
 
 
 def _check(source: str, config: Any, settings: WhisperSettings) -> None:
-    """Raises BundleError for what is no Whisper, and for layers that it does not have."""
+    """Raises BundleError for what is no Whisper, for layers that it does not have, and for sizes that could not be saved."""
     if not isinstance(config, WhisperConfig):
         raise BundleError(f"the speech encoder {source} is a {config.model_type}, not a Whisper")
     if settings.layers[-1] > config.encoder_layers:
         raise BundleError(f"the speech encoder {source} has {config.encoder_layers} layers; there is no layer {settings.layers[-1]}")
+    try:
+        _sizes(config)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise BundleError(f"the speech encoder {source} is not usable: its {wrong['loc'][0]}: {wrong['msg']}") from error
+
+
+def _sizes(config: WhisperConfig) -> _Sizes:
+    return _Sizes(**{name: getattr(config, name) for name in _Sizes.model_fields})
 
 
 def _check_sound(source: str, config: WhisperConfig) -> None:

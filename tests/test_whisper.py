@@ -160,7 +160,7 @@ def test_a_saved_encoder_has_the_used_weights_in_half_precision_and_hears_the_sa
     config = json.loads((tmp_path / "saved/config.json").read_text())
     assert config["settings"] == {"layers": [1, 2], "pool": 4, "level_dbfs": -26.0, "source": "somebody/whisper", "license": "MIT"}
     loaded = load_encoder(str(tmp_path / "saved"))
-    assert loaded.origins == encoder.origins == ["somebody/whisper: encoder, states after layers 1 and 2; MIT"]
+    assert loaded.origins == encoder.origins == ["somebody/whisper: encoder up to layer 2, states of 1, 2; MIT"]
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
     clips = [voice(1.0), voice(2.0)]
     assert torch.equal(loaded(clips)[0], encoder(clips)[0])
@@ -251,6 +251,14 @@ def test_a_whole_whisper_that_is_no_use_is_refused(tmp_path: Path, damage: Calla
         encoder_of(folder)
 
 
+def test_sizes_that_could_not_be_saved_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    folder = tiny.whisper(tmp_path / "whisper")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"activation_function": "gelu_new"}))
+    with pytest.raises(BundleError, match="activation_function: Input should be 'gelu'"):
+        encoder_of(folder)
+
+
 def test_layers_that_a_whisper_does_not_have_and_other_models_are_refused(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="has 3 layers; there is no layer 4"):
         load_encoder(str(whole))
@@ -329,7 +337,7 @@ source = "{folder / "nano"}"
 def test_a_recipe_names_a_whisper_and_the_bundle_carries_its_layers(released: Path, whole: Path) -> None:
     manifest = read_manifest(released)
     assert manifest.encoder == "encoder"
-    assert manifest.pretrained == ["openai/whisper-small-enough: encoder, states after layers 1 and 3; MIT"]
+    assert manifest.pretrained == ["openai/whisper-small-enough: encoder up to layer 3, states of 1, 3; MIT"]
     config = json.loads((released / "encoder/part-1/config.json").read_text())
     assert (config["settings"]["source"], config["settings"]["license"]) == ("openai/whisper-small-enough", "MIT")
     assert str(whole) not in (released / "README.md").read_text() + (released / "LICENSE").read_text() + json.dumps(config)
