@@ -10,13 +10,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from model.audio import Float32
+from model.audio import Float32, samples_to_s
 from model.bundle import Bundle
 from model.paralinguistics import FEATURES, Measured, Terciles, measure, words
 from model.prompts import Message, Strategy, Task, emotion_prefix, messages, shots_of, written_transcript
 from model.request import LanguageModel, Request
 from model.speech_encoder import length_groups
 from model.types import Emotion, Prediction
+from model.voice_reference import VoiceSums
 
 # Sound encoded at once, 40 s: beyond it a batch only costs memory.
 _MAX_BATCH_SAMPLES = 640_000
@@ -39,10 +40,14 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """prediction: None when the model's own answer was not in the grammar. transcript: what the model wrote, where it was asked to."""
+    """prediction: None when the model's own answer was not in the grammar. transcript: what the model wrote, where it was asked to.
+
+    sums: what the utterance adds to the reference of its speaker's voice; None where the bundle does not normalise.
+    """
 
     prediction: Prediction | None
     transcript: str | None = None
+    sums: VoiceSums | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +90,23 @@ class Predictor:
         self._llm = llm
         self._style = style or Style.of(bundle)
 
-    def predict(self, sounds: Sequence[Sound]) -> list[Answered]:
-        """B utterances to B answers. Raises ValueError when the strategy needs a transcript that is not there; EngineError."""
+    def predict(self, sounds: Sequence[Sound], shift: Float32 | None = None) -> list[Answered]:
+        """B utterances of one speaker to B answers.
+
+        shift: float32 (D,), the reference of the speaker's voice, from `shift_of`; None for a stranger, or where the bundle does not
+        normalise. Raises ValueError when the strategy needs a transcript that is not there; EngineError.
+        """
         if not sounds:
             return []
         if self._style.strategy.needs_transcript and any(sound.transcript is None for sound in sounds):
             raise ValueError(f"the strategy {self._style.strategy} needs the transcript of every utterance")
-        speech = self._speech_embeds(sounds)
+        heard = self._hear(sounds, shift)
+        speech = [embeds for embeds, _ in heard]
         if self._style.strategy is Strategy.JOINT:
-            return self._write_then_judge(sounds, speech)
-        return [Answered(prediction) for prediction in self.judge(sounds, speech)]
+            answers = self._write_then_judge(sounds, speech)
+        else:
+            answers = [Answered(prediction) for prediction in self.judge(sounds, speech)]
+        return [self._with_sums(answer, state, sound) for answer, (_, state), sound in zip(answers, heard, sounds, strict=True)]
 
     def unknown(self) -> Prediction:
         """What is known where the model's answer was not in the grammar: nothing, and so it is unsure."""
@@ -104,8 +116,8 @@ class Predictor:
     def transcribe(self, sounds: Sequence[Sound]) -> list[str]:
         """B utterances to what the model writes when asked for the words alone (ASR), the grammar's bars removed."""
         plain = replace(self._style, strategy=Strategy.SER)
-        speech = self._speech_embeds(sounds)
-        requests = [Request(plain.turns(sound, None, Task.ASR), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
+        heard = self._hear(sounds, None)
+        requests = [Request(plain.turns(sound, None, Task.ASR), embeds) for sound, (embeds, _) in zip(sounds, heard, strict=True)]
         return [text.strip().removeprefix("| ASR:").split("|")[0].strip() for text in self._llm.write(requests, " |")]
 
     def judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor]) -> list[Prediction]:
@@ -134,10 +146,25 @@ class Predictor:
             answers[i] = Answered(prediction, written[i])
         return answers
 
-    def _speech_embeds(self, sounds: Sequence[Sound]) -> list[Tensor]:
-        """Padding costs time, so sounds of like length are encoded together; the embeds (Q, H) come back in the order asked."""
-        placed: dict[int, Tensor] = {}
+    def _hear(self, sounds: Sequence[Sound], shift: Float32 | None) -> list[tuple[Tensor, Tensor]]:
+        """Speech embeds (Q, H) and the mean state (D,) before anything is subtracted, in the order asked.
+
+        Padding costs time, so sounds of like length are encoded together.
+        """
+        placed: dict[int, tuple[Tensor, Tensor]] = {}
         for group in length_groups([len(sound.audio) for sound in sounds], _MAX_BATCH_SAMPLES):
-            embeds = self._bundle.speech_embeds([torch.from_numpy(sounds[i].audio) for i in group])
-            placed.update(zip(group, embeds, strict=True))
+            states, mask = self._bundle.states([torch.from_numpy(sounds[i].audio) for i in group])
+            embeds = self._bundle.embeds_of(states, mask, shift)
+            for place, i in enumerate(group):
+                placed[i] = embeds[place], states[place][mask[place]].mean(dim=0)
         return [placed[i] for i in range(len(sounds))]
+
+    def _with_sums(self, answer: Answered, state: Tensor, sound: Sound) -> Answered:
+        """With what goes into the reference of the voice: where the bundle normalises, an answer was given, and it was a frame of sound."""
+        settings = self._bundle.reference_settings
+        if settings is None or answer.prediction is None or not torch.isfinite(state).all():
+            return answer
+        letters = self._bundle.manifest.letters
+        posterior = [answer.prediction.posterior[letter] for letter in letters]
+        neutral = letters.index(Emotion.NEUTRAL) if Emotion.NEUTRAL in letters else None
+        return replace(answer, sums=settings.sums_of(state.float().cpu().numpy(), posterior, samples_to_s(len(sound.audio)), neutral))

@@ -61,10 +61,13 @@ class VoiceSums:
 class ReferenceSettings:
     """How a bundle makes a shift of sums.
 
+    prior_segments: times ratio; over 1, a voice is learned more slowly. population_mean: float32 (D,), the mean state of all voices.
     emotion_offsets: float32 (L, D), what each letter adds to the states of any voice. ratio: float32 (D,), how many segments it takes, in
     each channel, until a voice's own mean counts as much as what is known of all voices.
     """
 
+    prior_segments: float
+    population_mean: Float32
     emotion_offsets: Float32
     ratio: Float32
 
@@ -84,13 +87,14 @@ class ReferenceSettings:
 def shift_of(sums: VoiceSums | None, settings: ReferenceSettings) -> Float32:
     """What is subtracted from every encoder state of the person, float32 (D,); zeros without sums.
 
-    In each channel it is shrunk towards nothing by n / (n + ratio), n segments: the best linear estimate where voices and segments vary
-    normally. Raises ValueError for sums of another voice space.
+    In each channel it is shrunk towards nothing by n / (n + prior_segments * ratio), n segments: with 1, the best linear estimate where
+    voices and segments vary normally. Raises ValueError for sums of another voice space.
     """
     letters, width = settings.emotion_offsets.shape
     if sums is None or sums.segments <= 0:
         return np.zeros(width, np.float32)
     if sums.sums.shape != (width + letters,):
         raise ValueError(f"the bundle takes sums of {width + letters} numbers, these have {len(sums.sums)}")
-    rest = sums.sums[:width] - sums.sums[width:] @ settings.emotion_offsets
-    return (rest / (np.float32(sums.segments) + settings.ratio)).astype(np.float32)
+    known = np.float32(sums.segments) * settings.population_mean + sums.sums[width:] @ settings.emotion_offsets
+    rest = sums.sums[:width] - known
+    return (rest / (np.float32(sums.segments) + np.float32(settings.prior_segments) * settings.ratio)).astype(np.float32)
