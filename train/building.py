@@ -53,7 +53,8 @@ def _hearing(recipe: Recipe, corpora: Corpora, parts: Sequence[Part], work: Path
     if isinstance(recipe.encoder, EncoderTraining):
         return trained_hearing(recipe.encoder, corpora, parts, recipe.letters, work, seed)
     if isinstance(recipe.encoder, WhisperRecipe) and recipe.encoder.statistics:
-        return StatisticsHearing(recipe.encoder, statistics_store(recipe.encoder, corpora, work), parts, recipe.letters, seed)
+        store = statistics_store(recipe.encoder, corpora, work)
+        return StatisticsHearing(recipe.encoder, store, parts, recipe.letters, seed, recipe.normalisation)
     encoder = frozen_encoder(recipe.encoder)
     if encoder.gains_from_gpu:
         encoder.to(device)

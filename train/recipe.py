@@ -173,6 +173,12 @@ class LoraRecipe(_Section):
     alpha: Count
 
 
+class NormalisationRecipe(_Section):
+    """That the reference of a speaker's voice is subtracted from states before the mapper; prior_segments: see ReferenceSettings."""
+
+    prior_segments: Annotated[float, Field(gt=0)] = 1.0
+
+
 class LoopRecipe(_Section):
     """How the loop runs, whatever is trained.
 
@@ -257,6 +263,7 @@ class Recipe(Course):
     corpora: Annotated[list[CorpusRecipe], Field(min_length=1)]
     noises: list[NoiseRecipe] = []
     encoder: EncoderRecipe
+    normalisation: NormalisationRecipe | None = None
     mapper: MapperSettings
     llm: Pretrained | SmallLlm
     lora: LoraRecipe
@@ -271,6 +278,8 @@ class Recipe(Course):
         heard = in_views or isinstance(self.encoder, EncoderTraining)
         if not heard and any(phase.teacher_share for phase in self.phases):
             raise ValueError("teacher_share needs an encoder that is trained here, or a Whisper's statistics; another has no classifier")
+        if self.normalisation and not in_views:
+            raise ValueError("normalisation needs a Whisper's statistics: nothing else models the voices that it is trained on")
         blends = in_views or (isinstance(self.encoder, EncoderTraining) and self.encoder.kind == "nano")
         if any(phase.mixup for phase in self.phases) and not blends:
             raise ValueError("mixup in a phase blends the views of nano's own encoder, or a Whisper's statistics; another encoder has none")

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from model.bundle import Bundle
 from model.confusion import VoiceConfusion, write_confusion
 from model.errors import TrainingError
-from model.manifest import CARD, MANIFEST, BundleManifest, Score, digests, read_manifest, version_of
+from model.manifest import CARD, MANIFEST, NORMALISER, BundleManifest, Normalisation, Score, digests, read_manifest, version_of
 from train.calibration import Calibration
 from train.card import to_card
 from train.corpora.splits import Noise, Part
@@ -82,6 +83,7 @@ def draft(recipe: Recipe, materials: Materials) -> Bundle:
         created=datetime.now(UTC).date().isoformat(),
         strategy=recipe.release.strategy,
         shots=recipe.release.shots,
+        normalisation=Normalisation(**recipe.normalisation.model_dump()) if recipe.normalisation else None,
         features=materials.voices.terciles if recipe.release.features and materials.voices else None,
         letters=recipe.letters,
         temperature=1.0,
@@ -97,7 +99,7 @@ def draft(recipe: Recipe, materials: Materials) -> Bundle:
         scores=[],
         files={},
     )
-    return Bundle(Path(), manifest, materials.hearing.encoder, materials.mapper.eval())
+    return Bundle(Path(), manifest, materials.hearing.encoder, materials.mapper.eval(), materials.hearing.reference_settings)
 
 
 def write_bundle(
@@ -126,6 +128,9 @@ def write_bundle(
     if not isinstance(recipe.encoder, Pretrained):
         materials.hearing.encoder.save(partial / "encoder")
     save_file(materials.mapper.state_dict(), partial / "mapper.safetensors")
+    if (settings := materials.hearing.reference_settings) is not None:
+        numbers = {name: torch.from_numpy(getattr(settings, name)) for name in ("population_mean", "emotion_offsets", "ratio")}
+        save_file(numbers, partial / NORMALISER)
     materials.llm.save(None if isinstance(recipe.llm, Pretrained) else partial / "llm", partial / "adapter")
     write_confusion(confusion, partial)
     (partial / "LICENSE").write_text(_license_text(recipe, materials, released.manifest.pretrained), encoding="utf-8")

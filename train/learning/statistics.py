@@ -17,6 +17,7 @@ from torch import Tensor
 from model.audio import Float32
 from model.speech_encoder import SpeechEncoder
 from model.types import Emotion
+from model.voice_reference import ReferenceSettings
 from model.whisper import WhisperEncoder
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Corpora, Part, everyone
@@ -26,7 +27,7 @@ from train.learning.mixup import MIXED_CHANCE, Mixup
 from train.learning.teacher import Teacher
 from train.learning.views import Augmentation, Extract, Rows, ViewStore
 from train.learning.voice_model import Clips, Speaker, VoiceModel
-from train.recipe import WhisperRecipe
+from train.recipe import NormalisationRecipe, WhisperRecipe
 
 _STRANGERS, _KNOWN = 0.35, 0.3
 """Shares of examples whose speaker is not known at all, and fully; the rest is in between."""
@@ -54,8 +55,19 @@ def _make_extract(recipe: WhisperRecipe) -> Extract:
 class StatisticsHearing:
     """A Hearing over a ViewStore: an encoder whose states are standardised on `parts`, a model of their voices, and a teacher."""
 
-    def __init__(self, recipe: WhisperRecipe, store: ViewStore, parts: Sequence[Part], letters: Sequence[Emotion], seed: int) -> None:
-        """Raises BundleError for weights that cannot be loaded, TrainingError for too few voices."""
+    def __init__(
+        self,
+        recipe: WhisperRecipe,
+        store: ViewStore,
+        parts: Sequence[Part],
+        letters: Sequence[Emotion],
+        seed: int,
+        normalisation: NormalisationRecipe | None,
+    ) -> None:
+        """Without `normalisation` every speaker is a stranger.
+
+        Raises BundleError for weights that cannot be loaded, TrainingError for too few voices.
+        """
         encoder = WhisperEncoder.of(recipe.source, recipe.settings)
         self._store = store
         labelled = [u for part in parts for u in part.utterances if part.answer is None and u.emotion in letters]
@@ -64,6 +76,12 @@ class StatisticsHearing:
         self.encoder: SpeechEncoder = encoder
         self._centre, self._scale = encoder.centre, encoder.scale
         self.voices = VoiceModel.fit(self._clips(parts), letters)
+        self.reference_settings: ReferenceSettings | None = normalisation and ReferenceSettings(
+            normalisation.prior_segments,
+            np.zeros(encoder.width, np.float32),  # the encoder's states are standardised
+            self.voices.emotion_offsets.numpy(),
+            self.voices.ratio.numpy(),
+        )
         between = [offset for speaker, offset in self.voices.speakers.items() if speaker[0] in {u.corpus for u in labelled}]
         self._between = torch.stack(between).std(dim=0)
         self._teacher = self._taught(parts, letters, recipe.teacher_l2, seed)
@@ -89,7 +107,7 @@ class StatisticsHearing:
         state = self._standardised(utterance, view)
         speaker, drawn = _speaker(utterance), rng.random()
         offset = self.voices.speakers.get(speaker) if speaker else None
-        if offset is None or drawn < _STRANGERS:
+        if self.reference_settings is None or offset is None or drawn < _STRANGERS:
             return state
         known = 1.0 if drawn < _STRANGERS + _KNOWN else float(rng.random())
         error = torch.from_numpy(rng.standard_normal(len(state)).astype(np.float32)) * self._between * float(rng.choice(_ERRORS))
