@@ -39,7 +39,8 @@ def build(recipe: Recipe, corpora: Corpora, parts: Sequence[Part], work: Path, s
     llm = _language_model(recipe, parts)
     llm.add_lora(recipe.lora.rank, recipe.lora.alpha)
     mapper = QPMapper(hearing.encoder.width, llm.hidden_size, **recipe.mapper.model_dump())
-    return Materials(parts, hearing, mapper, llm, voices_of(recipe, parts, work), corpora.noises)
+    reference = hearing.reference_settings if isinstance(hearing, StatisticsHearing) else None
+    return Materials(parts, hearing, mapper, llm, voices_of(recipe, parts, work), corpora.noises, reference)
 
 
 def voices_of(recipe: Recipe, parts: Sequence[Part], work: Path) -> Voices | None:

@@ -99,7 +99,7 @@ def draft(recipe: Recipe, materials: Materials) -> Bundle:
         scores=[],
         files={},
     )
-    return Bundle(Path(), manifest, materials.hearing.encoder, materials.mapper.eval(), materials.hearing.reference_settings)
+    return Bundle(Path(), manifest, materials.hearing.encoder, materials.mapper.eval(), materials.reference)
 
 
 def write_bundle(
@@ -128,7 +128,7 @@ def write_bundle(
     if not isinstance(recipe.encoder, Pretrained):
         materials.hearing.encoder.save(partial / "encoder")
     save_file(materials.mapper.state_dict(), partial / "mapper.safetensors")
-    if (settings := materials.hearing.reference_settings) is not None:
+    if (settings := materials.reference) is not None:
         numbers = {name: torch.from_numpy(getattr(settings, name)) for name in ("population_mean", "emotion_offsets", "ratio")}
         save_file(numbers, partial / NORMALISER)
     materials.llm.save(None if isinstance(recipe.llm, Pretrained) else partial / "llm", partial / "adapter")

@@ -21,7 +21,6 @@ from torch.nn.utils.rnn import pad_sequence
 from model.audio import audio_length_s, read_audio
 from model.encoder import NanoEncoder, SpeechEncoder
 from model.errors import TrainingError
-from model.voice_reference import ReferenceSettings
 from train.corpora.manifest import Utterance
 from train.learning.classifier import Ensemble
 from train.learning.examples import Example
@@ -42,8 +41,6 @@ class Hearing(Protocol):
     """A frozen encoder and where its input comes from."""
 
     encoder: SpeechEncoder
-    reference_settings: ReferenceSettings | None
-    """How the bundle makes references of voices; None where it hears every voice alike."""
 
     def length(self, utterance: Utterance) -> float:
         """How long an utterance is, in any unit that is the same for all; examples of like length are put together."""
@@ -58,8 +55,6 @@ class Hearing(Protocol):
 
 class NanoHearing:
     """nano's encoder over augmented views of stored features; a view is a function of the example's seed."""
-
-    reference_settings: ReferenceSettings | None = None
 
     def __init__(self, store: FeatureStore, encoder: NanoEncoder, teacher: Ensemble) -> None:
         self.encoder: SpeechEncoder = encoder
@@ -87,8 +82,6 @@ class WholeHearing:
 
     Half precision halves the disk space; its rounding (1e-3 of a value) is far below what the encoder's layer norms pass on.
     """
-
-    reference_settings: ReferenceSettings | None = None
 
     def __init__(self, encoder: SpeechEncoder, kept: Path | None, teacher: Ensemble | None = None) -> None:
         self.encoder = encoder

@@ -76,12 +76,11 @@ class StatisticsHearing:
         self.encoder: SpeechEncoder = encoder
         self._centre, self._scale = encoder.centre, encoder.scale
         self.voices = VoiceModel.fit(self._clips(parts), letters)
-        self.reference_settings: ReferenceSettings | None = normalisation and ReferenceSettings(
-            normalisation.prior_segments,
-            np.zeros(encoder.width, np.float32),  # the encoder's states are standardised
-            self.voices.emotion_offsets.numpy(),
-            self.voices.ratio.numpy(),
-        )
+        self.reference_settings: ReferenceSettings | None = None
+        if normalisation is not None:
+            mean = np.zeros(encoder.width, np.float32)  # the encoder's states are standardised
+            offsets, ratio = self.voices.emotion_offsets.numpy(), self.voices.ratio.numpy()
+            self.reference_settings = ReferenceSettings(normalisation.prior_segments, mean, offsets, ratio)
         between = [offset for speaker, offset in self.voices.speakers.items() if speaker[0] in {u.corpus for u in labelled}]
         self._between = torch.stack(between).std(dim=0)
         self._teacher = self._taught(parts, letters, recipe.teacher_l2, seed)

@@ -20,6 +20,7 @@ from model.errors import TrainingError
 from model.mapper import QPMapper
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
+from model.voice_reference import ReferenceSettings
 from train.corpora.splits import Noise, Part
 from train.learning.averages import Averages
 from train.learning.checkpoints import Checkpoints, Position
@@ -38,7 +39,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a run is made from. voices: only where a phase or the release asks for features. noises: what was laid under speech."""
+    """What a run is made from. voices: only where a phase or the release asks for features. noises: what was laid under speech.
+
+    reference: how the bundle makes references of voices; None where it hears every voice alike.
+    """
 
     parts: Sequence[Part]
     hearing: Hearing
@@ -46,6 +50,7 @@ class Materials:
     llm: SpeechLLM
     voices: Voices | None
     noises: Sequence[Noise] = ()
+    reference: ReferenceSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
