@@ -17,6 +17,7 @@ from model.adapter import Adapter
 from model.audio import Float32
 from model.encoder import SpeechEncoder, load_encoder
 from model.errors import BundleError
+from model.familiarity import Familiarity
 from model.manifest import NORMALISER, BundleManifest, read_manifest, verify
 from model.mapper import QPMapper
 from model.speech_llm import SpeechLLM
@@ -29,6 +30,7 @@ class Bundle:
     """The front half of a released set, and what is needed to read the back half's answer.
 
     reference_settings: how sums of a voice become what is subtracted from its states; None where the bundle does not normalise.
+    familiarity: how unlike training speech an utterance is; None where the bundle does not tell.
     """
 
     folder: Path
@@ -36,6 +38,7 @@ class Bundle:
     encoder: SpeechEncoder
     mapper: QPMapper
     reference_settings: ReferenceSettings | None = None
+    familiarity: Familiarity | None = None
 
     @property
     def voice_space(self) -> str | None:
@@ -67,10 +70,21 @@ class Bundle:
             states = states - torch.from_numpy(shift).to(states.device)
         return self.mapper(states.to(device), mask.to(device))  # type: ignore[no-any-return]
 
-    def prediction(self, log_probs: Sequence[float]) -> Prediction:
-        """Log-probabilities (L,) over the bundle's letters, in their order, to a calibrated prediction."""
+    @torch.inference_mode()
+    def distances(self, states: Tensor, mask: Tensor, shift: Float32 | None = None) -> list[float]:
+        """How unlike training speech each of B utterances is (Familiarity.distance), 1 where the bundle does not tell. As `embeds_of`."""
+        if self.familiarity is None:
+            return [1.0] * len(states)
+        real = mask[:, :, None].to(states.device)
+        means = (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+        if shift is not None:
+            means = means - torch.from_numpy(shift).to(means.device)
+        return self.familiarity.distance(means.cpu()).tolist()
+
+    def prediction(self, log_probs: Sequence[float], distance: float = 1.0) -> Prediction:
+        """Log-probabilities (L,) over the bundle's letters, in their order, to a calibrated prediction; distance: of the utterance."""
         manifest = self.manifest
-        calibrated = (torch.tensor(log_probs, dtype=torch.float64) / manifest.temperature).softmax(dim=0).tolist()
+        calibrated = (torch.tensor(log_probs, dtype=torch.float64) / (manifest.temperature * distance)).softmax(dim=0).tolist()
         posterior = dict(zip(manifest.letters, calibrated, strict=True))
         return Prediction(posterior, max(calibrated) < manifest.unsure_below, manifest.version)
 
@@ -91,7 +105,8 @@ def open_bundle(folder: Path, beside: Bundle | None = None) -> Bundle:
         mapper.load_state_dict(weights)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(f"the mapper of {folder} does not fit its encoder or bundle.json: {error}") from error
-    return Bundle(folder, manifest, encoder, mapper.eval().requires_grad_(False), _reference_settings(folder, manifest, encoder.width))
+    settings = _reference_settings(folder, manifest, encoder.width)
+    return Bundle(folder, manifest, encoder, mapper.eval().requires_grad_(False), settings, Familiarity.load(folder, encoder.width))
 
 
 def _reference_settings(folder: Path, manifest: BundleManifest, width: int) -> ReferenceSettings | None:

@@ -50,6 +50,15 @@ class Answered:
     sums: VoiceSums | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Heard:
+    """embeds (Q, H); state (D,): the mean state, before the reference is subtracted; distance: to training speech."""
+
+    embeds: Tensor
+    state: Tensor
+    distance: float
+
+
 @dataclass(frozen=True, slots=True)
 class Style:
     """How a bundle is asked: strategy, which of the ten prompts, how many examples, and the voice's description, if any.
@@ -101,12 +110,12 @@ class Predictor:
         if self._style.strategy.needs_transcript and any(sound.transcript is None for sound in sounds):
             raise ValueError(f"the strategy {self._style.strategy} needs the transcript of every utterance")
         heard = self._hear(sounds, shift)
-        speech = [embeds for embeds, _ in heard]
         if self._style.strategy is Strategy.JOINT:
-            answers = self._write_then_judge(sounds, speech)
+            answers = self._write_then_judge(sounds, heard)
         else:
-            answers = [Answered(prediction) for prediction in self.judge(sounds, speech)]
-        return [self._with_sums(answer, state, sound) for answer, (_, state), sound in zip(answers, heard, sounds, strict=True)]
+            predictions = self.judge(sounds, [one.embeds for one in heard], [one.distance for one in heard])
+            answers = [Answered(prediction) for prediction in predictions]
+        return [self._with_sums(answer, one.state, sound) for answer, one, sound in zip(answers, heard, sounds, strict=True)]
 
     def unknown(self) -> Prediction:
         """What is known where the model's answer was not in the grammar: nothing, and so it is unsure."""
@@ -117,46 +126,43 @@ class Predictor:
         """B utterances to what the model writes when asked for the words alone (ASR), the grammar's bars removed."""
         plain = replace(self._style, strategy=Strategy.SER)
         heard = self._hear(sounds, None)
-        requests = [Request(plain.turns(sound, None, Task.ASR), embeds) for sound, (embeds, _) in zip(sounds, heard, strict=True)]
+        requests = [Request(plain.turns(sound, None, Task.ASR), one.embeds) for sound, one in zip(sounds, heard, strict=True)]
         return [text.strip().removeprefix("| ASR:").split("|")[0].strip() for text in self._llm.write(requests, " |")]
 
-    def judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor]) -> list[Prediction]:
+    def judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor], distances: Sequence[float]) -> list[Prediction]:
         """Predictions for utterances whose speech embeds (Q, H) are at hand, and whose words, if the strategy uses them, are known.
 
-        Of the sounds, audio is not looked at unless a voice that was not measured has to be.
+        distances: see Bundle.distances. Of the sounds, audio is not looked at unless a voice that was not measured has to be.
         """
         requests = [Request(self._closing_turns(sound), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
         answers = self._llm.letter_log_probs(requests, self._bundle.manifest.letters)
-        return [self._bundle.prediction(answer) for answer in answers]
+        return [self._bundle.prediction(answer, distance) for answer, distance in zip(answers, distances, strict=True)]
 
     def _closing_turns(self, sound: Sound) -> tuple[Message, ...]:
         if self._style.strategy in (Strategy.TRANSCRIPT_PREFIX, Strategy.JOINT):
             return self._style.turns(sound, emotion_prefix(sound.transcript), Task.JOINT)
         return self._style.turns(sound, emotion_prefix(), Task.SER)
 
-    def _write_then_judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor]) -> list[Answered]:
+    def _write_then_judge(self, sounds: Sequence[Sound], heard: Sequence[_Heard]) -> list[Answered]:
         """The model writes the transcript; where what it wrote is in the grammar, the letter follows with its probabilities."""
-        requests = [Request(self._style.turns(sound, None, Task.JOINT), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
+        requests = [Request(self._style.turns(sound, None, Task.JOINT), one.embeds) for sound, one in zip(sounds, heard, strict=True)]
         written = [written_transcript(text) for text in self._llm.write(requests, _UP_TO_EMOTION)]
         usable = [i for i, transcript in enumerate(written) if transcript is not None]
-        heard = [replace(sounds[i], transcript=written[i]) for i in usable]
+        worded = [replace(sounds[i], transcript=written[i]) for i in usable]
         answers = [Answered(None)] * len(sounds)
-        predictions = self.judge(heard, [speech[i] for i in usable]) if usable else []
+        predictions = self.judge(worded, [heard[i].embeds for i in usable], [heard[i].distance for i in usable]) if usable else []
         for i, prediction in zip(usable, predictions, strict=True):
             answers[i] = Answered(prediction, written[i])
         return answers
 
-    def _hear(self, sounds: Sequence[Sound], shift: Float32 | None) -> list[tuple[Tensor, Tensor]]:
-        """Speech embeds (Q, H) and the mean state (D,) before anything is subtracted, in the order asked.
-
-        Padding costs time, so sounds of like length are encoded together.
-        """
-        placed: dict[int, tuple[Tensor, Tensor]] = {}
+    def _hear(self, sounds: Sequence[Sound], shift: Float32 | None) -> list[_Heard]:
+        """Padding costs time, so sounds of like length are encoded together; what was heard comes back in the order asked."""
+        placed: dict[int, _Heard] = {}
         for group in length_groups([len(sound.audio) for sound in sounds], _MAX_BATCH_SAMPLES):
             states, mask = self._bundle.states([torch.from_numpy(sounds[i].audio) for i in group])
-            embeds = self._bundle.embeds_of(states, mask, shift)
+            embeds, distances = self._bundle.embeds_of(states, mask, shift), self._bundle.distances(states, mask, shift)
             for place, i in enumerate(group):
-                placed[i] = embeds[place], states[place][mask[place]].mean(dim=0)
+                placed[i] = _Heard(embeds[place], states[place][mask[place]].mean(dim=0), distances[place])
         return [placed[i] for i in range(len(sounds))]
 
     def _with_sums(self, answer: Answered, state: Tensor, sound: Sound) -> Answered:

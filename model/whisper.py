@@ -171,8 +171,9 @@ class WhisperEncoder(SpeechEncoder):
             with torch.device("meta"):  # sizes are compared with those of the weights before any memory is taken
                 model = _random(WhisperConfig(**saved.whisper.model_dump()), saved.settings)
             encoder = cls(model, saved.settings)
-            encoder.standardise(weights.pop("centre"), weights.pop("scale"))
+            centre, scale = weights.pop("centre"), weights.pop("scale")
             encoder.model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+            encoder.standardise(centre, scale)
         except ValidationError as error:
             wrong = error.errors()[0]
             where = ".".join(str(part) for part in wrong["loc"]) or "the whole file"

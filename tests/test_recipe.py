@@ -99,7 +99,7 @@ def _set(*keys: str | int, to: object) -> Callable[[Values], None]:
         (_set("phases", 0, "tasks", to=["sre"]), "phases.0.tasks.0"),
         (_set("letters", to=["S", "Q"]), "letters.1"),
         (_set("letters", to=["S"]), "letters"),
-        (_set("corpora", 0, "train", to=[]), "tones needs names under train"),
+        (_set("corpora", 0, to={"name": "tones", "by": "speaker"}), "tones needs names under train, validation or test"),
         (_set("corpora", 0, "folds", to=[["t0", "t1", "t2"]]), "tones has validation and folds"),
         (_set("corpora", 0, "answer", to={"S": 0.7, "N": 0.7}), "the answer of tones adds up to more than 1"),
         (_set("encoder", "rooms", to=2), "rooms and room_share belong together"),
@@ -129,7 +129,7 @@ def test_a_recipe_that_is_no_toml_or_not_there_is_refused(tmp_path: Path) -> Non
     (tmp_path / "broken.toml").write_text("= 3")
     with pytest.raises(TrainingError, match=r"broken\.toml is not usable"):
         load_recipe(str(tmp_path / "broken.toml"))
-    with pytest.raises(TrainingError, match=r"one of the shipped: nano, .*paper"):
+    with pytest.raises(TrainingError, match=r"one of the shipped: compact, nano, .*paper"):
         load_recipe("none-such")
 
 

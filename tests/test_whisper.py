@@ -154,11 +154,20 @@ def test_a_saved_encoder_has_the_used_weights_in_half_precision_and_hears_the_sa
     encoder = encoder_of(whole)
     encoder.save(tmp_path / "saved")
     weights = load_file(tmp_path / "saved/model.safetensors")
+    assert torch.equal(weights.pop("centre"), encoder.centre)
+    assert torch.equal(weights.pop("scale"), encoder.scale)
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
     assert not [name for name in weights if name.startswith(("layers.2.", "decoder", "layer_norm"))]
     assert sum(tensor.numel() for tensor in weights.values()) == sum(parameter.numel() for parameter in encoder.parameters())
     config = json.loads((tmp_path / "saved/config.json").read_text())
-    assert config["settings"] == {"layers": [1, 2], "pool": 4, "level_dbfs": -26.0, "source": "somebody/whisper", "license": "MIT"}
+    assert config["settings"] == {
+        "layers": [1, 2],
+        "pool": 4,
+        "statistics": False,
+        "level_dbfs": -26.0,
+        "source": "somebody/whisper",
+        "license": "MIT",
+    }
     loaded = load_encoder(str(tmp_path / "saved"))
     assert loaded.origins == encoder.origins == ["somebody/whisper: encoder up to layer 2, states of 1, 2; MIT"]
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
@@ -363,3 +372,20 @@ def test_its_bundle_answers_without_the_whole_whisper(released: Path) -> None:
         assert alone.prediction is not None
         assert sum(answer.prediction.posterior.values()) == pytest.approx(1)
         assert answer.prediction.posterior == pytest.approx(alone.prediction.posterior, abs=1e-4)
+
+
+def test_statistics_are_one_state_a_clip_whatever_else_is_heard_and_however_loud(whole: Path) -> None:
+    encoder = encoder_of(whole, statistics=True)
+    clips = [0.1 * torch.randn(int(seconds * SAMPLE_RATE)) for seconds in (1.0, 4.0, 2.5)]
+    states, mask = encoder(clips)
+    assert mask.all()
+    frames, real = encoder_of(whole, pool=1)(clips)
+    for i, clip in enumerate(clips):
+        own = frames[i][real[i]]
+        wanted = torch.cat([own.mean(dim=0), own.std(dim=0, correction=0)])
+        assert torch.allclose(states[i, 0], wanted, atol=1e-4)
+        assert torch.allclose(states[i], encoder([clip / 10])[0][0], atol=1e-3)
+    encoder.standardise(states[:, 0].mean(dim=0), torch.full((encoder.width,), 2.0))
+    assert torch.allclose(encoder(clips)[0], (states - states.mean(dim=0)) / 2, atol=1e-4)
+    with pytest.raises(ValueError, match="every scale over 0"):
+        encoder.standardise(encoder.centre, torch.zeros(encoder.width))

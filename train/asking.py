@@ -20,5 +20,6 @@ def from_states(bundle: Bundle, llm: LanguageModel, states: Sequence[Tensor], so
     for first in range(0, len(states), _AT_ONCE):
         some, of_them = states[first : first + _AT_ONCE], sounds[first : first + _AT_ONCE]
         mask = pad_sequence([row.new_ones(len(row), dtype=torch.bool) for row in some], batch_first=True)
-        found += predictor.judge(of_them, list(bundle.embeds_of(pad_sequence(list(some), batch_first=True), mask)))
+        padded = pad_sequence(list(some), batch_first=True)
+        found += predictor.judge(of_them, list(bundle.embeds_of(padded, mask)), bundle.distances(padded, mask))
     return found

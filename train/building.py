@@ -39,8 +39,8 @@ def build(recipe: Recipe, corpora: Corpora, parts: Sequence[Part], work: Path, s
     llm = _language_model(recipe, parts)
     llm.add_lora(recipe.lora.rank, recipe.lora.alpha)
     mapper = QPMapper(hearing.encoder.width, llm.hidden_size, **recipe.mapper.model_dump())
-    reference = hearing.reference_settings if isinstance(hearing, StatisticsHearing) else None
-    return Materials(parts, hearing, mapper, llm, voices_of(recipe, parts, work), corpora.noises, reference)
+    known = (hearing.reference_settings, hearing.familiarity) if isinstance(hearing, StatisticsHearing) else (None, None)
+    return Materials(parts, hearing, mapper, llm, voices_of(recipe, parts, work), corpora.noises, *known)
 
 
 def voices_of(recipe: Recipe, parts: Sequence[Part], work: Path) -> Voices | None:

@@ -99,7 +99,8 @@ def draft(recipe: Recipe, materials: Materials) -> Bundle:
         scores=[],
         files={},
     )
-    return Bundle(Path(), manifest, materials.hearing.encoder, materials.mapper.eval(), materials.reference)
+    mapper = materials.mapper.eval()
+    return Bundle(Path(), manifest, materials.hearing.encoder, mapper, materials.reference, materials.familiarity)
 
 
 def write_bundle(
@@ -128,6 +129,8 @@ def write_bundle(
     if not isinstance(recipe.encoder, Pretrained):
         materials.hearing.encoder.save(partial / "encoder")
     save_file(materials.mapper.state_dict(), partial / "mapper.safetensors")
+    if materials.familiarity is not None:
+        materials.familiarity.save(partial)
     if (settings := materials.reference) is not None:
         numbers = {name: torch.from_numpy(getattr(settings, name)) for name in ("population_mean", "emotion_offsets", "ratio")}
         save_file(numbers, partial / NORMALISER)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.audio import Float32
+from model.familiarity import Familiarity
 from model.speech_encoder import SpeechEncoder
 from model.types import Emotion
 from model.voice_reference import ReferenceSettings
@@ -81,6 +82,8 @@ class StatisticsHearing:
             mean = np.zeros(encoder.width, np.float32)  # the encoder's states are standardised
             offsets, ratio = self.voices.emotion_offsets.numpy(), self.voices.ratio.numpy()
             self.reference_settings = ReferenceSettings(normalisation.prior_segments, mean, offsets, ratio)
+        speech = [u for part in parts if part.answer is None or _is_neutral(part) for u in part.utterances]
+        self.familiarity = Familiarity.fit(torch.stack([self._standardised(u) for u in speech]))
         between = [offset for speaker, offset in self.voices.speakers.items() if speaker[0] in {u.corpus for u in labelled}]
         self._between = torch.stack(between).std(dim=0)
         self._teacher = self._taught(parts, letters, recipe.teacher_l2, seed)
@@ -117,7 +120,7 @@ class StatisticsHearing:
 
     def _clips(self, parts: Sequence[Part]) -> Clips:
         utterances = everyone(parts)
-        neutral = [(part.answer or {}).get(Emotion.NEUTRAL, 0.0) > 0.5 for part in parts for _ in part.utterances]
+        neutral = [_is_neutral(part) for part in parts for _ in part.utterances]
         states = torch.stack([self._standardised(u) for u in utterances])
         return Clips(states, [u.emotion for u in utterances], [_speaker(u) for u in utterances], neutral)
 
@@ -143,3 +146,8 @@ class StatisticsHearing:
 
 def _speaker(utterance: Utterance) -> Speaker | None:
     return (utterance.corpus, utterance.speaker) if utterance.speaker else None
+
+
+def _is_neutral(part: Part) -> bool:
+    """Whether it is calm speech without a label."""
+    return (part.answer or {}).get(Emotion.NEUTRAL, 0.0) > 0.5

@@ -17,6 +17,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from model.errors import TrainingError
+from model.familiarity import Familiarity
 from model.mapper import QPMapper
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 class Materials:
     """What a run is made from. voices: only where a phase or the release asks for features. noises: what was laid under speech.
 
-    reference: how the bundle makes references of voices; None where it hears every voice alike.
+    reference: how the bundle makes references of voices; None where it hears every voice alike. familiarity: of what is trained on.
     """
 
     parts: Sequence[Part]
@@ -51,6 +52,7 @@ class Materials:
     voices: Voices | None
     noises: Sequence[Noise] = ()
     reference: ReferenceSettings | None = None
+    familiarity: Familiarity | None = None
 
 
 @dataclass(frozen=True, slots=True)
