@@ -23,8 +23,13 @@ _AWAY = ((11.0, 12.5), (16.0, 17.2))
 _WARM_UP = 40
 
 
-def entries(day: Day = DAY, count: int = 200, seed: int = 0, bundle: str = "nano-5c1ad689", sad: float = 0.0) -> list[TimelineEntry]:
-    """Judged segments, some unsure, some corrected by the person. sad: how much more probability sadness gets."""
+def entries(
+    day: Day = DAY, count: int = 200, seed: int = 0, bundle: str = "nano-5c1ad689", sad: float = 0.0, voice_version: str | None = None
+) -> list[TimelineEntry]:
+    """Judged segments, some unsure, some corrected by the person. sad: how much more probability sadness gets.
+
+    voice_version: of the reference of the voice that they were heard against.
+    """
     draw = random.Random(seed)
     found = []
     for number in range(count):
@@ -44,7 +49,7 @@ def entries(day: Day = DAY, count: int = 200, seed: int = 0, bundle: str = "nano
         said = Correction(number + 1, Emotion.SAD, False, end) if number % 50 == 7 else None
         voice = Voice(draw.gauss(-30, 4), draw.gauss(170, 20))
         place = (number + 1, "s", number, number + 1, start, end, str(day.zone))
-        found.append(TimelineEntry(*place, SegmentState.JUDGED, None, prediction, end, said, voice))
+        found.append(TimelineEntry(*place, SegmentState.JUDGED, None, prediction, end, said, voice, voice_version))
     return sorted(found, key=lambda entry: entry.start_at)
 
 

@@ -158,6 +158,14 @@ def test_what_is_played_is_captured_sample_for_sample(plugged_in: VirtualMicroph
     np.testing.assert_array_equal(sound[at : at + len(VOICE)], VOICE)
     assert source.lost_samples == 0
     assert source.description == ("microphone 'pulse'" if name else "microphone 'default'")
+    assert source.microphone == "mic", "what is heard by the default, not that it is the default"
+
+
+def test_a_microphone_keeps_its_name_when_it_is_plugged_in_as_another_card() -> None:
+    source = MicrophoneSource()
+    for name in ("USB Mic: Audio (hw:1,0)", "USB Mic: Audio (hw:12,3)", "USB Mic: Audio"):
+        source._name = name
+        assert source.microphone == "USB Mic: Audio"
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, accepts: Callable[[int, int], int | None]) -> list[tuple[int, int]]:

@@ -40,7 +40,7 @@ HUM = np.random.default_rng(0).normal(scale=20, size=CHUNK).astype(np.int16) | n
 class Microphone:
     """Hums in real time until it fails as it is told, or is closed. The only fake here: a fault of hardware."""
 
-    description, live = "a microphone", True
+    description, live, microphone = "a microphone", True, "a microphone"
     delivered: Delivery | None = None
 
     def __init__(self, fault: DeviceFault | None, seconds: float = 0.5, opens: bool = True) -> None:

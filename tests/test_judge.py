@@ -163,7 +163,7 @@ def test_an_engine_that_never_starts_is_tried_three_times_and_its_last_words_are
 ) -> None:
     # A torch that dies while it is imported, as one built for another machine does.
     (tmp_path / "torch.py").write_text("import sys, os\nprint('illegal instruction in kernel', file=sys.stderr, flush=True)\nos.abort()\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr("monitor.judging.judge._BACKOFF_S", (0.01,))
     record = Record(_sounds(1))
     judge = record.judge(tmp_path)
@@ -181,7 +181,7 @@ def test_a_tireless_judge_goes_on_until_the_engine_lives(tmp_path: Path, monkeyp
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "torch.py").write_text("import os\nos.abort()\n")
-    monkeypatch.setenv("PYTHONPATH", str(broken))
+    monkeypatch.setenv("PYTHONPATH", f"{broken}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr("monitor.judging.judge._BACKOFF_S", (0.01,))
     record = Record(_sounds(3))
     judge = record.judge(tmp_path, tireless=True)

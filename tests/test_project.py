@@ -129,6 +129,8 @@ LIGHT = [
     ["clinic", "--help"],
     ["bundles", "show", "nano"],
     ["bundles", "use", "nano"],
+    ["voice"],
+    ["voice", "renew", "--help"],
 ]
 
 
