@@ -14,36 +14,57 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.adapter import Adapter
+from model.audio import Float32
 from model.encoder import SpeechEncoder, load_encoder
 from model.errors import BundleError
-from model.manifest import BundleManifest, read_manifest, verify
+from model.manifest import NORMALISER, BundleManifest, read_manifest, verify
 from model.mapper import QPMapper
 from model.speech_llm import SpeechLLM
 from model.types import Prediction
+from model.voice_reference import ReferenceSettings
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """The front half of a released set, and what is needed to read the back half's answer."""
+    """The front half of a released set, and what is needed to read the back half's answer.
+
+    reference_settings: how sums of a voice become what is subtracted from its states; None where the bundle does not normalise.
+    """
 
     folder: Path
     manifest: BundleManifest
     encoder: SpeechEncoder
     mapper: QPMapper
+    reference_settings: ReferenceSettings | None = None
+
+    @property
+    def voice_space(self) -> str | None:
+        """See BundleManifest."""
+        return self.manifest.voice_space
 
     def uncalibrated(self) -> "Bundle":
         """The same, with its answers as the language model gives them: temperature 1, nothing unsure."""
         return replace(self, manifest=self.manifest.model_copy(update={"temperature": 1.0, "unsure_below": 0.0}))
 
     @torch.inference_mode()
-    def speech_embeds(self, audio: Sequence[Tensor]) -> Tensor:
-        """B float32 tensors (N,) in [-1, 1) at SAMPLE_RATE to speech embeds (B, Q, H), float32, on the mapper's device."""
-        return self.embeds_of(*self.encoder(audio))
+    def states(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """B float32 tensors (N,) in [-1, 1) at SAMPLE_RATE to encoder states (B, T, D) and their mask (B, T), True where real."""
+        return self.encoder(audio)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def embeds_of(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Encoder states (B, T, D) and mask (B, T), True where real, to speech embeds (B, Q, H), float32, on the mapper's device."""
+    def speech_embeds(self, audio: Sequence[Tensor], shift: Float32 | None = None) -> Tensor:
+        """B float32 tensors (N,) in [-1, 1) at SAMPLE_RATE to speech embeds (B, Q, H), float32, on the mapper's device."""
+        return self.embeds_of(*self.states(audio), shift)
+
+    @torch.inference_mode()
+    def embeds_of(self, states: Tensor, mask: Tensor, shift: Float32 | None = None) -> Tensor:
+        """Encoder states (B, T, D) and mask (B, T), True where real, to speech embeds (B, Q, H), float32, on the mapper's device.
+
+        shift: float32 (D,), the reference of the voice, from `shift_of`; subtracted from every state.
+        """
         device = self.mapper.queries.device
+        if shift is not None:
+            states = states - torch.from_numpy(shift).to(states.device)
         return self.mapper(states.to(device), mask.to(device))  # type: ignore[no-any-return]
 
     def prediction(self, log_probs: Sequence[float]) -> Prediction:
@@ -70,7 +91,19 @@ def open_bundle(folder: Path, beside: Bundle | None = None) -> Bundle:
         mapper.load_state_dict(weights)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(f"the mapper of {folder} does not fit its encoder or bundle.json: {error}") from error
-    return Bundle(folder, manifest, encoder, mapper.eval().requires_grad_(False))
+    return Bundle(folder, manifest, encoder, mapper.eval().requires_grad_(False), _reference_settings(folder, manifest, encoder.width))
+
+
+def _reference_settings(folder: Path, manifest: BundleManifest, width: int) -> ReferenceSettings | None:
+    if manifest.normalisation is None:
+        return None
+    try:
+        mean = load_file(folder / NORMALISER)["population_mean"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise BundleError(f"{folder} normalises voices, but its {NORMALISER} cannot be read: {error}") from error
+    if mean.shape != (width,) or not torch.isfinite(mean).all():
+        raise BundleError(f"{folder / NORMALISER} must hold {width} numbers, the width of the encoder, as population_mean")
+    return ReferenceSettings(manifest.normalisation.prior_segments, mean.float().numpy())
 
 
 def load_llm(bundle: Bundle) -> SpeechLLM:

@@ -112,6 +112,10 @@ class ClinicError(EmosllmError):
     """The clinic's database cannot be reached, is set up otherwise than expected, or does not let this login do what is asked."""
 
 
+class VoiceError(EmosllmError):
+    """What is known of the person's voice cannot be changed as it was asked."""
+
+
 class WordError(EmosllmError):
     """What the person says, of themselves or of a segment, cannot be stored or taken back as it was said."""
 

@@ -5,6 +5,7 @@ folders. Weights are safetensors and everything else is JSON or text, so loading
 """
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,6 +19,7 @@ from model.types import Emotion
 MANIFEST = "bundle.json"
 CARD = "README.md"  # the model card, written once the figures are known; it describes the weights and changes nothing
 PUBLIC_SET = "public.safetensors"  # what nights of training rehearse and are measured with; it answers nothing
+NORMALISER = "normaliser.safetensors"  # where the bundle normalises: "population_mean", the mean encoder state of all speakers
 LEARNED_FROM = "learned_from.json"  # from which segments of a person, where it was trained on their machine
 FORMAT = 1
 _ALLOWED_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".md", ""}
@@ -41,6 +43,15 @@ class MapperSettings(_Record):
         if self.width % self.heads:
             raise ValueError(f"the mapper's width {self.width} is not divisible by its {self.heads} heads")
         return self
+
+
+class Normalisation(_Record):
+    """That the mapper expects states from which the reference of the speaker's voice was subtracted, and how that is shrunk.
+
+    prior_segments: how many segments of the person weigh as much as what is known of everybody.
+    """
+
+    prior_segments: Annotated[float, Field(gt=0)]
 
 
 class Score(_Record):
@@ -73,6 +84,7 @@ class BundleManifest(_Record):
     encoder, llm: a folder inside the bundle, or where to find the weights otherwise (folder or hub name).
     strategy: how it is asked; one that needs nothing but sound. prompt: which of the ten prompts. shots: how many examples of the output
     the instruction holds. features: where low, medium and high begin for the voice's description in the instruction; None without one.
+    normalisation: how the reference of a voice is used; None where the bundle hears every voice alike.
     letters: the letters this bundle can answer with. temperature: divides the log-probabilities before they are shown.
     unsure_below: a highest probability under it makes a segment unsure. files: SHA-256 of every other file in the folder.
     """
@@ -84,6 +96,7 @@ class BundleManifest(_Record):
     strategy: Literal[Strategy.SER, Strategy.JOINT]
     shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
     features: Terciles | None = None
+    normalisation: Normalisation | None = None
     letters: Annotated[list[Emotion], Field(min_length=2)]
     temperature: Annotated[float, Field(gt=0)]
     unsure_below: Annotated[float, Field(ge=0, le=1)]
@@ -101,6 +114,14 @@ class BundleManifest(_Record):
         """What tells the weights of a part (`encoder`, `llm`) from others: the digests of its files by name, or where else they are."""
         inside = {name.removeprefix(f"{source}/"): digest for name, digest in self.files.items() if name.startswith(f"{source}/")}
         return inside or source
+
+    @property
+    def voice_space(self) -> str | None:
+        """Which sums of a voice belong together: those of the same encoder and normaliser. None where the bundle does not normalise."""
+        if self.normalisation is None:
+            return None
+        parts = json.dumps([self.part(self.encoder), self.files.get(NORMALISER, "")], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
 def find_bundle(name: str) -> Path:

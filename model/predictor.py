@@ -10,12 +10,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from model.audio import Float32
+from model.audio import Float32, samples_to_s
 from model.bundle import Bundle
 from model.paralinguistics import FEATURES, Measured, Terciles, measure, words
 from model.prompts import Message, Strategy, Task, emotion_prefix, messages, shots_of, written_transcript
 from model.request import LanguageModel, Request
 from model.types import Emotion, Prediction
+from model.voice_reference import VoiceSums
 
 # Sound encoded at once, 40 s: beyond it a batch only costs memory.
 _MAX_BATCH_SAMPLES = 640_000
@@ -38,10 +39,14 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """prediction: None when the model's own answer was not in the grammar. transcript: what the model wrote, where it was asked to."""
+    """prediction: None when the model's own answer was not in the grammar. transcript: what the model wrote, where it was asked to.
+
+    sums: what the utterance adds to the reference of its speaker's voice; None where the bundle does not normalise.
+    """
 
     prediction: Prediction | None
     transcript: str | None = None
+    sums: VoiceSums | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +89,23 @@ class Predictor:
         self._llm = llm
         self._style = style or Style.of(bundle)
 
-    def predict(self, sounds: Sequence[Sound]) -> list[Answered]:
-        """B utterances to B answers. Raises ValueError when the strategy needs a transcript that is not there; EngineError."""
+    def predict(self, sounds: Sequence[Sound], shift: Float32 | None = None) -> list[Answered]:
+        """B utterances of one speaker to B answers.
+
+        shift: float32 (D,), the reference of the speaker's voice, from `shift_of`; None for a stranger, or where the bundle does not
+        normalise. Raises ValueError when the strategy needs a transcript that is not there; EngineError.
+        """
         if not sounds:
             return []
         if self._style.strategy.needs_transcript and any(sound.transcript is None for sound in sounds):
             raise ValueError(f"the strategy {self._style.strategy} needs the transcript of every utterance")
-        speech = self._speech_embeds(sounds)
+        heard = self._hear(sounds, shift)
+        speech, sums = [embeds for embeds, _ in heard], [own for _, own in heard]
         if self._style.strategy is Strategy.JOINT:
-            return self._write_then_judge(sounds, speech)
-        return [Answered(prediction) for prediction in self.judge(sounds, speech)]
+            answers = self._write_then_judge(sounds, speech)
+        else:
+            answers = [Answered(prediction) for prediction in self.judge(sounds, speech)]
+        return [replace(answer, sums=own) for answer, own in zip(answers, sums, strict=True)]
 
     def unknown(self) -> Prediction:
         """What is known where the model's answer was not in the grammar: nothing, and so it is unsure."""
@@ -103,8 +115,8 @@ class Predictor:
     def transcribe(self, sounds: Sequence[Sound]) -> list[str]:
         """B utterances to what the model writes when asked for the words alone (ASR), the grammar's bars removed."""
         plain = replace(self._style, strategy=Strategy.SER)
-        speech = self._speech_embeds(sounds)
-        requests = [Request(plain.turns(sound, None, Task.ASR), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
+        heard = self._hear(sounds, None)
+        requests = [Request(plain.turns(sound, None, Task.ASR), embeds) for sound, (embeds, _) in zip(sounds, heard, strict=True)]
         return [text.strip().removeprefix("| ASR:").split("|")[0].strip() for text in self._llm.write(requests, " |")]
 
     def judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor]) -> list[Prediction]:
@@ -133,13 +145,24 @@ class Predictor:
             answers[i] = Answered(prediction, written[i])
         return answers
 
-    def _speech_embeds(self, sounds: Sequence[Sound]) -> list[Tensor]:
-        """Padding costs time, so sounds of like length are encoded together; the embeds (Q, H) come back in the order asked."""
-        placed: dict[int, Tensor] = {}
+    def _hear(self, sounds: Sequence[Sound], shift: Float32 | None) -> list[tuple[Tensor, VoiceSums | None]]:
+        """Speech embeds (Q, H) and what goes into the reference of the voice, in the order asked.
+
+        Padding costs time, so sounds of like length are encoded together.
+        """
+        placed: dict[int, tuple[Tensor, VoiceSums | None]] = {}
         for group in length_groups([len(sound.audio) for sound in sounds], _MAX_BATCH_SAMPLES):
-            embeds = self._bundle.speech_embeds([torch.from_numpy(sounds[i].audio) for i in group])
-            placed.update(zip(group, embeds, strict=True))
+            states, mask = self._bundle.states([torch.from_numpy(sounds[i].audio) for i in group])
+            embeds = self._bundle.embeds_of(states, mask, shift)
+            for place, i in enumerate(group):
+                placed[i] = embeds[place], self._sums(states[place], mask[place], len(sounds[i].audio))
         return [placed[i] for i in range(len(sounds))]
+
+    def _sums(self, states: Tensor, mask: Tensor, samples: int) -> VoiceSums | None:
+        """Of states (T, D) before anything is subtracted; only of a bundle that normalises, and of sound that is a frame long."""
+        if self._bundle.voice_space is None or not mask.any():
+            return None
+        return VoiceSums(1.0, samples_to_s(samples), states[mask].mean(dim=0).float().cpu().numpy())
 
 
 def length_groups(lengths: Sequence[int], limit: int) -> list[list[int]]:

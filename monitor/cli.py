@@ -26,6 +26,7 @@ from monitor.commands import (
     telling,
     tending,
     training,
+    voice,
 )
 
 app = typer.Typer(
@@ -64,6 +65,7 @@ app.add_typer(bundles.bundles, name="bundles", help="The models there are: which
 app.add_typer(clinic.clinic, name="clinic", help="A clinic's PostgreSQL: set it up, logins, who may read whom, the audit.")
 app.add_typer(scheduling.schedule, name="schedule", help="What the monitor does by itself, and when.")
 app.add_typer(serving.serve, name="serve")
+app.add_typer(voice.voice, name="voice")
 app.add_typer(tending.service, name="service", help="Let systemd start the monitor with your login, and watch over it.")
 
 # What is typed behind these is for the training process.

@@ -126,6 +126,10 @@ class Daemon:
         """See Recorder, from any thread."""
         return self._recorder.use_bundle(name, patience_s)
 
+    def voice_changed(self) -> None:
+        """See Recorder, from any thread."""
+        self._recorder.voice_changed()
+
     def _leave_source(self) -> None:
         if (source := self._source) is not None:
             source.close()
@@ -170,6 +174,7 @@ class Daemon:
         back = "the microphone is back: " if self._status.device_problem else ""
         self._view.tell(f"{back}listening to {source.description}; what follows are estimates, not a diagnosis")
         self._status.source, self._status.listening, self._status.device_problem = source.description, True, ""
+        self._recorder.microphone = source.microphone
         clock = StreamClock(self._anchor if self._anchor and not self._judging else datetime.now(UTC), self._position)
         self._ledger.become(Coverage.HEARD, clock.anchor)
         self._start_judging()

@@ -25,6 +25,7 @@ from monitor.jobs.places import plans_path, switches_path
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.in_use import InUse
 from monitor.judging.retirement import WHY, is_retired, known_bundles, learned_from, retire
+from monitor.known_voice import tell_monitor as tell_of_voice
 from monitor.library import BUNDLES, Library, go_live
 from monitor.look import in_use_of
 from monitor.retraining.work import Work
@@ -158,6 +159,8 @@ def _forget(config: Config, stretch: Stretch) -> Receipt:
         _give_up(copy, receipt)
     if salt_of(database) is not None:
         receipt.found = erase(database, keys.find(database), stretch.start, stretch.end).found
+        if receipt.found.voice_hours and (why := tell_of_voice(config)):
+            receipt.left.append(f"what a running monitor has in memory of your voice, until it judges the next speech ({why})")
     receipt.left += plan.unreachable
     if plan.shared:
         # Not before it is gone here, or a running monitor might send it once more.

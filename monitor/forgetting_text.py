@@ -74,7 +74,8 @@ def _counts(found: Found) -> list[str]:
     days = (
         f"{_many(found.summaries, 'summary of a day', '', 'summaries of days')}, made anew when next looked at" if found.summaries else ""
     )
-    return [line for line in (", ".join(filter(None, (speech, *more))), ", ".join(said), account, days) if line]
+    voice = f"what the monitor learned of your voice in {_many(found.voice_hours, 'hour')}, the whole of each" if found.voice_hours else ""
+    return [line for line in (", ".join(filter(None, (speech, *more))), ", ".join(said), account, days, voice) if line]
 
 
 def _elsewhere(receipt: Receipt, remote: bool) -> list[str]:

@@ -26,6 +26,7 @@ from monitor.store.reader import TimelineReader
 from monitor.store.reading import Readable
 from monitor.store.records import CheckIn, JobRun, TimelineEntry
 from monitor.store.summaries import DaySummaries
+from monitor.store.voice_reference import VoiceReference
 
 # An hour's share of what a long timeline may lack, after an update: it takes some seconds, beside listening.
 _AN_HOUR = 60
@@ -134,6 +135,18 @@ class Look:
     def last_job_runs(self, at_most: int) -> list[JobRun]:
         """What the monitor did by itself last, newest first."""
         return self._timeline.job_runs(at_most)
+
+    def voices(self) -> list[VoiceReference] | None:
+        """What the bundle in use can know of the voice, by microphone, the last heard first; None where it has no use for that, and where
+        that is not told."""
+        from model.manifest import find_bundle, read_manifest
+
+        try:
+            space = read_manifest(find_bundle(self._bundle)).voice_space
+        except BundleError:
+            return None
+        known = None if space is None else self._timeline.voice_references()
+        return None if known is None else [one for one in known if one.voice_space == space]
 
     def own_word(self, first: date, last: date) -> OwnWord:
         """What the person's own word amounts to, from the first day to the end of the last."""

@@ -27,8 +27,10 @@ from monitor.status import RECENT, Judged, Status
 from monitor.store.patience import PatientWriter, Write
 from monitor.store.records import Coverage, Judgement
 from monitor.store.timeline import Timeline
+from monitor.store.voice_reference import HeldReference
 from monitor.switching import Switched, Switching
 from monitor.view import View
+from monitor.voice_memory import VoiceMemory
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +58,12 @@ class _Stretch:
 
 
 class Recorder:
-    """Everything that one run of the monitor writes."""
+    """Everything that one run of the monitor writes.
+
+    microphone: which one what comes is heard through; None for a recording.
+    """
+
+    microphone: str | None = None
 
     def __init__(self, config: Config, timeline: Timeline, choice: BundleChoice, engine_log: Path, status: Status, view: View) -> None:
         self._spool, self._privacy = config.spool, config.privacy
@@ -72,7 +79,8 @@ class Recorder:
         self._writing = threading.Lock()
         self._forgotten: list[Stretch] = []
         self._switching = Switching()
-        listener = Listener(self._sound, self._on_judged, self._on_dropped, self._on_engine, self._on_switched)
+        self._voices = VoiceMemory(timeline)
+        listener = Listener(self._sound, self._on_judged, self._on_dropped, self._on_engine, self._on_switched, self._reference)
         self.judge = Judge(config.engine, choice, engine_log, listener, tireless=status.live)
 
     def resume(self) -> None:
@@ -84,13 +92,19 @@ class Recorder:
     def segment(self, start_sample: int, pcm: Int16, start_at: datetime, end_at: datetime) -> None:
         """Store a closed segment with its sound, and have it judged."""
         self._status.segments += 1
+        microphone = self.microphone
 
         def store() -> None:
             with self._writing:
                 if self._is_forgotten(start_at, end_at):
                     return
                 entry = self._timeline.add_segment(
-                    start_sample=start_sample, end_sample=start_sample + len(pcm), start_at=start_at, end_at=end_at, sound=pcm.tobytes()
+                    start_sample=start_sample,
+                    end_sample=start_sample + len(pcm),
+                    start_at=start_at,
+                    end_at=end_at,
+                    sound=pcm.tobytes(),
+                    microphone=microphone,
                 )
                 self._submit(entry, _Stretch(start_at, (end_at - start_at).total_seconds()))
 
@@ -118,6 +132,12 @@ class Recorder:
             self._stretches.pop(entry, None)
         kept = [item for item in list(self._status.recent) if not stretch.overlaps(item.start_at, item.end_at)]
         self._status.recent = deque(kept, RECENT)
+
+    def voice_changed(self) -> None:
+        """From any thread: something of what is known of the voice was erased. What is judged next is heard against what is left."""
+        self._voices.forget()
+        self._status.voice = None
+        self.judge.drop_reference()
 
     def use_bundle(self, name: str, patience_s: float) -> str:
         """From any thread: have another bundle judge what comes. Its version once it is in use; empty where that takes longer.
@@ -203,8 +223,23 @@ class Recorder:
         kept = judgements
         if not self._privacy.keep_transcripts:
             kept = {entry: replace(judgement, transcript=None) for entry, judgement in judgements.items()}
-        for entry in self._insist(lambda: self._timeline.judge(kept, self._privacy.keep_audio)):
+        settled = self._insist(lambda: self._timeline.judge(kept, self._privacy.keep_audio))
+        for entry in settled:
             self._show(entry, judgements[entry], "")
+        self._voices.learned(len(settled))
+        self._show_voice()
+
+    def _reference(self, entry: int, voice_space: str) -> HeldReference | None:
+        return self._insist(lambda: self._voices.reference(entry, voice_space))
+
+    def _show_voice(self) -> None:
+        """In the judge's thread: how well the voice is known, where the bundle has use for that. One that is known stays as it is."""
+        space, microphone, shown = self.judge.voice_space, self.microphone, self._status.voice
+        self._status.learns_voice = space is not None and microphone is not None
+        if space is None or microphone is None:
+            self._status.voice = None
+        elif shown is None or not shown.frozen or (shown.voice_space, shown.microphone) != (space, microphone):
+            self._status.voice = self._insist(lambda: self._timeline.voice_reference(microphone, space))
 
     def _on_dropped(self, entry: int, reason: str) -> None:
         self._insist(lambda: self._timeline.give_up([entry], reason))
@@ -228,6 +263,8 @@ class Recorder:
             self._view.tell(f"engine {state}: {detail}")
         self._status.engine, self._status.engine_detail, self._status.bundle = state, detail, self.judge.in_use
         self._status.away_since = self.judge.away_since
+        if state is EngineState.READY:
+            self._show_voice()
         _logger.info("engine %s", state)
 
     def _on_switched(self, name: str, version: str, reason: str) -> None:

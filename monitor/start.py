@@ -125,6 +125,10 @@ def commands_of(daemon: Daemon, status: Status) -> dict[str, Command]:
         daemon.forget(Stretch(start_at, end_at))
         return {}
 
+    def voice_changed(_arguments: Mapping[str, Any]) -> Answer:
+        daemon.voice_changed()
+        return {}
+
     def use_bundle(arguments: Mapping[str, Any]) -> Answer:
         name = arguments.get("name")
         if not isinstance(name, str) or not name:
@@ -135,6 +139,7 @@ def commands_of(daemon: Daemon, status: Status) -> dict[str, Command]:
     return {
         "use-bundle": use_bundle,
         "forget": forget,
+        "voice-changed": voice_changed,
         "status": lambda _arguments: {"pid": os.getpid(), **status.as_json()},
         "pause": pause,
         "resume": resume,

@@ -12,6 +12,8 @@ from typing import Any
 from model.types import Prediction
 from monitor.jobs.state import JobState, problems, summary
 from monitor.judging.listener import EngineState
+from monitor.store.voice_reference import VoiceReference
+from monitor.voice_text import voice_json
 
 RECENT = 8
 QUIETEST_DBFS = -60.0
@@ -61,7 +63,8 @@ class Status:
     unwritten: what waits because the timeline cannot be written. position: the moment that is being heard. bundle: the version of the one
     that judges, empty while none does. away_since: since when a server elsewhere does not answer, aware UTC. next_bundle: the name of the
     one that was asked for and is not in use yet. bundle_problem: why the one that was asked for last is not. jobs: what the monitor does
-    by itself, as `monitor.jobs.state.summary` tells it. sharing: None while nothing is shared with a clinic.
+    by itself, as `monitor.jobs.state.summary` tells it. sharing: None while nothing is shared with a clinic. learns_voice: whether the
+    model has use for a reference of the voice, and a microphone is heard. voice: what is known of it; None while nothing is.
     """
 
     source: str
@@ -81,6 +84,8 @@ class Status:
     prompt_problem: str = ""
     sharing: SharingState | None = None
     sharing_problem: str = ""
+    learns_voice: bool = False
+    voice: VoiceReference | None = None
     position: datetime | None = None
     segments: int = 0
     judged: int = 0
@@ -147,4 +152,5 @@ class Status:
             "problems": self.problems,
             "jobs": self.jobs,
             "sharing": self.sharing and self.sharing.as_json(),
+            "voice": voice_json(self.voice) if self.learns_voice else None,
         }

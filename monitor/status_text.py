@@ -6,6 +6,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from monitor.jobs.telling import summary_lines
+from monitor.voice_text import voice_words
 
 
 def status_text(answer: Mapping[str, Any], zone: ZoneInfo) -> str:
@@ -30,6 +31,8 @@ def _lines(answer: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
     yield f"Engine      {_engine(answer, zone)}"
     if answer.get("next_bundle"):
         yield f"Bundle      {answer['bundle'] or 'none yet'}, changing to {answer['next_bundle']}"
+    if voice := answer.get("voice"):
+        yield f"Voice       {voice_words(voice, zone)}"
     if jobs := list(summary_lines(answer["jobs"], zone)):
         yield f"Jobs        {'; '.join(jobs)}"
     if sharing := answer.get("sharing"):

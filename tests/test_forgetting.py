@@ -14,6 +14,7 @@ import pytest
 from model.errors import TimelineError, TimelineInUse
 from model.manifest import digests, find_bundle, read_manifest
 from model.types import Emotion, Prediction
+from model.voice_reference import VoiceSums
 from monitor.config import Config
 from monitor.control import ControlServer, socket_path
 from monitor.day.stretches import Stretch, parse_stretch
@@ -28,6 +29,7 @@ from monitor.store.lock import DatabaseLock
 from monitor.store.reader import TimelineReader
 from monitor.store.records import Coverage, Judgement
 from monitor.store.timeline import Timeline
+from monitor.store.voice_reference import HeardAgainst
 from monitor.store.words import Words
 from tests.bundles import Monitor, trained
 from tests.commands import run
@@ -43,6 +45,11 @@ WITHIN, BEFORE, AFTER = NOON + timedelta(minutes=20), NOON - timedelta(minutes=2
 
 def sound(seed: int) -> bytes:
     return np.random.default_rng(seed).integers(-3000, 3000, 32_000, np.int16).tobytes()
+
+
+def voice(number: int) -> VoiceSums:
+    """What the piece of that number adds to the reference of the voice."""
+    return VoiceSums(1.0, 2.0, np.random.default_rng(1000 + number).normal(size=16).astype(np.float32))
 
 
 class Life:
@@ -81,9 +88,10 @@ class Life:
             start_at=at,
             end_at=at + timedelta(seconds=2),
             sound=sound(number),
+            microphone="desk",
         )
         said = Prediction({Emotion.SAD: 0.75, Emotion.HAPPY: 0.25}, False, f"{words}-bundle")
-        timeline.judge({segment: Judgement(said, words)}, keep_sound=True)
+        timeline.judge({segment: Judgement(said, words, None, HeardAgainst("space", voice(number), None))}, keep_sound=True)
         return segment
 
     def summarize(self) -> None:
@@ -109,6 +117,7 @@ class Life:
             "checkin": "SELECT note FROM checkin ORDER BY at",
             "prompt": "SELECT at FROM prompt ORDER BY at",
             "day_summary": "SELECT summary FROM day_summary",
+            "voice_hour": "SELECT on_date, start_at, end_at, segments, sums FROM voice_hour ORDER BY start_at",
         }
         with closing(raw(self.database)) as connection:
             return {table: connection.execute(query).fetchall() for table, query in queries.items()}
@@ -123,11 +132,11 @@ def life(home: Path) -> Life:
 
 
 def traces(name: str) -> list[bytes]:
-    """What one piece of the life has left: words, notes, reasons, the model's version, sound, moments."""
+    """What one piece of the life has left: words, notes, reasons, the model's version, sound, moments, what was learned of the voice."""
     number, at = {"before": (0, BEFORE), "within": (1, WITHIN), "after": (2, AFTER)}[name]
     moments = [at, at + timedelta(seconds=2), at + timedelta(seconds=80), at + timedelta(seconds=4, microseconds=number)]
     texts = [f"{name}-words", f"{name}-note", f"{name}-reason", *(f"{moment:%Y-%m-%d %H:%M:%S.%f}" for moment in moments)]
-    return [*(text.encode() for text in texts), sound(number)[:2000], sound(100 + number)[:2000]]
+    return [*(text.encode() for text in texts), sound(number)[:2000], sound(100 + number)[:2000], voice(number).to_bytes()]
 
 
 # what goes and what stays ----------------------------------------------------------------------------------------
@@ -152,11 +161,14 @@ def test_no_byte_of_it_is_left_in_any_file_and_the_rest_is_as_it_was(life: Life)
     assert all(trace in after for name in ("before", "after") for trace in traces(name))
     assert receipt.found.segments == 2
     assert receipt.found.checkins == receipt.found.prompts == receipt.found.corrections == receipt.found.summaries == 1
+    assert receipt.found.voice_hours == 1
+    assert "what the monitor learned of your voice in 1 hour, the whole of each" in "\n".join(receipt_of(receipt, "", remote=False))
     assert receipt.rewritten == [*(backup.path.name for backup in life.backups.found()), aside.name]
     assert not receipt.left
     left = life.rows()
     assert left["checkin"] == [("before-note",), ("after-note",)]
     assert left["segment"] == [row for row in rows["segment"] if row[1] // 10**6 != 1]
+    assert left["voice_hour"] == [rows["voice_hour"][0], rows["voice_hour"][2]]
     assert left["day_summary"] == [("other-summary",)]
     assert not survey(life.config, GONE)
     assert not interrupted(life.config.timeline)
@@ -208,7 +220,7 @@ def test_a_backup_of_older_tables_is_cleaned_too(life: Life) -> None:
     with closing(raw(life.database)) as connection:
         for trigger in [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")]:
             connection.execute(f"DROP TRIGGER {trigger}")
-        for table in ("day_summary", "prompt", "checkin", "correction", "sharing", "outbox"):
+        for table in ("day_summary", "prompt", "checkin", "correction", "sharing", "outbox", "voice_hour", "voice_reference"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("UPDATE alembic_version SET version_num = '0002'")
         connection.commit()
@@ -299,7 +311,7 @@ def test_a_running_monitor_leaves_it_at_once_and_after_it_is_deleted(life: Life,
         told.append(sorted(path.name for path in (life.folder / "bundles" / guilty).rglob("*") if path.is_file()))
         return monitor.use(arguments)
 
-    commands = {"forget": lambda _arguments: {}, "use-bundle": use}
+    commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": use}
     with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
         assert forget(life.config, GONE).left == []
     assert (monitor.using, told) == (str(life.folder / "bundles" / innocent), [["bundle.json", "retired.json"]])
@@ -308,7 +320,7 @@ def test_a_running_monitor_leaves_it_at_once_and_after_it_is_deleted(life: Life,
 def test_a_monitor_that_does_not_leave_it_is_named_and_a_later_forget_tries_again(life: Life, tmp_path: Path) -> None:
     innocent, _guilty = used(life, tmp_path)
     monitor = Monitor(refusing="the engine is ill")
-    commands = {"forget": lambda _arguments: {}, "use-bundle": monitor.use}
+    commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": monitor.use}
     with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
         receipt = forget(life.config, GONE)
     assert len(monitor.asked) == 2
@@ -321,7 +333,7 @@ def test_a_monitor_that_went_back_to_a_retired_one_is_told_too(life: Life, tmp_p
     used(life, tmp_path)
     Library.of(life.config).in_use.use("nano", "by hand", NOON)
     monitor = Monitor()
-    commands = {"forget": lambda _arguments: {}, "use-bundle": monitor.use}
+    commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": monitor.use}
     with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
         receipt = forget(life.config, GONE)
     assert (monitor.asked, receipt.instead) == (["nano"], "")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "monitor", "train")
 COMMANDS = (
     *("bundles", "clinic", "dashboard", "exchange", "keeping", "labelling", "looking", "retraining", "running", "scheduling", "serving"),
-    *("settings", "telling", "tending", "training"),
+    *("settings", "telling", "tending", "training", "voice"),
 )
 OWNERS = {
     "pyaudio": {"monitor/sound/capture.py"},
@@ -28,7 +28,7 @@ OWNERS = {
     "psycopg": {"monitor/clinic/connection.py"},
     "httpx": {"monitor/judging/server.py", "monitor/judging/served_engine.py", "train/scoring/served.py"},
     "prometheus_client": {"monitor/serving/door.py"},
-    "sqlmodel": {f"monitor/store/{name}.py" for name in ("history", "tables", "timeline", "words", "writing")},
+    "sqlmodel": {f"monitor/store/{name}.py" for name in ("history", "tables", "timeline", "voice_learning", "words", "writing")},
     "apscheduler": {f"monitor/jobs/{name}.py" for name in ("daily", "plans", "schedule")},
     "typer": {"monitor/cli.py", *(f"monitor/commands/{name}.py" for name in COMMANDS)},
     "py_mini_racer": {"monitor/charts/render.py"},

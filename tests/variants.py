@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.manifest import MANIFEST, digests, find_bundle, version_of
+from model.manifest import MANIFEST, NORMALISER, digests, find_bundle, version_of
 
 ADAPTER, MAPPER = "adapter/adapter_model.safetensors", "mapper.safetensors"
 
@@ -28,6 +28,21 @@ def variant(folder: Path, seed: int = 1, about: Mapping[str, object] | None = No
     if llm != 1.0:
         _change(folder / "llm/model.safetensors", lambda tensor: tensor * llm)
     return sign(folder, about)
+
+
+def normalising(folder: Path, seed: int = 0, prior_segments: float = 10.0, adapter: int | None = None) -> Path:
+    """A copy of nano in a new folder that wants the reference of a voice subtracted; its population mean, of any size, is drawn by a seed.
+
+    adapter: the seed of other weights of mapper and adapter, as a night makes them.
+    """
+    if adapter is None:
+        shutil.copytree(find_bundle("nano"), folder)
+    else:
+        variant(folder, adapter)
+    width = len(load_file(folder / MAPPER)["enter.weight"][0])
+    mean = torch.randn(width, generator=torch.Generator().manual_seed(seed)) * 0.1
+    save_file({"population_mean": mean}, folder / NORMALISER)
+    return sign(folder, {"normalisation": {"prior_segments": prior_segments}})
 
 
 def sign(folder: Path, about: Mapping[str, object] | None = None) -> Path:

@@ -161,7 +161,9 @@ def _lowest(band: Band, unit: str) -> float:
 
 def _line(of: Trend) -> Option:
     name = "estimate" if of.measure.key == "valence" else of.measure.words
-    changed = [{"xAxis": index} for index, point in enumerate(of.points) if point.model_changed]
+    changed: list[Option] = [{"xAxis": index} for index, point in enumerate(of.points) if point.model_changed]
+    learned = [index for index, point in enumerate(of.points) if point.voice_changed and not point.model_changed]
+    changed += [{"xAxis": index, "label": {"formatter": "voice learned"}} for index in learned]
     marks = {
         "symbol": "none",
         "silent": True,

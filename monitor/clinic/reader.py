@@ -122,6 +122,9 @@ class ClinicReader:
         """None: what the monitor does by itself is not shared."""
         return []
 
+    def voice_references(self) -> None:
+        """Not told: what is known of a voice is not shared."""
+
     def earliest(self) -> datetime | None:
         """See Readable; of what was read."""
         moments = [entry.start_at for entry in self._segments[:1]] + [part.start_at for part in self._coverage[:1]]

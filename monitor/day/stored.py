@@ -32,6 +32,9 @@ def to_text(summary: DaySummary) -> str:
         "run": run and [run.emotion.value, run.segments, run.seconds, _text(run.start_at), _text(run.end_at)],
         "transitions": {before.value + after.value: count for (before, after), count in summary.transitions.items()},
     }
+    if summary.references:
+        # Not before there is one: what was kept without stays true.
+        values["references"] = dict(summary.references)
     return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -52,6 +55,7 @@ def from_text(text: str, day: Day, now: datetime, with_hours: bool = True) -> Da
         ),
         longest_run=values["run"] and _run(*values["run"]),
         transitions={(Emotion(pair[0]), Emotion(pair[1])): count for pair, count in values["transitions"].items()},
+        references=values.get("references", {}),
     )
 
 

@@ -84,7 +84,13 @@ def summarize(
         hours=_hours(day.hours(), pieces, heard),
         longest_run=longest_run(named),
         transitions=transitions(named),
+        references=_references(entries),
     )
+
+
+def _references(entries: Iterable[TimelineEntry]) -> dict[str, int]:
+    found = dict(Counter(entry.voice_version or "" for entry in entries if entry.prediction))
+    return found if any(found) else {}
 
 
 def _hours(hours: Sequence[Hour], pieces: Iterable[_Piece], heard: Sequence[Stretch]) -> tuple[HourSummary, ...]:

@@ -137,6 +137,7 @@ class DaySummary:
 
     coverage: tiles of what has passed of the day, so that every moment of it is of one kind.
     bundles: segments judged by each bundle version. gaps: empty unless the state is PARTIAL.
+    references: segments judged against each version of a reference of the voice, and under "" those against none; empty where all are.
     longest_run: the most speech of one emotion in neighbouring segments. transitions: how often a segment of the first emotion was followed
     by a neighbour of the second, which may be the same. Both pass over what is unsure or not judged.
     """
@@ -151,6 +152,7 @@ class DaySummary:
     hours: tuple[HourSummary, ...]
     longest_run: Run | None = None
     transitions: Mapping[tuple[Emotion, Emotion], int] = field(default_factory=dict)
+    references: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def length_s(self) -> float:

@@ -2,7 +2,8 @@
 
 A day is compared, and counts for the range of later ones, only if it is over and at least ENOUGH_HEARD_S of it were heard, and if it has
 enough of what is measured; a day without data never does. What the model has a say in is compared only among days that the same version
-judged alone, so a new model is not read as a mood. Says what is unusual for this person; what that means, it cannot know.
+judged alone, and against the same references of the voice, so that neither a new model nor a voice that it has come to know is read as a
+mood. Says what is unusual for this person; what that means, it cannot know.
 
 A change lasts when LASTING of the last LASTING_OF such days lie on one side of the range that was usual before those seven. How often
 that happens in a month in which nothing changed, for one measure: under 0.3 % if days are independent of each other, whatever their
@@ -29,6 +30,10 @@ ENOUGH_BEFORE = 21
 
 WARM_UP_DAYS = REACH_DAYS + 2 * LASTING_OF
 """How many days before the first that is shown are needed to compare it, and to see a change that lasts."""
+
+HARDLY = 0.1
+"""Where a smaller part of a day's segments than this was heard against a reference of the voice, as through a microphone that was used
+once, that does not count."""
 
 ENOUGH_SEGMENTS = 20
 ENOUGH_SURE_S = 60.0
@@ -69,7 +74,8 @@ class Point:
     """A measure on a day.
 
     value: None where there is too little to tell. band: the usual range by the days before. outside: -1 below it, 1 above it, 0 within or
-    not to be compared. model_changed: a version judged that did not judge on the day before.
+    not to be compared. model_changed: a version judged that did not judge on the day before. voice_changed: the voice was heard against a
+    reference that is new among these days and those before them.
     """
 
     on: date
@@ -78,6 +84,7 @@ class Point:
     band: Band | None
     outside: int
     model_changed: bool
+    voice_changed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +164,7 @@ def trends(days: Sequence[DaySummary], first: date = date.min) -> dict[str, Tren
 
     WARM_UP_DAYS before `first` have to be among the days; of them no hours are asked for.
     """
-    changed = _model_changes(days)
+    changed = list(zip(_model_changes(days), _voice_changes(days), strict=True))
     return {measure.key: _trend(measure, days, changed, first) for measure in MEASURES}
 
 
@@ -166,17 +173,17 @@ def counts(day: DaySummary) -> bool:
     return day.state is not DayState.NO_DATA and not {Gap.NOT_OVER, Gap.HEARD_LITTLE} & set(day.gaps)
 
 
-def _trend(measure: Measure, days: Sequence[DaySummary], changed: Sequence[bool], first: date) -> Trend:
+def _trend(measure: Measure, days: Sequence[DaySummary], changed: Sequence[tuple[bool, bool]], first: date) -> Trend:
     points: list[Point] = []
     known: list[_Known] = []
-    for day, model_changed in zip(days, changed, strict=True):
+    for day, (model_changed, voice_changed) in zip(days, changed, strict=True):
         value = None if day.state is DayState.NO_DATA else measure.get(day)
         judged_by = _judged_by(day) if measure.by_model else ""
         new = _Known(day.day.on, value, judged_by) if value is not None and judged_by is not None and counts(day) else None
         if day.day.on >= first:
             band = None if judged_by is None else _band(measure, known, day.day.on, judged_by)
             outside = band.side(new.value) if new and band else 0
-            points.append(Point(day.day.on, day.state, value, band, outside, model_changed))
+            points.append(Point(day.day.on, day.state, value, band, outside, model_changed, voice_changed))
         if new:
             known.append(new)
     return Trend(measure, tuple(points), _change(measure, known))
@@ -206,8 +213,13 @@ def _change(measure: Measure, known: Sequence[_Known]) -> Change | None:
 
 
 def _judged_by(day: DaySummary) -> str | None:
-    """The one model that judged a day; None where there were several, or none."""
-    return next(iter(day.bundles)) if len(day.bundles) == 1 else None
+    """The one model that judged a day, and against which references of the voice; None where there were several models, or none."""
+    return " ".join((next(iter(day.bundles)), *sorted(_heard_against(day)))) if len(day.bundles) == 1 else None
+
+
+def _heard_against(day: DaySummary) -> set[str]:
+    least = HARDLY * sum(day.references.values())
+    return {version for version, segments in day.references.items() if segments >= least}
 
 
 def _model_changes(days: Sequence[DaySummary]) -> list[bool]:
@@ -217,4 +229,16 @@ def _model_changes(days: Sequence[DaySummary]) -> list[bool]:
     for day in days:
         changes.append(bool(known) and not set(day.bundles) <= known)
         known = set(day.bundles) or known
+    return changes
+
+
+def _voice_changes(days: Sequence[DaySummary]) -> list[bool]:
+    """Of each day, whether the voice was heard against a reference that none of the days before was. Where there was none before, nothing
+    changed: another model began to use one then."""
+    changes: list[bool] = []
+    known: set[str] = set()
+    for day in days:
+        against = _heard_against(day)
+        changes.append(bool(known) and not against <= known)
+        known |= against
     return changes

@@ -8,7 +8,7 @@ from model.errors import EmosllmError
 from monitor.config import Config, config_path, load_config
 from monitor.doctor.clinic import clinic
 from monitor.doctor.findings import Finding, Verdict
-from monitor.doctor.judging import bundle, engine, engine_installed
+from monitor.doctor.judging import bundle, engine, engine_installed, voice
 from monitor.doctor.machine import clock, service
 from monitor.doctor.network import Watch, clinic_addresses, expected_addresses, own_roots, running_monitor
 from monitor.doctor.sound import microphone
@@ -19,6 +19,7 @@ _AT_REST: dict[str, Check] = {
     "bundle": bundle,
     "key": key,
     "timeline": timeline,
+    "voice": voice,
     "permissions": permissions,
     "disk": disk,
     "backups": backups,

@@ -11,6 +11,7 @@ from model.manifest import find_bundle, read_manifest, verify
 from monitor.config import Config
 from monitor.doctor.findings import Finding, Verdict
 from monitor.judging.trial import try_out
+from monitor.known_voice import lines, states
 from monitor.look import in_use_of
 
 _TRIED_S = 1.0
@@ -22,6 +23,14 @@ def bundle(config: Config) -> Finding:
     manifest = read_manifest(folder)
     verify(folder, manifest)
     return Finding(Verdict.OK, "bundle", f"{manifest.version}, all {len(manifest.files)} files as released, licence {manifest.license}")
+
+
+def voice(config: Config) -> Finding:
+    """How well the person's voice is known. Raises BundleError, TimelineError, StoreKeyError."""
+    known = states(config)
+    short = any(one["state"] == "known" and not one["enough"] for one in known or ())
+    advice = ["`emosllm-monitor voice renew` learns it anew"] if short else []
+    return Finding(Verdict.WARN if short else Verdict.OK, "voice", "\n".join([*lines(known, config.timeline.zone_info()), *advice]))
 
 
 def engine_installed(config: Config) -> Finding:

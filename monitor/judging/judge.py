@@ -16,10 +16,11 @@ from monitor.config import EngineConfig
 from monitor.judging.blame import Blame
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.listener import EngineState, Listener
-from monitor.judging.messages import Ask, Away, Failed, Failure, NotUsed, Ready, Told, Use, Using
+from monitor.judging.messages import Ask, Away, Failed, Failure, NotUsed, Ready, SetReference, Told, Use, Using
 from monitor.judging.process import JudgingProcess, Wakeup, with_last_words
 from monitor.judging.switch import Switch
 from monitor.store.records import Judgement
+from monitor.store.voice_reference import HeldReference
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class Judge:
         self._error: EmosllmError | None = None
         self._ended = False
         self._in_use = ""
+        self._voice_space: str | None = None
+        self._held: HeldReference | None = None  # the reference of a voice that the process holds
+        self._drop_held = False
         self._engine = ""
         self._away: Away | None = None
         self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
@@ -82,6 +86,11 @@ class Judge:
         return self._in_use
 
     @property
+    def voice_space(self) -> str | None:
+        """Of the bundle that judges; None while none is ready, and where it has no use for a reference of a voice."""
+        return self._voice_space
+
+    @property
     def away_since(self) -> datetime | None:
         """Since when an engine that is elsewhere does not answer, aware UTC; None while it does."""
         return self._away.since if self._away else None
@@ -96,6 +105,12 @@ class Judge:
             if self._ended:
                 raise EngineUnavailable("nothing is judged any more, so no other bundle can be used; start the monitor again")
             self._switch.ask(name)
+            self._tell_of_change()
+
+    def drop_reference(self) -> None:
+        """From any thread: the reference of the voice has changed, so the process is to let go of the one it holds, at once."""
+        with self._change:
+            self._drop_held = True
             self._tell_of_change()
 
     def submit(self, entry: int) -> None:
@@ -153,7 +168,7 @@ class Judge:
                 end = self._serve(child)
             finally:
                 child.end()
-                self._in_use, self._away = "", None
+                self._in_use, self._voice_space, self._held, self._away = "", None, None, None
             if end is None:
                 return
             if self._switch.now is not None and self._switch.in_place:
@@ -236,6 +251,7 @@ class Judge:
                 return Failed(f"the engine was not ready after {self._config.start_timeout_s} s", Failure.PASSING)
             try:
                 if ready and self._switch.now is None:
+                    self._drop_if_changed(child)
                     if (name := self._switch.begin(in_place=True)) is not None:
                         deadline = time.monotonic() + self._config.start_timeout_s
                         child.send(Use(name))
@@ -247,7 +263,7 @@ class Judge:
             match message:
                 case Ready():
                     ready, self._away = True, None
-                    self._engine = message.engine
+                    self._engine, self._voice_space = message.engine, message.voice_space
                     self._begin_with(message.bundle_version, f", ready after {time.monotonic() - began:.0f} s")
                 case Told():
                     self._is_back()
@@ -256,6 +272,8 @@ class Judge:
                     self._away = message
                     self._listener.changed(EngineState.AWAY, message.reason)
                 case Using():
+                    if message.voice_space != self._voice_space:
+                        self._voice_space, self._held = message.voice_space, None
                     self._taken_up(message.bundle_version)
                 case NotUsed(needs_restart=True) | Failed():
                     return message
@@ -299,8 +317,22 @@ class Judge:
             if pcm is None:
                 self.withdraw([entry])
                 continue
+            reference = None if self._voice_space is None else self._listener.reference(entry, self._voice_space)
             self._asked.add(entry)
+            self._hold(child, reference)
             child.send(Ask(entry, pcm))
+
+    def _hold(self, child: JudgingProcess, reference: HeldReference | None) -> None:
+        """What is asked next is heard against this reference."""
+        if reference != self._held:
+            child.send(SetReference(reference))
+            self._held = reference
+
+    def _drop_if_changed(self, child: JudgingProcess) -> None:
+        with self._change:
+            changed, self._drop_held = self._drop_held, False
+        if changed:
+            self._hold(child, None)
 
     def _settle(self, judgements: Mapping[int, Judgement]) -> None:
         with self._change:

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from model.audio import Int16
 from monitor.store.records import Judgement
+from monitor.store.voice_reference import HeldReference
 
 
 class EngineState(StrEnum):
@@ -24,7 +25,8 @@ class Listener:
 
     sound: mono int16 (N,) of an entry; None when it is not to be judged any more. judged: what was said, by entry. dropped: an entry
     that will not be judged, and why. changed: a new state, in words. switched: a bundle that was asked for by its name is in use, in this
-    version; or, where there is a reason, it is not, and another is.
+    version; or, where there is a reason, it is not, and another is. reference: of the voice, which an entry is to be heard against by
+    bundles of a voice space; None for none.
     """
 
     sound: Callable[[int], Int16 | None]
@@ -32,3 +34,4 @@ class Listener:
     dropped: Callable[[int, str], None]
     changed: Callable[[EngineState, str], None]
     switched: Callable[[str, str, str], None] = lambda _name, _version, _reason: None
+    reference: Callable[[int, str], HeldReference | None] = lambda _entry, _voice_space: None

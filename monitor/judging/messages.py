@@ -7,6 +7,7 @@ from datetime import datetime
 
 from model.audio import Int16
 from monitor.store.records import Judgement
+from monitor.store.voice_reference import HeldReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +19,22 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class SetReference:
+    """Daemon: hear what is asked from here on against this reference of the voice; None: against none, as a stranger's.
+
+    A bundle of another voice space takes it for none.
+    """
+
+    reference: HeldReference | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
-    """Process: the bundle is loaded and the engine answers."""
+    """Process: the bundle is loaded and the engine answers. voice_space: of the bundle; None where it does not normalise."""
 
     bundle_version: str
     engine: str
+    voice_space: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +46,11 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Using:
-    """Process: it judges with the bundle that it was told to use, and has tried it."""
+    """Process: it judges with the bundle that it was told to use, and has tried it. voice_space: as in Ready; where it is another one
+    than before, no reference is held any more."""
 
     bundle_version: str
+    voice_space: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

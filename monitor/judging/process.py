@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
 from monitor.config import EngineConfig
-from monitor.judging.messages import Ask, Use
+from monitor.judging.messages import Ask, SetReference, Use
 from monitor.large_pages import LARGE_PAGES
 from monitor.store.key_places import VARIABLE as STORE_KEY_VARIABLE
 
@@ -66,7 +66,7 @@ class JudgingProcess:
                 start_new_session=True,
             )
 
-    def send(self, message: Ask | Use) -> None:
+    def send(self, message: Ask | SetReference | Use) -> None:
         """Hand over a question, or what to answer it with. Raises OSError when the process is gone."""
         self._connection.send(message)
 

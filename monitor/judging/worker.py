@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from model.errors import AccessRefused, EmosllmError, EngineUnavailable
 from monitor.config import EngineConfig
-from monitor.judging.messages import Ask, Away, Failed, Failure, Ready, Told, Use
+from monitor.judging.messages import Ask, Away, Failed, Failure, Ready, SetReference, Told, Use
 
 _T = TypeVar("_T")
 
@@ -29,14 +29,15 @@ _PAUSES_S = (1.0, 10.0)
 class Inbox:
     """What the daemon has sent and nobody has taken up yet. Filled by one thread, emptied by another.
 
-    Another bundle is taken up before the questions that wait: whoever goes back from a bad one shall not wait for its answers.
+    Another bundle is taken up before the questions that wait: whoever goes back from a bad one shall not wait for its answers. A reference
+    of the voice keeps its place among the questions: those after it are heard against it.
     """
 
     def __init__(self) -> None:
-        self._messages: deque[Ask | Use] = deque()
+        self._messages: deque[Ask | SetReference | Use] = deque()
         self._change = threading.Condition()
 
-    def put(self, message: Ask | Use) -> None:
+    def put(self, message: Ask | SetReference | Use) -> None:
         """Add what has arrived."""
         with self._change:
             if isinstance(message, Use):
@@ -45,12 +46,12 @@ class Inbox:
                 self._messages.append(message)
             self._change.notify()
 
-    def take(self, limit: int) -> list[Ask] | Use:
+    def take(self, limit: int) -> list[Ask] | SetReference | Use:
         """Wait for a message; questions come together, up to `limit`, and are judged by the same bundle."""
         with self._change:
             self._change.wait_for(lambda: self._messages)
             first = self._messages.popleft()
-            if isinstance(first, Use):
+            if not isinstance(first, Ask):
                 return first
             batch = [first]
             while len(batch) < limit and self._messages and isinstance(self._messages[0], Ask):
@@ -94,11 +95,14 @@ def serve(connection: Connection, inbox: Inbox, config: EngineConfig) -> None:
             connection.send(judging.use(other.bundle))
 
     _outlast(judging.begin, connection, use_other)
-    connection.send(Ready(judging.version, config.kind))
+    connection.send(Ready(judging.version, config.kind, judging.voice_space))
     while True:
         message = inbox.take(config.max_batch)
         if isinstance(message, Use):
             connection.send(judging.use(message.bundle))
+            continue
+        if isinstance(message, SetReference):
+            judging.hear_against(message.reference)
             continue
         judgements = _outlast(partial(judging.judge, [ask.pcm for ask in message]), connection, use_other)
         connection.send(Told(dict(zip((ask.entry for ask in message), judgements, strict=True))))

@@ -14,6 +14,7 @@ from monitor.day.wording import NOTICE
 from monitor.report import sentences
 from monitor.report.material import Material
 from monitor.store.records import CheckIn, JobRun
+from monitor.voice_text import voice_json
 
 Json = dict[str, Any]
 
@@ -25,6 +26,7 @@ def to_json(material: Material) -> str:
         "checkins": [_checkin(one) for one in material.checkins],
         "sentences": sentences.of_day(material) if material.period.is_day else sentences.of_days(material),
         "retrainings": [_retraining(run) for run in material.retrainings],
+        "voice_references": None if material.voices is None else [voice_json(voice) for voice in material.voices],
         "contacts": list(material.contacts),
         "notice": NOTICE,
     }
@@ -82,6 +84,7 @@ def day_json(summary: DaySummary) -> Json:
         "longest_run": _run(summary.longest_run),
         "transitions": [{"from": first.word, "to": second.word, "count": count} for (first, second), count in summary.transitions.items()],
         "bundles": dict(summary.bundles),
+        "voice_references": dict(summary.references),
     }
 
 
@@ -172,6 +175,7 @@ def _point(point: Point) -> Json:
         "usual": None if point.band is None else _band(point.band),
         "outside": point.outside,
         "model_changed": point.model_changed,
+        "voice_changed": point.voice_changed,
     }
 
 

@@ -13,6 +13,7 @@ from monitor.day.trend import Trend
 from monitor.look import Look
 from monitor.report.period import Period
 from monitor.store.records import CheckIn, JobRun, TimelineEntry
+from monitor.store.voice_reference import VoiceReference
 
 # A single day has too few check-ins to compare, so the person's word is told of so many days at least.
 WORD_DAYS = 28
@@ -26,6 +27,7 @@ class Material:
     contacts: lines that say whom to call.
     patient: whom it is about, where the person wants that written; else empty.
     retrainings: of these days, by time.
+    voices: what is known of the voice now, by microphone; None where the model in use has no use for that, or where it is not told.
     """
 
     period: Period
@@ -38,6 +40,7 @@ class Material:
     contacts: tuple[str, ...] = ()
     patient: str = ""
     retrainings: tuple[JobRun, ...] = ()
+    voices: tuple[VoiceReference, ...] | None = None
 
     @property
     def day(self) -> DaySummary:
@@ -61,7 +64,7 @@ class Material:
 
 def gather(look: Look, period: Period, settings: ReportConfig) -> Material:
     """All about a period but the own word. Raises TimelineError when the timeline cannot be read."""
-    story = look.story(period.first, period.last)
+    story, voices = look.story(period.first, period.last), look.voices()
     return Material(
         period=period,
         now=look.now,
@@ -72,6 +75,7 @@ def gather(look: Look, period: Period, settings: ReportConfig) -> Material:
         contacts=tuple(settings.contacts),
         patient=settings.patient,
         retrainings=tuple(run for run in look.job_runs(period.first, period.last) if run.job == "retrain"),
+        voices=None if voices is None else tuple(voices),
     )
 
 

@@ -15,6 +15,7 @@ from monitor.day.trend import ENOUGH_SEGMENTS, Measure, Trend
 from monitor.day.wording import long_date, percent, pieces, span
 from monitor.jobs.job import Outcome
 from monitor.report.material import WORD_DAYS, Material
+from monitor.voice_text import voice_json, voice_words
 
 # Of the seven equal parts of the scale from -1 to 1, the middle one is neither, then slightly, plainly, very.
 _STEPS = ((1 / 7, ""), (3 / 7, "slightly "), (5 / 7, ""), (1.0, "very "))
@@ -22,6 +23,7 @@ _STEPS = ((1 / 7, ""), (3 / 7, "slightly "), (5 / 7, ""), (1.0, "very "))
 _LITTLE, _SOME = 0.15, 0.35
 # Of all measures together one would lie outside on most days by chance alone, so a single day is told of these only.
 _TOLD_OF_A_DAY = ("valence", "arousal", "speech_per_hour")
+_MOST_MICROPHONES = 3
 _BY_CHANCE = round(1 / FALSE_ALARMS)
 
 
@@ -38,6 +40,8 @@ def of_day(material: Material) -> list[str]:
         *_unusual(material.trends),
         *changes(material.trends.values()),
         *_new_model(material.trends.values(), "this day"),
+        *_voice_changes(material.trends.values(), "this day"),
+        *_known_voice(material),
         *_retraining(material),
         *_own_word(material),
     ]
@@ -51,6 +55,8 @@ def of_days(material: Material) -> list[str]:
         *_checkins(material),
         *changes(material.trends.values()),
         *_new_model(material.trends.values(), "the dates named"),
+        *_voice_changes(material.trends.values(), "the dates named"),
+        *_known_voice(material),
         *_retraining(material),
         *_own_word(material),
     ]
@@ -180,6 +186,27 @@ def _new_model(trends: Iterable[Trend], when: str) -> list[str]:
         return []
     since = when if len(changed) == 1 and when == "this day" else ", ".join(long_date(on) for on in changed)
     return [f"Another model judges since {since}: what differs before and after may be its doing, not yours."]
+
+
+def _voice_changes(trends: Iterable[Trend], when: str) -> list[str]:
+    """Where another model began on the same day, that is told already."""
+    changed = sorted({point.on for trend in trends for point in trend.points if point.voice_changed and not point.model_changed})
+    if not changed:
+        return []
+    since = when if len(changed) == 1 and when == "this day" else ", ".join(long_date(on) for on in changed)
+    return [f"What the monitor knows of your voice changed on {since}: what differs before and after may be its doing, not yours."]
+
+
+def _known_voice(material: Material) -> list[str]:
+    """Since when the voice is known, or how far it is learned; by microphone, where there are several."""
+    if material.voices is None:
+        return []
+    told = []
+    for voice in material.voices[:_MOST_MICROPHONES] or (None,):
+        words = voice_words(voice_json(voice), material.period.zone)
+        through = f", through {voice.microphone}" if voice and len(material.voices) > 1 else ""
+        told.append(f"The monitor {'is ' if not voice or not voice.frozen else ''}{words}{through}.")
+    return told
 
 
 def _retraining(material: Material) -> list[str]:

@@ -7,6 +7,7 @@ blocks for long on a sound system that hangs. It knows nothing of speech, nor of
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ _POLL_S: Final = 0.1
 
 # PortAudio's errors for a channel count, a rate or a sample format that a device does not have.
 _FORMAT_REFUSED: Final = (-9998, -9997, -9994)
+# The place of a sound card among others, which changes when it is plugged in again.
+_CARD: Final = re.compile(r"\s*\(hw:\d+,\d+\)")
 # ALSA's names for whatever the sound server has for its default source.
 _SERVER_DEFAULT: Final = ("default", "pulse", "pipewire")
 _ONLY_A_MONITOR: Final = "the system's default source is no microphone, it records what this machine plays"
@@ -80,6 +83,7 @@ class MicrophoneSource:
     ) -> None:
         self.description = f"microphone {device!r}" if device else "the default microphone"
         self._device = device
+        self._name = device
         self._buffer_ms = buffer_ms
         self._capacity = max(2, s_to_samples(queue_s) // ms_to_samples(buffer_ms))
         self._watchdog = Watchdog(clocks)
@@ -112,6 +116,11 @@ class MicrophoneSource:
         """Stop recording; the iteration ends when what was recorded until now is taken."""
         self._closed = True
         self._heard.put(None)
+
+    @property
+    def microphone(self) -> str:
+        """Its name without its place among the sound cards; of the system's default, the name of the source that is heard by it."""
+        return self._default.name or _CARD.sub("", self._name)
 
     @property
     def lost_samples(self) -> int:
@@ -155,7 +164,7 @@ class MicrophoneSource:
             portaudio = _pyaudio().PyAudio()
             try:
                 device = choose_device(self._device, _input_devices(portaudio))
-                self.description = f"microphone {device.name!r}"
+                self.description, self._name = f"microphone {device.name!r}", device.name
                 if device.name in _SERVER_DEFAULT:
                     self._follow_default()
                 stream, resampler = self._open(portaudio, device)

@@ -50,6 +50,10 @@ class Source(Protocol):
         """See above."""
 
     @property
+    def microphone(self) -> str | None:
+        """Which microphone it is once it is open, by a name that stays the same; None for what is none."""
+
+    @property
     def delivered(self) -> "Delivery | None":
         """Of a microphone: the position up to which sound has come, taken or not, and when the last of it came."""
 
@@ -72,6 +76,7 @@ class FileSource:
     """
 
     live = False
+    microphone = None
     delivered = None
 
     def __init__(self, path: Path, speed: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -121,6 +126,7 @@ class StdinSource:
     """
 
     live = False
+    microphone = None
     delivered = None
     description = "standard input"
 

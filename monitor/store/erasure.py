@@ -38,6 +38,7 @@ _COUNTS: Mapping[str, tuple[str, str]] = {
     "checkins": ("checkin", _WITHIN),
     "prompts": ("prompt", _ASKED),
     "summaries": ("day_summary", _AROUND),
+    "voice_hours": ("voice_hour", _AROUND),
 }
 # Of coverage that reaches beyond the stretch the rest stays.
 _REST = "INSERT INTO coverage (stream, kind, start_at, end_at, zone, reason) SELECT stream, kind, {}, zone, reason FROM coverage WHERE {}"
@@ -51,12 +52,22 @@ _ERASE: tuple[tuple[str, str], ...] = (
     ("prompt", f"DELETE FROM prompt WHERE {_ASKED}"),
     ("checkin", f"DELETE FROM checkin WHERE {_WITHIN}"),
     ("day_summary", f"DELETE FROM day_summary WHERE {_AROUND}"),
+    # What a reference of the voice holds of an hour goes as a whole, and what is left of it is another reference.
+    (
+        "voice_reference",
+        f"UPDATE voice_reference SET version = lower(hex(randomblob(4))) WHERE id IN (SELECT reference_id FROM voice_hour WHERE {_AROUND})",
+    ),
+    ("voice_hour", f"DELETE FROM voice_hour WHERE {_AROUND}"),
+    ("voice_reference", "DELETE FROM voice_reference WHERE id NOT IN (SELECT reference_id FROM voice_hour)"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What lies in a stretch of time: numbers of rows. transcripts: segments with words; sounds: of segments; summaries: of days."""
+    """What lies in a stretch of time: numbers of rows. transcripts: segments with words; sounds: of segments; summaries: of days.
+
+    voice_hours: hours that a reference of the voice is made of; they go as a whole.
+    """
 
     segments: int = 0
     transcripts: int = 0
@@ -66,6 +77,7 @@ class Found:
     checkins: int = 0
     prompts: int = 0
     summaries: int = 0
+    voice_hours: int = 0
 
     def __bool__(self) -> bool:
         return any(getattr(self, one.name) for one in fields(self))

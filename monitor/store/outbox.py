@@ -32,8 +32,8 @@ SHARED: Mapping[str, tuple[str, ...]] = {
 }
 """The tables that are shared, and which of their columns."""
 
-NEVER_SHARED: Mapping[str, tuple[str, ...]] = {"segment": ("transcript",), "checkin": ("note",)}
-"""Their other columns: what a person said or wrote."""
+NEVER_SHARED: Mapping[str, tuple[str, ...]] = {"segment": ("transcript", "microphone", "voice_version"), "checkin": ("note",)}
+"""Their other columns: what a person said or wrote, and what is known of their voice and microphones."""
 
 # A correction means its segment by what it is known by elsewhere.
 _MORE = {"correction": ("segment.stream", "segment.start_sample", "segment.start_at")}

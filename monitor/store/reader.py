@@ -6,11 +6,11 @@ into TimelineError here, for the writing side too.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from model.errors import TimelineError
 from model.types import Emotion, Prediction
@@ -29,8 +29,9 @@ from monitor.store.records import (
     TimelineEntry,
     Voice,
 )
+from monitor.store.voice_reference import DAY_SPEECH_S, VoiceReference
 
-SCHEMA_VERSION = "0005"
+SCHEMA_VERSION = "0006"
 """The last migration this program knows."""
 
 HIGHEST_ID = 2**63 - 1
@@ -40,7 +41,7 @@ _BUSY_TIMEOUT_S = 5.0
 _STORED_TIME = "%Y-%m-%d %H:%M:%S.%f"
 _ENTRY = """
     SELECT segment.id, stream, start_sample, end_sample, start_at, end_at, zone, state, reason,
-           posterior, unsure, bundle_version, judged_at, loudness_db, pitch_hz,
+           posterior, unsure, bundle_version, judged_at, loudness_db, pitch_hz, voice_version,
            said.id AS said_id, said.emotion AS said_emotion, said.confirmed AS said_confirmed, said.at AS said_at
     FROM segment LEFT JOIN correction AS said
     ON said.id = (SELECT max(id) FROM correction WHERE segment_id = segment.id AND undone_at IS NULL)"""
@@ -69,6 +70,18 @@ _EARLIEST = "SELECT min(start_at) AS at FROM segment UNION ALL SELECT min(start_
 _RUN = "SELECT id, job, day, started_at, ended_at, outcome, reason, details FROM job_run"
 _RUNS = f"{_RUN} WHERE :job IS NULL OR job = :job ORDER BY id DESC LIMIT :limit"
 _RUNS_BETWEEN = f"{_RUN} WHERE started_at >= :start AND started_at < :end ORDER BY started_at, id"
+VOICE_REFERENCES = f"""
+    SELECT version, voice_space, microphone, frozen, min(hour.start_at) AS begun_at, max(hour.end_at) AS last_at,
+           sum(hour.segments) AS segments, sum(hour.speech_s) AS speech_s,
+           (SELECT count(*) FROM (SELECT 1 FROM voice_hour AS own WHERE own.reference_id = reference.id
+            GROUP BY own.on_date HAVING sum(own.speech_s) >= {DAY_SPEECH_S})) AS days
+    FROM voice_reference AS reference JOIN voice_hour AS hour ON hour.reference_id = reference.id GROUP BY reference.id"""
+"""The query for rows of `voice_reference_of`."""
+
+_VOICE_REFERENCES = f"{VOICE_REFERENCES} ORDER BY last_at DESC, version"
+_VOICE_HOURS = """
+    SELECT sums FROM voice_hour JOIN voice_reference ON voice_reference.id = reference_id WHERE version = :version
+    ORDER BY on_date, hour_at"""
 _LETTERS = {emotion.value: emotion for emotion in Emotion}
 _STATES = {state.value: state for state in SegmentState}
 _DAMAGED = "it is damaged; `emosllm-monitor restore` puts a backup back and keeps the damaged file"
@@ -176,6 +189,16 @@ class TimelineReader:
         with sensible(self._path):
             return [_run(row) for row in rows]
 
+    def voice_references(self) -> list[VoiceReference]:
+        """What is known of the person's voice: through each microphone, by bundles of each voice space, the last heard first."""
+        rows = self._query(_VOICE_REFERENCES, {})
+        with sensible(self._path):
+            return [voice_reference_of(row) for row in rows]
+
+    def voice_hours(self, version: str) -> list[bytes]:
+        """The sums of the reference of that version, hour by hour, in the order in which they are added up."""
+        return [bytes(row["sums"]) for row in self._query(_VOICE_HOURS, {"version": version})]
+
     def overlapping(self, start: datetime, end: datetime) -> tuple[datetime, datetime] | None:
         """From when until when segments or coverage are stored that overlap [start, end); None if there are none."""
         rows = self._rows(_KNOWN, start, end)
@@ -276,6 +299,13 @@ def _connect(path: Path, key: StoreKey) -> Connection:
     return connection
 
 
+def voice_reference_of(row: Sequence[Any]) -> VoiceReference:
+    """A row of VOICE_REFERENCES."""
+    version, voice_space, microphone, frozen, begun_at, last_at, segments, speech_s, days = row
+    spoken = (_moment(begun_at), _moment(last_at), round(segments), speech_s, days)
+    return VoiceReference(version, voice_space, microphone, bool(frozen), *spoken)
+
+
 def bounds(start: datetime, end: datetime) -> dict[str, str]:
     """The values of queries for what overlaps [start, end), both in UTC: `start`, `end` and `earliest`.
 
@@ -308,7 +338,7 @@ def _moment(stored: str) -> datetime:
 def _entry(row: Row) -> TimelineEntry:
     # By position, and without a call per letter: a year of a talkative person has half a million rows.
     (number, stream, start_sample, end_sample, start_at, end_at, zone, state_name, reason, posterior, unsure, bundle, judged_at) = row[:13]
-    loudness_db, pitch_hz, said_id, said_emotion, said_confirmed, said_at = row[13:]
+    loudness_db, pitch_hz, voice_version, said_id, said_emotion, said_confirmed, said_at = row[13:]
     state, prediction = _STATES[state_name], None
     if state is SegmentState.JUDGED:
         prediction = Prediction(_posterior(posterior), bool(unsure), bundle)
@@ -329,6 +359,7 @@ def _entry(row: Row) -> TimelineEntry:
         judged_at=None if judged_at is None else _moment(judged_at),
         correction=correction,
         voice=None if loudness_db is None else Voice(loudness_db, pitch_hz),
+        voice_version=voice_version,
     )
 
 

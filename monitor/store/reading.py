@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Protocol
 
 from monitor.store.records import CheckIn, CoverageInterval, Estimate, JobRun, Prompt, TimelineEntry
+from monitor.store.voice_reference import VoiceReference
 
 
 class Readable(Protocol):
@@ -35,6 +36,9 @@ class Readable(Protocol):
 
     def job_runs_between(self, start: datetime, end: datetime) -> list[JobRun]:
         """The runs that began in [start, end), by start."""
+
+    def voice_references(self) -> list[VoiceReference] | None:
+        """What is known of the voice, the last heard first; None where that is not told."""
 
     def earliest(self) -> datetime | None:
         """When the first segment or coverage begins."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from model.types import Emotion, Prediction
+from monitor.store.voice_reference import HeardAgainst
 
 LONGEST_SEGMENT_S = 60.0
 
@@ -99,7 +100,7 @@ class TimelineEntry:
     stream: names one start of the monitor; samples are positions in it, half open, at SAMPLE_RATE.
     zone: IANA name of the zone the monitor ran in. reason: why it is unjudged, else None.
     prediction and judged_at are None unless the state is judged. correction: what the person says it was, where they said so.
-    voice: None where it was not measured.
+    voice: None where it was not measured. voice_version: of the reference of the voice that it was heard against, None without one.
     """
 
     id: int
@@ -115,6 +116,7 @@ class TimelineEntry:
     judged_at: datetime | None = None
     correction: Correction | None = None
     voice: Voice | None = None
+    voice_version: str | None = None
 
     def __post_init__(self) -> None:
         check_stretch(self.start_at, self.end_at)
@@ -141,11 +143,15 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the model said about one segment, how it sounded, and the words where the model transcribes."""
+    """What the model said about one segment, how it sounded, and the words where the model transcribes.
+
+    heard_against: how it stands to the reference of the voice; None where the model has no use for one.
+    """
 
     prediction: Prediction
     transcript: str | None = None
     voice: Voice | None = None
+    heard_against: HeardAgainst | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class SegmentRow(SQLModel, table=True):
     transcript: str | None = None
     loudness_db: float | None = None
     pitch_hz: float | None = None
+    microphone: str | None = None
+    voice_version: str | None = None
 
 
 class SoundRow(SQLModel, table=True):
@@ -163,6 +165,44 @@ class JobRunRow(SQLModel, table=True):
     outcome: str | None = None
     reason: str = ""
     details: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+
+
+class VoiceReferenceRow(SQLModel, table=True):
+    """A row of `voice_reference`: what is known of the person's voice through one microphone, by bundles of one voice space.
+
+    version: another one whenever the reference is another. frozen: it is known well enough, and is not added to any more.
+    """
+
+    __tablename__ = "voice_reference"
+    __table_args__ = (
+        UniqueConstraint("voice_space", "microphone", name="voice_reference_once"),
+        UniqueConstraint("version", name="voice_reference_version"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    version: str
+    voice_space: str
+    microphone: str
+    frozen: bool
+
+
+class VoiceHourRow(SQLModel, table=True):
+    """A row of `voice_hour`: what the segments that began in an hour of UTC, of one local day, added to a reference.
+
+    start_at, end_at: from the first to the last of them. sums: VoiceSums as bytes; segments and speech_s are in them too.
+    """
+
+    __tablename__ = "voice_hour"
+    __table_args__ = (CheckConstraint("start_at < end_at", name="voice_hour_times"),)
+
+    reference_id: int = Field(primary_key=True, foreign_key="voice_reference.id", ondelete="CASCADE")
+    on_date: str = Field(primary_key=True)
+    hour_at: datetime = Field(primary_key=True)
+    start_at: datetime
+    end_at: datetime
+    segments: float
+    speech_s: float
+    sums: bytes
 
 
 class SharingRow(SQLModel, table=True):

@@ -1,9 +1,10 @@
 """Writes the timeline: what was heard and what the model said about it.
 
-Three tables in one encrypted SQLite file: `segment` (a stretch of speech: waiting, then judged or unjudged for good), `sound` (of
-those that wait: the spool; and of others, where the person wants it kept) and `coverage` (what became of every stretch of time the
-monitor ran). `monitor/store/reader.py` reads them. Every write is one transaction and on disk when the call returns; so a segment never
-waits without its sound, and none is judged twice. Knows nothing of audio formats, engines or days.
+Its tables in one encrypted SQLite file: `segment` (a stretch of speech: waiting, then judged or unjudged for good), `sound` (of
+those that wait: the spool; and of others, where the person wants it kept), `coverage` (what became of every stretch of time the
+monitor ran) and what is known of the voice (`voice_learning.py`). `monitor/store/reader.py` reads them. Every write is one transaction
+and on disk when the call returns; so a segment never waits without its sound, and none is judged twice. Knows nothing of audio formats,
+engines or days.
 """
 
 import logging
@@ -21,6 +22,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, Engine, text
 from sqlmodel import Session, col, delete, func, select
 
+from monitor.store import voice_learning
 from monitor.store.copies import refuse_damage
 from monitor.store.keys import Keys
 from monitor.store.lock import make_private
@@ -28,6 +30,7 @@ from monitor.store.numbers import NEXT_SEGMENT
 from monitor.store.reader import SCHEMA_VERSION, schema_of
 from monitor.store.records import LONGEST_SEGMENT_S, Coverage, CoverageInterval, Judgement, SegmentState, check_stretch, merge
 from monitor.store.tables import CoverageRow, SegmentRow, SoundRow
+from monitor.store.voice_reference import HeldReference, VoiceReference
 from monitor.store.writing import engine_of, explained, writing
 
 _logger = logging.getLogger(__name__)
@@ -73,10 +76,13 @@ class Timeline:
             _logger.info("timeline tables brought from version %s to %s", version, SCHEMA_VERSION)
         return cls(path, engine, zone)
 
-    def add_segment(self, *, start_sample: int, end_sample: int, start_at: datetime, end_at: datetime, sound: bytes) -> int:
+    def add_segment(
+        self, *, start_sample: int, end_sample: int, start_at: datetime, end_at: datetime, sound: bytes, microphone: str | None = None
+    ) -> int:
         """Store a segment that waits to be judged, with its sound; returns its id. Half open, in samples of the stream and in UTC.
 
-        Raises ValueError for moments not in UTC, and for segments that are empty or longer than LONGEST_SEGMENT_S.
+        microphone: which one heard it; None for a recording. Raises ValueError for moments not in UTC, and for segments that are empty or
+        longer than LONGEST_SEGMENT_S.
         """
         check_stretch(start_at, end_at)
         if (end_at - start_at).total_seconds() > LONGEST_SEGMENT_S:
@@ -89,6 +95,7 @@ class Timeline:
             end_at=end_at,
             zone=self._zone,
             state=SegmentState.WAITING,
+            microphone=microphone,
         )
         with self._writing() as session:
             row.id = int(session.scalar(text(NEXT_SEGMENT)))
@@ -100,7 +107,8 @@ class Timeline:
     def judge(self, judgements: Mapping[int, Judgement], keep_sound: bool = False) -> list[int]:
         """Store what the model said about segments, by their ids, and erase their sound unless it is to be kept.
 
-        Returns those that were waiting for it; what was settled before stays as it is.
+        What they add to a reference of the voice is stored in the same transaction. Returns those that were waiting for it; what was
+        settled before stays as it is.
         """
         judged_at = datetime.now(UTC)
         with self._writing() as session:
@@ -118,9 +126,25 @@ class Timeline:
                 voice = judgements[segment_id].voice
                 if voice is not None:
                     row.loudness_db, row.pitch_hz = voice.loudness_db, voice.pitch_hz
+            voice_learning.learn(session, ((row, judgements[segment_id]) for segment_id, row in rows.items()))
             if not keep_sound:
                 session.exec(delete(SoundRow).where(col(SoundRow.segment_id).in_(rows)))
             return list(rows)
+
+    def voice_version(self, segment_id: int, voice_space: str) -> str | None:
+        """Which reference of the voice a segment is to be heard against, by its microphone; None where nothing is known."""
+        with self._writing() as session:
+            return voice_learning.version_for(session, voice_space, segment_id)
+
+    def held_reference(self, version: str) -> HeldReference | None:
+        """That reference, with all its sums as they are now; None where it is gone. Raises ValueError where they make no sense."""
+        with self._writing() as session:
+            return voice_learning.held(session, version)
+
+    def voice_reference(self, microphone: str, voice_space: str) -> VoiceReference | None:
+        """What is known of the voice through a microphone; None where nothing is."""
+        with self._writing() as session:
+            return voice_learning.known(session, voice_space, microphone)
 
     def give_up(self, segment_ids: Collection[int], reason: str) -> None:
         """Store why waiting segments will never be judged, erase their sound, and store their time as engine-down."""

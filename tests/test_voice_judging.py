@@ -1,0 +1,306 @@
+"""The reference of a voice on its way to the judging process: each segment is heard against its own, whatever happens in between."""
+
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from model.audio import Float32, Int16, pcm16_to_float
+from model.bundle import Bundle, open_bundle
+from model.predictor import Predictor, Sound
+from model.voice_reference import VoiceSums, shift_of
+from monitor.config import Config, EngineConfig
+from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.engine import TransformersEngine
+from monitor.judging.judge import Judge
+from monitor.judging.listener import EngineState, Listener
+from monitor.judging.messages import Ask, SetReference, Use
+from monitor.judging.worker import Inbox
+from monitor.recorder import Recorder
+from monitor.status import Status
+from monitor.status_text import status_text
+from monitor.store.reader import TimelineReader
+from monitor.store.records import Judgement, TimelineEntry
+from monitor.store.timeline import Timeline
+from monitor.store.voice_learning import let_go
+from monitor.store.voice_reference import HeldReference
+from monitor.view import PlainView
+from monitor.voice_memory import NEWS_S, NEWS_SEGMENTS, VoiceMemory
+from tests.stores import keys
+from tests.test_judge import _child_of, _wait, never
+from tests.test_recorder import UTC_ZONE
+from tests.test_voice_learning import FIRST, HOUR, Spoken
+from tests.variants import normalising
+
+QUICK = EngineConfig(kind="transformers", max_batch=4)
+PATIENCE_S = 300.0
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """One that normalises, what a night might make of it, and one with another population."""
+    folder = tmp_path_factory.mktemp("bundles")
+    first = open_bundle(normalising(folder / "first"))
+    night = open_bundle(normalising(folder / "night", adapter=3), first)
+    other = open_bundle(normalising(folder / "other", seed=9), first)
+    assert first.voice_space == night.voice_space != other.voice_space
+    return {"first": first, "night": night, "other": other}
+
+
+@pytest.fixture(scope="module")
+def ten(utterances: list[Int16]) -> list[Int16]:
+    return [pcm[:32_000] for pcm in utterances[:10]]
+
+
+def reference(bundle: Bundle, number: int) -> HeldReference:
+    """Of somebody whose voice lies far from the population's."""
+    assert bundle.reference_settings is not None
+    assert bundle.voice_space is not None
+    apart = np.random.default_rng(number).normal(size=len(bundle.reference_settings.population_mean)).astype(np.float32)
+    sums = VoiceSums(50.0, 200.0, 50 * (bundle.reference_settings.population_mean + apart))
+    return HeldReference(bundle.voice_space, f"version-{number}", sums.to_bytes())
+
+
+def said(bundle: Bundle, pcm: Int16, held: HeldReference | None) -> Float32:
+    """What a fresh engine says of a segment against a reference."""
+    assert bundle.reference_settings is not None
+    shift = None if held is None else shift_of(VoiceSums.from_bytes(held.sums), bundle.reference_settings)
+    (answer,) = Predictor(bundle, TransformersEngine(bundle)).predict([Sound(pcm16_to_float(pcm))], shift)
+    assert answer.prediction is not None
+    return np.array(list(answer.prediction.posterior.values()), np.float32)
+
+
+class Heard:
+    """A judge, what it told, and for each entry the reference that it is to be heard against."""
+
+    def __init__(self, folder: Path, bundle: Bundle) -> None:
+        self.sounds: dict[int, Int16] = {}
+        self.references: dict[int, HeldReference | None] = {}
+        self.spaces: list[str] = []
+        self.judgements: dict[int, Judgement] = {}
+        self.states: list[EngineState] = []
+        self.outcomes: list[str] = []
+        config = QUICK.model_copy(update={"bundle": str(bundle.folder)})
+        choice = BundleChoice(config.bundle, folder / "bundles.json")
+        listener = Listener(
+            self.sounds.get,
+            self._judged,
+            lambda entry, reason: pytest.fail(f"{entry}: {reason}"),
+            lambda state, _detail: self.states.append(state),
+            lambda _name, version, _reason: self.outcomes.append(version),
+            self._reference,
+        )
+        self.judge = Judge(config, choice, folder / "engine.log", listener, tireless=False)
+
+    def submit(self, pcm: Int16, held: HeldReference | None) -> int:
+        entry = len(self.sounds)
+        self.sounds[entry], self.references[entry] = pcm, held
+        self.judge.submit(entry)
+        return entry
+
+    def until_answered(self) -> None:
+        _wait(lambda: len(self.judgements) == len(self.sounds), PATIENCE_S)
+
+    def _reference(self, entry: int, space: str) -> HeldReference | None:
+        self.spaces.append(space)
+        held = self.references[entry]
+        return held if held is not None and held.voice_space == space else None
+
+    def _judged(self, judgements: Mapping[int, Judgement]) -> None:
+        self.judgements |= judgements
+
+
+def check(heard: Heard, bundle: Bundle, entries: range) -> None:
+    """Each answer is that of the bundle for the reference it names, which is the one that was meant."""
+    for entry in entries:
+        judgement, held = heard.judgements[entry], heard.references[entry]
+        against = judgement.heard_against
+        assert against is not None
+        assert (against.voice_space, against.version) == (bundle.voice_space, held and held.version), entry
+        assert against.sums.segments == 1.0
+        found = np.array(list(judgement.prediction.posterior.values()))
+        assert found == pytest.approx(said(bundle, heard.sounds[entry], held), abs=0.01), entry
+
+
+def test_every_segment_is_heard_against_its_own_reference_across_a_crash_and_other_bundles(
+    bundles: dict[str, Bundle], ten: list[Int16], tmp_path: Path
+) -> None:
+    first, night, other = bundles["first"], bundles["night"], bundles["other"]
+    one, two, foreign = reference(first, 1), reference(first, 2), reference(other, 3)
+    assert not np.allclose(said(first, ten[0], one), said(first, ten[0], two), atol=0.02), "it makes a difference here"
+    heard = Heard(tmp_path, first)
+    for number, held in enumerate((one, one, None, two, one, None)):
+        heard.submit(ten[number], held)
+    heard.judge.start()
+    heard.until_answered()
+    check(heard, first, range(6))
+
+    os.kill(_child_of(heard.judge), signal.SIGKILL)
+    _wait(lambda: heard.states.count(EngineState.LOADING) == 2, PATIENCE_S)
+    heard.submit(ten[6], two)
+    heard.submit(ten[7], None)
+    heard.until_answered()
+    check(heard, first, range(6, 8))
+
+    heard.submit(ten[0], two)
+    heard.until_answered()
+    heard.judge.use(str(night.folder))
+    _wait(lambda: len(heard.outcomes) == 1, PATIENCE_S)
+    heard.submit(ten[8], two)
+    heard.until_answered()
+    check(heard, night, range(9, 10))
+    assert heard.judgements[9].prediction.bundle_version == night.manifest.version
+
+    heard.judge.use(str(other.folder))
+    _wait(lambda: len(heard.outcomes) == 2, PATIENCE_S)
+    heard.submit(ten[9], foreign)
+    heard.until_answered()
+    check(heard, other, range(10, 11))
+    assert set(heard.spaces) == {first.voice_space, other.voice_space}
+
+    heard.judge.drop_reference()
+    _wait(lambda: heard.judge._held is None, PATIENCE_S)
+    heard.references[heard.submit(ten[0], foreign)] = None
+    heard.until_answered()
+    check(heard, other, range(11, 12))
+    heard.judge.finish(never)
+
+
+def test_a_bundle_without_a_use_for_it_is_told_of_none(nano: Bundle, ten: list[Int16], tmp_path: Path) -> None:
+    heard = Heard(tmp_path, nano)
+    heard.submit(ten[0], HeldReference("space", "version", b"whatever"))
+    heard.judge.start()
+    heard.judge.finish(never)
+    assert heard.judgements[0].heard_against is None
+    assert heard.spaces == []
+
+
+def test_a_reference_keeps_its_place_among_the_questions_and_another_bundle_comes_first() -> None:
+    inbox, asks = Inbox(), [Ask(number, np.zeros(1, np.int16)) for number in range(4)]
+    held = SetReference(HeldReference("space", "version", b""))
+    for message in (asks[0], asks[1], held, asks[2], Use("nano"), asks[3]):
+        inbox.put(message)
+    taken = [inbox.take(64) for _ in range(4)]
+    assert taken == [Use("nano"), [asks[0], asks[1]], held, [asks[2], asks[3]]]
+
+
+# the recorder ----------------------------------------------------------------------------------------------------
+
+
+class Day:
+    """A recorder on this test's timeline, with a real judging process."""
+
+    def __init__(self, folder: Path, bundle: Bundle) -> None:
+        self.path = folder / "timeline.db"
+        self.timeline = Timeline.open(self.path, UTC_ZONE, keys())
+        self.status = Status("a test", live=True)
+        config = Config(engine=QUICK.model_copy(update={"bundle": str(bundle.folder), "max_batch": 1}))
+        view = PlainView(Console(quiet=True), UTC_ZONE)
+        choice = BundleChoice(config.engine.bundle, folder / "bundles.json")
+        self.recorder = Recorder(config, self.timeline, choice, folder / "engine.log", self.status, view)
+
+    def hear(self, pcm: Int16, at: datetime, microphone: str | None) -> None:
+        self.recorder.microphone = microphone
+        self.recorder.segment(int((at - FIRST).total_seconds()) * 16_000, pcm, at, at + timedelta(seconds=len(pcm) / 16_000))
+
+    def entries(self) -> list[TimelineEntry]:
+        with closing(TimelineReader.open(self.path, keys())) as reader:
+            return reader.segments_between(FIRST, FIRST + 9 * HOUR)
+
+
+def test_what_is_said_is_learned_used_soon_and_after_a_restart(bundles: dict[str, Bundle], ten: list[Int16], tmp_path: Path) -> None:
+    bundle = bundles["first"]
+    day = Day(tmp_path, bundle)
+    day.hear(ten[0], FIRST, "desk")
+    day.recorder.judge.start()
+    _wait(lambda: day.status.judged == 1, PATIENCE_S)
+    day.hear(ten[1], FIRST + timedelta(minutes=1), "desk")
+    _wait(lambda: day.status.judged == 2, PATIENCE_S)
+    known = day.status.voice
+    assert known is not None
+    assert (known.segments, known.frozen) == (2, False)
+    assert "Voice       still learning your voice: " in status_text({**day.status.as_json(), "pid": 1}, UTC_ZONE)
+    held = day.timeline.held_reference(known.version)
+    assert held is not None
+    day.recorder.finish(lambda: False)
+    day.timeline.close()
+    first, second = day.entries()
+    assert first.prediction is not None
+    assert second.prediction is not None
+    assert first.voice_version == second.voice_version == known.version
+    posteriors = [np.array(list(entry.prediction.posterior.values())) for entry in (first, second) if entry.prediction]
+    assert posteriors[0] == pytest.approx(said(bundle, ten[0], None), abs=0.01)
+    alone = VoiceSums.from_bytes(held.sums).sums - _mean(bundle, ten[1])
+    one = HeldReference(held.voice_space, held.version, VoiceSums(1.0, 2.0, alone).to_bytes())
+    assert posteriors[1] == pytest.approx(said(bundle, ten[1], one), abs=0.01), "what the first one added is used for the second"
+
+    # The next start, with what waited for it: it was heard through the desk's microphone, though another one is heard now.
+    again = Day(tmp_path, bundle)
+    again.hear(ten[2], FIRST + timedelta(minutes=2), "desk")
+    again.hear(ten[3], FIRST + timedelta(minutes=3), None)
+    again.recorder.microphone = "headset"
+    again.recorder.judge.start()
+    _wait(lambda: again.status.judged == 2, PATIENCE_S)
+    again.recorder.finish(lambda: False)
+    third, recording = again.entries()[2:]
+    assert third.prediction is not None
+    assert recording.prediction is not None
+    assert np.array(list(third.prediction.posterior.values())) == pytest.approx(said(bundle, ten[2], held), abs=0.01)
+    assert np.array(list(recording.prediction.posterior.values())) == pytest.approx(said(bundle, ten[3], None), abs=0.01)
+    assert (third.voice_version, recording.voice_version) == (known.version, None)
+    assert again.status.voice is None, "nothing is known of the headset's voice"
+    assert again.status.as_json()["voice"]["state"] == "learning"
+    again.timeline.close()
+
+
+def _mean(bundle: Bundle, pcm: Int16) -> Float32:
+    (answer,) = Predictor(bundle, TransformersEngine(bundle)).predict([Sound(pcm16_to_float(pcm))])
+    assert answer.sums is not None
+    return answer.sums.sums
+
+
+# what is read of the timeline, and when ---------------------------------------------------------------------------
+
+
+def test_a_reference_that_is_learned_is_read_anew_after_some_segments_or_minutes() -> None:
+    now, spoken = 1000.0, Spoken()
+    memory = VoiceMemory(spoken.timeline, lambda: now)
+    (first,) = spoken.say(FIRST)
+    begun = memory.reference(first, "space")
+    assert begun is not None
+    assert memory.reference(first, "another") is None
+    spoken.say(FIRST + HOUR, 3)
+    memory.learned(3)
+    assert memory.reference(first, "space") is begun
+    memory.learned(NEWS_SEGMENTS - 3)
+    grown = memory.reference(first, "space")
+    assert grown is not None
+    assert (grown.version, VoiceSums.from_bytes(grown.sums).segments) == (begun.version, 4.0)
+    spoken.say(FIRST + 2 * HOUR)
+    now += NEWS_S
+    later = memory.reference(first, "space")
+    assert later is not None
+    assert VoiceSums.from_bytes(later.sums).segments == 5.0
+    spoken.timeline.close()
+
+
+def test_a_reference_that_is_frozen_renewed_or_erased_in_part_is_read_anew_at_once() -> None:
+    spoken = Spoken()
+    memory = VoiceMemory(spoken.timeline, lambda: 0.0)
+    (first,) = spoken.say(FIRST)
+    learning = memory.reference(first, "space")
+    spoken.days(5)
+    frozen = memory.reference(first, "space")
+    assert learning is not None
+    assert frozen is not None
+    assert frozen.version != learning.version
+    assert frozen.sums == spoken.sums()
+    let_go(spoken.path, keys(), "space", None)
+    assert memory.reference(first, "space") is None
+    spoken.timeline.close()
