@@ -54,12 +54,68 @@ class Normalisation(_Record):
     prior_segments: Annotated[float, Field(gt=0)]
 
 
+class GroupScore(_Record):
+    """Figures on clips that have something in common.
+
+    Attributes:
+        by: What: `all`, `corpus`, `language`, `gender` or `age`.
+        name: Which of these; "" for all clips.
+        clips: How many.
+        speakers: Of how many people.
+        unweighted_accuracy: Over the emotions that occur among them.
+        interval_95: Of the unweighted accuracy.
+        chance: One over the number of these emotions.
+        sure_share: Share of the answers that are not `unsure`.
+        sure_unweighted_accuracy: Of those; None where there are none.
+        calibration_error: The expected one, over 15 bins.
+    """
+
+    by: str
+    name: str
+    clips: int
+    speakers: int
+    unweighted_accuracy: float
+    interval_95: tuple[float, float]
+    chance: float
+    sure_share: float | None = None
+    sure_unweighted_accuracy: float | None = None
+    calibration_error: float | None = None
+
+
+class PeopleScore(_Record):
+    """The lowest and the median unweighted accuracy of the people of one corpus, of those with clips enough to tell."""
+
+    corpus: str
+    people: int
+    worst: float
+    median: float
+
+
+class PersonalScore(_Record):
+    """Figures with a reference of each person's voice, on clips that are not part of it.
+
+    Attributes:
+        minutes: From how many minutes of a person's speech it was to be built.
+        minutes_found: As many as there really were, on average.
+        groups: All clips, and those of each corpus, language, gender and age.
+        people: By corpus.
+        emotional: By corpus of calm speech, the share of clips that were surely taken for anything but neutral.
+    """
+
+    minutes: float
+    minutes_found: float
+    groups: list[GroupScore] = []
+    people: list[PeopleScore] = []
+    emotional: dict[str, float] = {}
+
+
 class Score(_Record):
     """Figures on speakers nothing was tuned on; unweighted accuracy is the mean of per-class recalls.
 
     genders: unweighted accuracy by gender. conditions: the same in noise, echo and so on. calibration_error: the expected one, over 15
     bins. sure_share, sure_unweighted_accuracy: of the answers that are not `unsure`. outliers: share of sure answers, by corpus, to
-    recordings that no emotion was acted in.
+    recordings that no emotion was acted in; emotional: share of them that were surely taken for anything but neutral. groups, people:
+    whom it recognises how well. personal: after so many minutes of a person's speech, where the bundle normalises.
     """
 
     split: str
@@ -76,6 +132,10 @@ class Score(_Record):
     sure_share: float | None = None
     sure_unweighted_accuracy: float | None = None
     outliers: dict[str, float] = {}
+    emotional: dict[str, float] = {}
+    groups: list[GroupScore] = []
+    people: list[PeopleScore] = []
+    personal: list[PersonalScore] = []
 
 
 class BundleManifest(_Record):

@@ -117,3 +117,39 @@ def nemo(folder: Path) -> Path:
     for name in rows:
         voice(folder / "samples" / name)
     return folder
+
+
+def emo_db(folder: Path) -> Path:
+    """Two actors; one sentence in two versions, and a bored one."""
+    for name in ("03a01Fa", "03a01Fb", "16b10Tb", "16b10Nc", "16a02Lb"):
+        voice(folder / "wav" / f"{name}.wav")
+    return folder
+
+
+def emovo(folder: Path) -> Path:
+    """A woman and a man."""
+    for name in ("f1/dis-f1-b1", "f1/sor-f1-n5", "m2/neu-m2-d1"):
+        voice(folder / "EMOVO" / f"{name}.wav")
+    return folder
+
+
+def ased(folder: Path) -> Path:
+    """Two speakers, and the release's one capital letter."""
+    for name in ("01Neutral/n1-01-01-01-21", "04Sad/s4-03-02-02-58", "04Sad/S4-03-01-02-58"):
+        voice(folder / f"{name}.wav")
+    return folder
+
+
+def tess(folder: Path) -> Path:
+    """Both women, one file as the release misnames it, and the copy of everything that some archives hold."""
+    for name in ("OAF_angry/OAF_back_angry", "YAF_pleasant_surprised/YAF_dog_ps", "OAF_neutral/OA_bite_neutral"):
+        voice(folder / f"{name}.wav")
+        voice(folder / "again" / f"{name}.wav")
+    return folder
+
+
+def savee(folder: Path) -> Path:
+    """Two men as published; the same number twice is two recordings."""
+    for name in ("DC/sa01", "DC/a01", "JK/a01"):
+        voice(folder / "AudioData" / f"{name}.wav")
+    return folder

@@ -85,6 +85,25 @@ def test_show_tells_all_and_from_what_it_learned_as_counts_and_dates(two: tuple[
     assert shown["learned_from"] == {"segments": 40, "from": "2026-11-01T08:00:00+00:00", "to": "2026-11-25T20:00:00+00:00"}
     assert shown["manifest"]["temperature"] == 1.1
     assert [use["why"] for use in shown["uses"]] == ["second night"]
+    assert "knowing the person" not in text
+
+
+def test_show_tells_what_knowing_the_person_is_worth(library: Library, two: tuple[str, str]) -> None:
+    path = library.folder / two[1] / MANIFEST
+    manifest = json.loads(path.read_text())
+    everyone = {
+        "by": "all",
+        "name": "",
+        "clips": 9,
+        "speakers": 2,
+        "unweighted_accuracy": 0.8125,
+        "interval_95": [0.7, 0.9],
+        "chance": 0.25,
+    }
+    points = [{"minutes": minutes, "minutes_found": minutes / 2, "groups": [everyone]} for minutes in (0, 60)]
+    path.write_text(json.dumps(manifest | {"scores": [manifest["scores"][0] | {"personal": points}]}))
+    lines = [line for line in told("show", two[1]).splitlines() if "knowing the person" in line]
+    assert [line.split(maxsplit=3)[3] for line in lines] == ["unweighted accuracy 0.812 after 30.0 minutes of their speech"]
 
 
 # using -----------------------------------------------------------------------------------------------------------

@@ -110,9 +110,10 @@ def test_crema_d_takes_genders_from_its_table_and_words_from_its_names(tmp_path:
     corpora.voice(folder / "AudioWAV/1001_TIE_BOR_XX.wav")
     found = _read("crema-d", folder)
     last = _one(found, "1002_WSI_NEU_XX")
-    assert (last.speaker, last.gender, last.emotion) == ("crema-d_1002", "female", Emotion.NEUTRAL)
+    assert (last.speaker, last.gender, last.age, last.emotion) == ("crema-d_1002", "female", 21, Emotion.NEUTRAL)
     assert last.transcript == "We'll stop in a couple of minutes"
-    assert _one(found, "1003_TIE_SAD_XX").gender is None
+    stranger = _one(found, "1003_TIE_SAD_XX")
+    assert (stranger.gender, stranger.age) == (None, None)
     assert _kinds(found) == {"gender not known": 1, "unknown label 'BOR'": 1}
 
 
@@ -130,12 +131,77 @@ def test_iemocap_tells_the_two_speakers_of_a_dialogue_apart(tmp_path: Path) -> N
 def test_nemo_is_read_from_its_table(tmp_path: Path) -> None:
     found = _read("nemo", corpora.nemo(tmp_path))
     first = _one(found, "WR0_surprised_64")
-    assert (first.speaker, first.gender, first.emotion, first.language) == ("nemo_WR0", "male", Emotion.SURPRISE, "pl")
+    assert (first.speaker, first.gender, first.age, first.emotion) == ("nemo_WR0", "male", 23, Emotion.SURPRISE)
+    assert first.language == "pl"
     assert first.transcript == "„Ród smoka” to serial."
     assert not found.problems
 
 
-@pytest.mark.parametrize("name", ["librispeech", "msp-podcast", "crema-d", "nemo", "generic", "ravdess", "iemocap"])
+def _heard(found: Found) -> list[tuple[str, str | None, int | None, str | None, str | None]]:
+    return sorted((u.speaker, u.gender, u.age, u.emotion, u.transcript) for u in found.utterances)
+
+
+def test_emo_db_is_read_from_its_names_without_boredom(tmp_path: Path) -> None:
+    folder = corpora.emo_db(tmp_path)
+    corpora.voice(folder / "wav/03a01.wav")
+    corpora.voice(folder / "wav/99a01Wa.wav")
+    found = _read("emo-db", folder)
+    first = "Der Lappen liegt auf dem Eisschrank."
+    last = "Die wird auf dem Platz sein, wo wir sie immer hinlegen."
+    assert [one for one in _heard(found) if one[0] != "emo-db_99"] == [
+        ("emo-db_03", "male", 31, "H", first),
+        ("emo-db_03", "male", 31, "H", first),
+        ("emo-db_16", "female", 31, "N", last),
+        ("emo-db_16", "female", 31, "S", last),
+    ]
+    (stranger,) = (u for u in found.utterances if u.speaker == "emo-db_99")
+    assert (stranger.gender, stranger.age, stranger.emotion) == (None, None, "A")
+    assert _kinds(found) == {
+        "boredom, for which there is no letter": 1,
+        "not named SPEAKER TEXT EMOTION VERSION as in 03a01Fa": 1,
+        "gender not known": 1,
+    }
+
+
+def test_emovo_and_ased_tell_gender_by_name(tmp_path: Path) -> None:
+    found = _read("emovo", corpora.emovo(tmp_path / "emovo"))
+    assert _heard(found) == [
+        ("emovo_f1", "female", None, "D", "Gli operai si alzano presto."),
+        ("emovo_f1", "female", None, "U", "Uno quarantatré dieci mille cinquantasette venti."),
+        ("emovo_m2", "male", None, "N", "Sabato sera cosa farà?"),
+    ]
+    assert not found.problems
+    found = _read("ased", corpora.ased(tmp_path / "ased"))
+    assert _heard(found) == [
+        ("ased_21", "female", None, "N", None),
+        ("ased_58", "male", None, "S", None),
+        ("ased_58", "male", None, "S", None),
+    ]
+    assert {(u.corpus, u.language) for u in found.utterances} == {("ASED", "am")}
+    assert _kinds(found) == {"no transcript": 3}
+
+
+def test_tess_and_savee_know_copies_from_recordings_of_the_same_number(tmp_path: Path) -> None:
+    found = _read("tess", corpora.tess(tmp_path / "tess"))
+    assert _heard(found) == [
+        ("tess_OA", "female", 64, "A", "Say the word back"),
+        ("tess_OA", "female", 64, "N", "Say the word bite"),
+        ("tess_YA", "female", 26, "U", "Say the word dog"),
+    ]
+    assert _kinds(found) == {"a second file of the same name": 3}
+    found = _read("savee", corpora.savee(tmp_path / "savee"))
+    assert [one[:4] for one in _heard(found)] == [
+        ("savee_DC", "male", None, "A"),
+        ("savee_DC", "male", None, "S"),
+        ("savee_JK", "male", None, "A"),
+    ]
+    assert _kinds(found) == {"no transcript": 3}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["librispeech", "msp-podcast", "crema-d", "nemo", "generic", "ravdess", "iemocap", "emo-db", "emovo", "ased", "tess", "savee"],
+)
 def test_a_folder_that_is_not_the_corpus_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"name the folder that holds|is it the folder of that corpus"):
         prepare(name, tmp_path, tmp_path / "out.csv")
@@ -286,6 +352,7 @@ _UTTERANCES = st.builds(
     split=st.none() | _TEXTS,
     language=st.none() | _TEXTS,
     license=_TEXTS,
+    age=st.none() | st.integers(0, 120),
 )
 
 
@@ -325,6 +392,8 @@ def test_all_missing_files_are_told_in_one_error(tmp_path: Path) -> None:
         ("m.csv", "path,speaker\n", "no column corpus, license"),
         ("m.csv", "path,corpus,speaker,license,gender\na.wav,c,s,CC0,x\n", "line 2: 'x' is no gender"),
         ("m.csv", "path,corpus,speaker,license,emotion\na.wav,c,s,CC0,angry\n", "line 2: 'angry' is no emotion; use one of A, S"),
+        ("m.csv", "path,corpus,speaker,license,age\na.wav,c,s,CC0,old\n", "line 2: 'old' is no age; use whole years, 0 to 120"),
+        ("m.csv", "path,corpus,speaker,license,age\na.wav,c,s,CC0,121\n", "line 2: '121' is no age"),
         ("m.csv", "path,corpus,speaker,license\na.wav,c,s,\n", "line 2: license is empty"),
         ("m.csv", "path,corpus,speaker,license\na.wav,c,s,CC0,oh\n", "line 2: more fields than columns"),
         ("m.csv", b"path,corpus,speaker,license\n\xff,c,s,CC0\n", "must be UTF-8"),

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,8 @@ def test_what_cannot_be_answered_counts_and_what_does_not_occur_does_not(found: 
 
 
 def test_genders_are_compared_only_over_the_same_emotions(found: Evaluation) -> None:
-    assert set(found.genders) == {"female", "male"}
-    female, male = found.genders["female"], found.genders["male"]
+    female, male = (one for one in found.groups if one.by == "gender")
+    assert (female.name, male.name) == ("female", "male")
     assert (female.clips, female.speakers, female.uar.value) == (4, 2, 0.6667)
     assert (male.clips, male.speakers, male.uar.value) == (3, 1, 0.6667)
     assert found.gender_difference is not None
@@ -102,7 +103,57 @@ def test_genders_are_compared_only_over_the_same_emotions(found: Evaluation) -> 
     assert found.gender_difference.interval_95[0] < 0 < found.gender_difference.interval_95[1]
     without = evaluate([clip for clip in CLIPS if clip.utterance.speaker != "m1" or clip.utterance.emotion != S], LETTERS, about())
     assert without.gender_difference is None
-    assert set(without.genders) == {"female", "male"}
+    assert [one.name for one in without.groups if one.by == "gender"] == ["female", "male"]
+
+
+def test_groups_have_their_own_chance_and_confidence() -> None:
+    clips = [
+        judged("f1", A, A, 0.9),
+        judged("f1", S, A, 0.7),
+        judged("f1", N, N, 0.8, unsure=True),
+        judged("m1", A, S, 0.6, corpus="d", unsure=True),
+        judged("m1", S, S, 0.9, corpus="d"),
+    ]
+    clips[3] = replace(clips[3], utterance=replace(clips[3].utterance, language="it", age=70))
+    clips[4] = replace(clips[4], utterance=replace(clips[4].utterance, language="it", age=9))
+    found = {(one.by, one.name): one for one in evaluate(clips, LETTERS, about()).groups}
+    assert list(found) == [
+        ("all", ""),
+        ("corpus", "c"),
+        ("corpus", "d"),
+        ("language", "en"),
+        ("language", "it"),
+        ("gender", "female"),
+        ("gender", "male"),
+        ("age", "0 to 12"),
+        ("age", "60 and over"),
+    ]
+    first, second = found["corpus", "c"], found["corpus", "d"]
+    assert (first.clips, first.speakers, first.chance, second.chance) == (3, 1, 0.3333, 0.5)
+    assert (first.uar.value, second.uar.value, found["all", ""].uar.value) == (0.6667, 0.5, 0.6667)
+    assert (first.sure_share, first.sure_uar, second.sure_uar) == (0.6667, 0.5, 1.0)
+    assert first.ece == pytest.approx((0.1 + 0.7 + 0.2) / 3, abs=1e-4)
+    assert found["age", "60 and over"].sure_uar is None
+    plain = evaluate(clips, LETTERS, about(has_probabilities=False)).groups
+    assert {(one.sure_share, one.sure_uar, one.ece) for one in plain} == {(None, None, None)}
+    page = to_markdown(evaluate(clips, LETTERS, about()))
+    assert "| corpus c | 3 | 1 | 0.333 | 0.667 |" in page
+    assert "| age 60 and over | 1 | 1 | 1.000 | 0.000 | 0.000 to 0.000 | 0% | – | 0.600 |" in page
+
+
+def test_the_worst_and_the_median_person_of_a_corpus_are_told_of_those_with_enough_clips() -> None:
+    def person(name: str, right: int, clips: int = 12, corpus: str = "c") -> list[Judged]:
+        """`right` of the clips of each of two emotions are recognised."""
+        return [judged(name, e, e if i < right else H, corpus=corpus) for e in (A, S) for i in range(clips // 2)]
+
+    clips = [*person("p1", 1), *person("p2", 3), *person("p3", 6), *person("few", 0, clips=8), *person("q", 3, corpus="d")]
+    clips += [judged("one emotion", N, A) for _ in range(20)]
+    people = evaluate(clips, LETTERS, about()).people
+    assert [(one.corpus, one.people, one.clips, one.worst, one.median) for one in people] == [
+        ("c", 3, 12, 0.1667, 0.5),
+        ("d", 1, 12, 0.5, 0.5),
+    ]
+    assert "| c | 3 | 12 | 0.167 | 0.500 |" in to_markdown(evaluate(clips, LETTERS, about()))
 
 
 def test_confidence_is_told_only_of_answers_with_probabilities(found: Evaluation) -> None:
@@ -173,7 +224,7 @@ def test_the_page_begins_with_the_headline_and_holds_the_figures(found: Evaluati
         "| word error rate, 8 words | 0.375 |",
         "| angry | 3 | 0.667 | 0.667 | 0.667 |",
         "| happy | 0 | – | – | – |",
-        "| female | 4 | 2 | 0.667 |",
+        "| gender female | 4 | 2 | 0.333 | 0.667 |",
         "| parameters | 2,800,000 |",
         "ab" * 32,
     ):

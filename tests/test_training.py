@@ -10,11 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from model.bundle import open_bundle
 from model.confusion import read_confusion
+from model.manifest import NORMALISER, Normalisation, digests, verify, version_of
 from model.manifest import read_manifest as read_bundle_manifest
-from model.manifest import verify, version_of
 from tests.commands import run
 from tests.tones import CONTOURS, HISSES, RECIPE, SPEAKERS, TAKES, write_corpus
 from train.__main__ import main
@@ -22,6 +24,9 @@ from train.corpora.manifest import Utterance, read_manifest, write_manifest
 from train.corpora.splits import Corpora
 from train.folds import cross_fitted
 from train.recipe import load_recipe
+from train.release import add_scores
+from train.release import write_manifest as write_bundle_manifest
+from train.scoring.evaluation import Evaluation
 
 CLIPS = SPEAKERS * len(CONTOURS) * TAKES
 ROWS = CLIPS + HISSES
@@ -141,6 +146,10 @@ def test_conditions_and_outliers_are_released_and_told_again_by_evaluate(trained
     assert {one["condition"]: one["uar"]["value"] for one in found["conditions"]} == score.conditions
     assert {one["corpus"]: one["sure_share"] for one in found["outliers"]} == score.outliers
     assert found["outliers"][0]["clips"] == 2
+    one_speaker = run("evaluate", *chosen, "--conditions", "--speakers", "t4", "--json")
+    assert one_speaker.returncode == 0, one_speaker.stderr
+    other = json.loads(one_speaker.stdout)
+    assert (other["clips"], len(other["conditions"]), other["outliers"]) == (OF_A_SPEAKER, len(score.conditions), [])
 
 
 def test_the_model_card_holds_the_figures_and_changes_no_version(trained: Trained) -> None:
@@ -150,6 +159,69 @@ def test_the_model_card_holds_the_figures_and_changes_no_version(trained: Traine
     assert f"Unweighted accuracy {score.unweighted_accuracy:.3f}" in card
     for text in ("It knows tones.", "CC0-1.0", "tones, 4 speakers", "hiss, 10 dB SNR", "Female minus male", manifest.version):
         assert text in card
+    for text in (
+        "What it must not be used for",
+        "To diagnose",
+        "It hears every voice alike",
+        "gender female",
+        "UAR of the worst",
+        "chance",
+    ):
+        assert text in card
+    assert [(one.by, one.name) for one in score.groups] == [("all", ""), ("corpus", "tones"), ("gender", "female"), ("gender", "male")]
+    assert {one.name: one.unweighted_accuracy for one in score.groups if one.by == "gender"} == score.genders
+    assert score.groups[0].unweighted_accuracy == score.unweighted_accuracy
+    assert [(one.corpus, one.people) for one in score.people] == [("tones", 2)]
+    assert score.people[0].worst <= score.people[0].median
+    assert set(score.emotional) == {"hisses"}
+    assert score.personal == []
+
+
+def test_a_bundle_with_a_normaliser_is_scored_with_and_without_knowing_the_person(trained: Trained, tmp_path: Path) -> None:
+    bundle = shutil.copytree(trained.bundle, tmp_path / "bundle")
+    width = open_bundle(bundle).encoder.width
+    save_file({"population_mean": torch.zeros(width)}, bundle / NORMALISER)
+    changed = {"normalisation": Normalisation(prior_segments=8.0), "files": digests(bundle)}
+    write_bundle_manifest(bundle, read_bundle_manifest(bundle).model_copy(update=changed))
+    chosen = ["--manifest", str(trained.manifest), "--bundle", str(bundle), "--person-minutes", "10,0", "--draws", "2"]
+    done = run("evaluate", *chosen, "--out", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stderr
+    found = Evaluation.model_validate_json((tmp_path / "figures/evaluation.json").read_text())
+    assert found.clips == CLIPS
+    stranger, known = found.personal
+    assert (stranger.minutes, known.minutes, known.draws) == (0, 10, 2)
+    assert 0.5 * found.uar.value < stranger.groups[0].uar.value
+    reference = known.groups[0].reference
+    assert reference is not None
+    assert 0 < reference.minutes < 10
+    assert {one.name for one in known.groups if one.by == "gender"} == {"female", "male"}
+    assert known.people == [], "nobody has ten clips that are not part of the reference"
+    assert "After so many minutes" in done.stdout
+    add_scores(bundle, [found], [])
+    (score,) = read_bundle_manifest(bundle).scores
+    assert [one.minutes for one in score.personal] == [0, 10]
+    assert score.personal[1].minutes_found == reference.minutes
+    assert score.personal[1].groups[0].unweighted_accuracy == known.groups[0].uar.value
+    card = (bundle / "README.md").read_text()
+    assert "It gets to know the person's voice" in card
+    assert "After so many minutes" in card
+    (row,) = (line for line in card.splitlines() if line.startswith(f"| tones | {CLIPS} |"))
+    assert row.endswith(f"| {known.groups[0].uar.value:.3f} |")
+    open_bundle(bundle)
+
+
+def test_recordings_without_an_emotion_are_judged_apart(trained: Trained, tmp_path: Path) -> None:
+    asked = ["evaluate", "--bundle", str(trained.bundle), "--manifest", str(trained.manifest)]
+    everything = json.loads(run(*asked, "--json").stdout)
+    assert everything["clips"] == CLIPS
+    assert [(one["corpus"], one["clips"]) for one in everything["outliers"]] == [("hisses", HISSES)]
+    done = run(*asked, "--corpus", "hisses", "--out", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stderr
+    assert f"| hisses | {HISSES} |" in done.stdout
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"evaluation.json", "evaluation.md"}
+    assert json.loads((tmp_path / "figures/evaluation.json").read_text())["outliers"] == everything["outliers"]
+    served = ["--server", "http://127.0.0.1:9", "--model", "x", "--corpus", "hisses"]
+    assert "a served model is scored on the column emotion" in run("evaluate", "--manifest", str(trained.manifest), *served).stderr
 
 
 def test_a_bundle_is_never_overwritten(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +249,7 @@ def test_speakers_and_style_are_chosen_and_the_figures_written(trained: Trained,
     assert (written["clips"], written["speakers"]) == (2 * OF_A_SPEAKER, 2)
     assert (written["about"]["strategy"], written["about"]["shots"], written["about"]["features"]) == ("transcript-prefix", 2, False)
     assert written["about"]["system"] == read_bundle_manifest(trained.bundle).version
-    assert "speakers t4,t5" in written["about"]["split"]
+    assert "speaker t4,t5" in written["about"]["split"]
     assert done.stdout.strip() in (tmp_path / "figures/evaluation.md").read_text()
     for name in ("confusion.png", "reliability.png", "risk-coverage.png"):
         assert (tmp_path / "figures" / name).read_bytes().startswith(b"\x89PNG")
@@ -219,16 +291,18 @@ def test_a_model_that_was_never_taught_words_gives_no_answer_when_it_shall_write
         ({}, ["--bundle", "no-such-bundle"], "no bundle at 'no-such-bundle'"),
         ({}, ["--conditions"], "--conditions needs --recipe"),
         ({}, ["--recipe", "no-such-recipe"], "no recipe 'no-such-recipe'"),
+        ({}, ["--recipe", "{recipe}", "--speakers", "t0,t4"], "both trained on and held out: t0"),
         ({}, ["--server", "http://127.0.0.1:9"], "--server needs --model"),
         ({"transcript": None}, ["--strategy", "transcript-prefix"], f"{CLIPS} of {CLIPS} utterances have none"),
         ({"transcript": None}, ["--strategy", "prompt-hint"], "take --strategy ser or joint"),
-        ({"emotion": None}, [], "no labelled utterance"),
+        ({"emotion": None, "transcript": None}, ["--asr"], "has no emotions and no transcripts there"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_with_the_value(
     trained: Trained, change: dict[str, object], options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = _rewritten(trained, "changed.csv", change)
+    options = [option.format(recipe=trained.recipe) for option in options]
     assert main(["evaluate", "--bundle", str(trained.bundle), "--manifest", str(manifest), *options]) == 1
     said = capsys.readouterr()
     assert reason in said.err

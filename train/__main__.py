@@ -79,16 +79,25 @@ def _add_nightly(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_evaluate)
     parser.add_argument("--manifest", type=Path, required=True, help="what to score on")
-    which = parser.add_argument_group("which utterances (all that are labelled, unless told)")
+    which = parser.add_argument_group("which utterances (all, unless told; corpora without an emotion, or with neutral alone, apart)")
     which.add_argument("--split", help="those of one split of the manifest, such as test1")
-    which.add_argument("--corpus", help="those of one corpus")
+    which.add_argument("--corpus", help="those of some corpora, with commas between")
     which.add_argument("--speakers", help="those of some speakers, with commas between")
-    which.add_argument("--recipe", help="those that this recipe never trains or tunes on")
+    which.add_argument("--recipe", help="those that this recipe never trains or tunes on; with others chosen here, refused where it does")
     which.add_argument(
         "--conditions",
         action="store_true",
-        help="also the same clips in noise, in a room, over a telephone and quietly, and what is no emotional speech (with --recipe)",
+        help="also the same clips in noise, in a room, over a telephone and quietly (with --recipe)",
     )
+    person = parser.add_argument_group("how well the bundle gets to know each person")
+    person.add_argument(
+        "--person-minutes",
+        type=_minutes,
+        metavar="0,1,10,60",
+        help="also judge everybody's clips after so many minutes of their own speech, for a bundle with personal normalisation",
+    )
+    person.add_argument("--draws", type=_positive, default=5, help="how often the clips of those minutes are drawn (default: 5)")
+    person.add_argument("--seed", type=_not_negative, default=0, help="seed of the draws (default: 0)")
     system = parser.add_argument_group("what is scored")
     system.add_argument("--bundle", default="nano", help="a built-in bundle or a folder (default: nano)")
     system.add_argument("--server", metavar="URL", help="instead: an OpenAI-compatible server of any audio LLM, asked without training")
@@ -108,6 +117,22 @@ def _not_negative(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
     return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _minutes(text: str) -> list[float]:
+    try:
+        found = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not 0 <= found[0] <= found[-1] < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} are no minutes of speech; write numbers from 0 on with commas between, as 0,1,10,60")
+    return found
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,17 +16,18 @@ from model.evidence import read_evidence
 from model.manifest import find_bundle, read_manifest, sha256
 from model.prompts import Strategy
 from model.server_key import read_key
-from train.corpora.manifest import Utterance
+from train.corpora.manifest import Utterance, require_disjoint
 from train.corpora.manifest import read_manifest as read_utterances
-from train.corpora.splits import Corpora
+from train.corpora.splits import Corpora, everyone
 from train.recipe import load_recipe
 from train.release import refuse_existing
 from train.run import train as train_recipe
 from train.scoring import page as evaluation_page
-from train.scoring.evaluate import Asked, Surroundings, evaluate_bundle, evaluate_served
-from train.scoring.evaluation import Evaluation
+from train.scoring.evaluate import Asked, Enrolment, Surroundings, evaluate_bundle, evaluate_calm, evaluate_served
+from train.scoring.evaluation import CalmEvaluation, Evaluation
 from train.scoring.judging import transcribe
 from train.scoring.metrics import word_error_rate
+from train.scoring.outliers import divided
 from train.scoring.served import ServedModel
 
 # Bars for weights that load in a second, and remarks that are for the developers of transformers.
@@ -50,17 +52,25 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Score a bundle or a served model on chosen utterances; prints, and writes where asked."""
+    if options.person_minutes and options.server:
+        raise TrainingError("--person-minutes needs a bundle; a served model gets to know nobody")
     utterances, split, surroundings = _chosen(options)
-    if not any(utterance.emotion for utterance in utterances):
+    if options.asr and utterances and not divided(utterances)[0]:
         _word_errors(options, utterances, split)
         return
     digest = sha256(options.manifest)
+    evaluation: Evaluation | CalmEvaluation
     if options.server:
         evaluation = _served(options, utterances, split, digest)
     else:
         strategy = Strategy(options.strategy) if options.strategy else None
         asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(strategy, options.shots, options.features)
-        evaluation = evaluate_bundle(asked, utterances, split, digest, asr=options.asr, surroundings=surroundings)
+        enrolment = Enrolment(options.person_minutes, options.draws, options.seed) if options.person_minutes else None
+        if utterances:
+            asr = options.asr
+            evaluation = evaluate_bundle(asked, utterances, split, digest, asr=asr, surroundings=surroundings, enrolment=enrolment)
+        else:
+            evaluation = evaluate_calm(asked, surroundings.outliers, split, digest, enrolment=enrolment)
     if options.out:
         evaluation_page.write(options.out, evaluation)
     print(evaluation.model_dump_json(indent=2) if options.json else evaluation_page.to_markdown(evaluation))
@@ -114,27 +124,35 @@ def _manifests(options: argparse.Namespace) -> Sequence[Path]:
     return found
 
 
-def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str, Surroundings | None]:
-    """The labelled utterances that were asked for, in words which those are, and what to hear beside them."""
+def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str, Surroundings]:
+    """The labelled utterances that were asked for, in words which those are, and what to hear beside them.
+
+    With --asr, where nothing is labelled, those with a transcript; without it none, if there are recordings without an emotion.
+    """
     if options.conditions and (not options.recipe or options.server):
         raise TrainingError("--conditions needs --recipe, which names the noises, and a bundle")
     if options.recipe:
         return _never_trained_on(options)
+    utterances, split = _filtered(options)
+    acted, calm = divided(utterances)
+    if not acted and options.asr:
+        spoken = [u for u in utterances if u.transcript is not None]
+        if not spoken:
+            raise TrainingError(f"{options.manifest} has no emotions and no transcripts there; --asr needs the column transcript")
+        return spoken, split, Surroundings()
+    if not acted and options.server:
+        raise TrainingError(f"{options.manifest} has no labelled utterance there; a served model is scored on the column emotion")
+    return acted, split, Surroundings(calm)
+
+
+def _filtered(options: argparse.Namespace) -> tuple[list[Utterance], str]:
+    """The utterances of the corpora, split and speakers that were asked for, and in words which those are."""
     utterances, words = read_utterances(options.manifest), []
-    for name, wanted in (("corpus", options.corpus), ("split", options.split)):
+    for name, wanted in (("corpus", options.corpus), ("split", options.split), ("speaker", options.speakers)):
         if wanted:
-            utterances = _having(utterances, name, [wanted])
+            utterances = _having(utterances, name, wanted.split(","))
             words.append(f"{name} {wanted}")
-    if options.speakers:
-        utterances = _having(utterances, "speaker", options.speakers.split(","))
-        words.append(f"speakers {options.speakers}")
-    labelled = [u for u in utterances if u.emotion is not None]
-    spoken = [u for u in utterances if u.transcript is not None] if options.asr else []
-    if not labelled and not spoken:
-        raise TrainingError(
-            f"{options.manifest} has no labelled utterance there; evaluation needs the column emotion, or transcripts and --asr"
-        )
-    return labelled or spoken, f"{options.manifest.name}, {', '.join(words) or 'all labelled utterances'}", None
+    return utterances, f"{options.manifest.name}, {', '.join(words) or 'all utterances'}"
 
 
 def _having(utterances: Sequence[Utterance], field: str, wanted: Sequence[str]) -> list[Utterance]:
@@ -146,13 +164,20 @@ def _having(utterances: Sequence[Utterance], field: str, wanted: Sequence[str]) 
     return [u for u in utterances if getattr(u, field) in wanted]
 
 
-def _never_trained_on(options: argparse.Namespace) -> tuple[list[Utterance], str, Surroundings | None]:
+def _never_trained_on(options: argparse.Namespace) -> tuple[list[Utterance], str, Surroundings]:
+    """The recipe's test part, or what was asked for, if the recipe trains on none of these speakers."""
     recipe = load_recipe(options.recipe)
     corpora = Corpora.load(recipe, [options.manifest])
+    surroundings = Surroundings.of(corpora, conditions=options.conditions)
+    never = f"never trained or tuned on by the recipe {recipe.name}"
+    if options.corpus or options.split or options.speakers:
+        utterances, split = _filtered(options)
+        require_disjoint(everyone([*corpora.train, *corpora.validation]), utterances)
+        acted, calm = divided(utterances)
+        return acted, f"{split}, {never}", replace(surroundings, outliers=calm)
     labelled = [u for part in corpora.test for u in part.utterances if u.emotion is not None]
     names = [f"{c.name}, {c.by} {', '.join(c.test)}" for c in recipe.corpora if c.test and c.answer is None]
-    surroundings = Surroundings.of(corpora) if options.conditions else None
-    return labelled, f"{'; '.join(names)}, never trained or tuned on by the recipe {recipe.name}", surroundings
+    return labelled, f"{'; '.join(names)}, {never}", surroundings
 
 
 def _served(options: argparse.Namespace, utterances: Sequence[Utterance], split: str, digest: str) -> Evaluation:

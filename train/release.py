@@ -14,14 +14,27 @@ from safetensors.torch import save_file
 from model.bundle import Bundle
 from model.confusion import VoiceConfusion, write_confusion
 from model.errors import TrainingError
-from model.manifest import CARD, MANIFEST, NORMALISER, BundleManifest, Normalisation, Score, digests, read_manifest, version_of
+from model.manifest import (
+    CARD,
+    MANIFEST,
+    NORMALISER,
+    BundleManifest,
+    GroupScore,
+    Normalisation,
+    PeopleScore,
+    PersonalScore,
+    Score,
+    digests,
+    read_manifest,
+    version_of,
+)
 from train.calibration import Calibration
 from train.card import to_card
 from train.corpora.splits import Noise, Part
 from train.learning.trainer import Materials
 from train.public_set import write_public_set
 from train.recipe import Pretrained, Recipe
-from train.scoring.evaluation import Evaluation
+from train.scoring.evaluation import Evaluation, GroupFigures, PeopleFigures, PersonalFigures
 
 _PROMPT = 0
 _LICENSES = {
@@ -168,12 +181,46 @@ def _score(evaluation: Evaluation) -> Score:
         interval_method="bootstrap over speakers, then over their clips, 2000 draws",
         chance=round(evaluation.chance, 4),
         recalls=recalls,
-        genders={gender: figures.uar.value for gender, figures in evaluation.genders.items()},
+        genders={one.name: one.uar.value for one in evaluation.groups if one.by == "gender"},
         conditions={one.condition: one.uar.value for one in evaluation.conditions},
         calibration_error=confidence.ece if confidence else None,
         sure_share=evaluation.sure_share if confidence else None,
         sure_unweighted_accuracy=evaluation.sure_uar,
         outliers={one.corpus: one.sure_share for one in evaluation.outliers},
+        emotional={one.corpus: one.emotional_share for one in evaluation.outliers},
+        groups=[_group_score(one) for one in evaluation.groups],
+        people=[_people_score(one) for one in evaluation.people],
+        personal=[_personal_score(one) for one in evaluation.personal],
+    )
+
+
+def _group_score(one: GroupFigures) -> GroupScore:
+    return GroupScore(
+        by=one.by,
+        name=one.name,
+        clips=one.clips,
+        speakers=one.speakers,
+        unweighted_accuracy=one.uar.value,
+        interval_95=one.uar.interval_95,
+        chance=one.chance,
+        sure_share=one.sure_share,
+        sure_unweighted_accuracy=one.sure_uar,
+        calibration_error=one.ece,
+    )
+
+
+def _people_score(one: PeopleFigures) -> PeopleScore:
+    return PeopleScore(corpus=one.corpus, people=one.people, worst=one.worst, median=one.median)
+
+
+def _personal_score(one: PersonalFigures) -> PersonalScore:
+    reference = one.groups[0].reference if one.groups else None
+    return PersonalScore(
+        minutes=one.minutes,
+        minutes_found=reference.minutes if reference else 0.0,
+        groups=[_group_score(group) for group in one.groups],
+        people=[_people_score(people) for people in one.people],
+        emotional={outlier.corpus: outlier.emotional_share for outlier in one.outliers},
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from train.learning.statistics import statistics_store
 from train.learning.trainer import make_accelerator
 from train.recipe import EncoderTraining, Recipe, WhisperRecipe
 from train.release import add_scores, draft, refuse_existing, write_bundle
-from train.scoring.evaluate import Asked, Surroundings, evaluate_bundle
+from train.scoring.evaluate import Asked, Enrolment, Surroundings, evaluate_bundle
 from train.scoring.evaluation import About, Evaluation
 from train.scoring.results import Judged, evaluate
 from train.training import run_record, trained
@@ -64,13 +65,15 @@ def score(recipe: Recipe, corpora: Corpora, manifests: Sequence[Path], bundle: s
     """A bundle on the recipe's test speakers or splits, in its own style."""
     asked = Asked.of_bundle(find_bundle(bundle))
     hashes = _digest(manifests)
-    surroundings = Surroundings.of(corpora) if recipe.noises else None
+    surroundings = Surroundings.of(corpora, conditions=bool(recipe.noises))
+    enrolment = Enrolment() if asked.bundle.reference_settings else None
     found = []
     for corpus, part in zip(recipe.corpora, corpora.test, strict=True):
         labelled = [u for u in part.utterances if u.emotion is not None]
         if labelled:
             split = f"{part.corpus}, {corpus.by} {', '.join(corpus.test)}, never trained or tuned on"
-            found.append(evaluate_bundle(asked, labelled, split, hashes, surroundings=surroundings))
+            found.append(evaluate_bundle(asked, labelled, split, hashes, surroundings=surroundings, enrolment=enrolment))
+            surroundings = replace(surroundings, outliers=())  # those are told once
     return found
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from model.decision import Decision
+from model.manifest import PersonalScore
 from monitor.bundles.records import decision_of, source_of
 from monitor.config import PACKAGED_BUNDLE
 from monitor.judging.retirement import WHY
@@ -130,7 +131,13 @@ def _of_manifest(kept: Kept) -> list[tuple[str, str]]:
     for score in manifest.scores:
         low, high = score.interval_95
         told.append(("released with", f"unweighted accuracy {score.unweighted_accuracy:.3f} ({low:.2f} to {high:.2f}) on {score.split}"))
+        told += [("knowing the person", _personal(one)) for one in score.personal if one.groups and one.minutes]
     return told
+
+
+def _personal(score: PersonalScore) -> str:
+    everyone = score.groups[0]
+    return f"unweighted accuracy {everyone.unweighted_accuracy:.3f} after {score.minutes_found:.1f} minutes of their speech"
 
 
 def _of_decision(decision: Decision) -> list[tuple[str, str]]:

@@ -49,7 +49,15 @@ class Finder:
         self.found = Found()
 
     def add(
-        self, path: Path, speaker: str, *, gender: str | None, emotion: Emotion | None, transcript: str | None, split: str | None = None
+        self,
+        path: Path,
+        speaker: str,
+        *,
+        gender: str | None,
+        emotion: Emotion | None,
+        transcript: str | None,
+        split: str | None = None,
+        age: int | None = None,
     ) -> None:
         """Take an utterance in; a gender or a transcript that is missing is remarked on."""
         known = _GENDERS.get((gender or "").lower())
@@ -59,7 +67,7 @@ class Finder:
             self.remark(path, "no transcript")
         speaker = f"{self._name}_{speaker}"
         self.found.utterances.append(
-            Utterance(path, self._title, speaker, known, emotion, transcript or None, split, self._language, self._license)
+            Utterance(path, self._title, speaker, known, emotion, transcript or None, split, self._language, self._license, age)
         )
 
     def leave_out(self, file: Path, what: str, detail: str = "") -> None:
@@ -82,13 +90,15 @@ class Finder:
             self.leave_out(file, f"no agreement on an emotion ({word})" if word in labels else f"unknown label {word!r}")
         return emotion
 
+    def paths(self, folder: Path) -> list[Path]:
+        """Audio files anywhere below a folder, sorted."""
+        # Archives made on a Mac hold a "._name.wav" beside "name.wav", which is no audio.
+        return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")]
+
     def audio(self, folder: Path) -> dict[str, Path]:
         """Audio files anywhere below a folder by their names without suffix; a second one of a name is told and left out."""
         found: dict[str, Path] = {}
-        for path in sorted(folder.rglob("*")):
-            # Archives made on a Mac hold a "._name.wav" beside "name.wav", which is no audio.
-            if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
-                continue
+        for path in self.paths(folder):
             if path.stem in found:
                 self.leave_out(path, "a second file of the same name", detail=str(found[path.stem]))
             else:

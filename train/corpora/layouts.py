@@ -12,6 +12,7 @@ from pathlib import Path
 from model.types import Emotion
 from train.corpora.finder import Finder, Found, Labels, find, read_table
 from train.corpora.manifest import read_manifest
+from train.corpora.named import ASED, EMO_DB, EMOVO, SAVEE, TESS, FileNames, read_named
 
 _MSP_PODCAST: Labels = {**{letter.value: letter for letter in Emotion}, "X": None}
 _RAVDESS: Labels = {
@@ -166,15 +167,16 @@ def read_ravdess(folder: Path) -> Found:
 def read_crema_d(folder: Path) -> Found:
     """CREMA-D; layout: README.md of https://github.com/CheyneyComputerScience/CREMA-D. Names are ACTOR_SENTENCE_EMOTION_LEVEL."""
     finder = _finder("crema-d")
-    actors = read_table(find(folder, "VideoDemographics.csv"), ("ActorID", "Sex"))
-    genders = {row["ActorID"]: row["Sex"] for row in actors}
+    actors = {row["ActorID"]: row for row in read_table(find(folder, "VideoDemographics.csv"), ("ActorID", "Age", "Sex"))}
     for name, path in finder.audio(find(folder, "AudioWAV")).items():
         if not re.fullmatch(r"\d{4}_[A-Z]{3}_[A-Z]{3}_[A-Z]+", name):
             finder.leave_out(path, "not named ACTOR_SENTENCE_EMOTION_LEVEL as CREMA-D names its files")
             continue
         actor, sentence, code, _ = name.split("_")
         if (emotion := finder.emotion(path, code, _CREMA_D)) is not None:
-            finder.add(path, actor, gender=genders.get(actor), emotion=emotion, transcript=_CREMA_D_SENTENCES.get(sentence))
+            about = actors.get(actor, {})
+            words = _CREMA_D_SENTENCES.get(sentence)
+            finder.add(path, actor, gender=about.get("Sex"), emotion=emotion, transcript=words, age=_years(about.get("Age")))
     return finder.found
 
 
@@ -204,13 +206,14 @@ def read_nemo(folder: Path) -> Found:
     finder = _finder("nemo")
     table = find(folder, "data.tsv", "data.csv")
     audio = finder.audio(folder / "samples")
-    rows = read_table(table, ("file_id", "emotion", "raw_text", "speaker_id", "gender"), "\t" if table.suffix == ".tsv" else ",")
+    rows = read_table(table, ("file_id", "emotion", "raw_text", "speaker_id", "gender", "age"), "\t" if table.suffix == ".tsv" else ",")
     for row in rows:
         name = Path(row["file_id"]).stem
         if name not in audio:
             finder.leave_out(folder / "samples" / row["file_id"], "audio is missing")
         elif (emotion := finder.emotion(audio[name], row["emotion"], _NEMO)) is not None:
-            finder.add(audio[name], row["speaker_id"], gender=row["gender"], emotion=emotion, transcript=row["raw_text"])
+            words, age = row["raw_text"], _years(row["age"])
+            finder.add(audio[name], row["speaker_id"], gender=row["gender"], emotion=emotion, transcript=words, age=age)
     finder.leave_out_unlabelled(audio, {Path(row["file_id"]).stem for row in rows})
     return finder.found
 
@@ -225,6 +228,10 @@ def generic_manifest(folder: Path) -> Path:
     return folder if folder.is_file() else find(folder, "manifest.csv", "manifest.jsonl")
 
 
+def _named(name: str, names: FileNames) -> Callable[[Path], Found]:
+    return lambda folder: read_named(_finder(name), folder, names)
+
+
 CORPORA: Mapping[str, Corpus] = {
     "librispeech": Corpus("LibriSpeech", read_librispeech, "CC BY 4.0", "en", defines_splits=True),
     "msp-podcast": Corpus("MSP-Podcast", read_msp_podcast, "MSP-Podcast academic licence", "en", defines_splits=True),
@@ -232,8 +239,18 @@ CORPORA: Mapping[str, Corpus] = {
     "crema-d": Corpus("CREMA-D", read_crema_d, "ODbL 1.0", "en", defines_splits=False),
     "iemocap": Corpus("IEMOCAP", read_iemocap, "IEMOCAP release form", "en", defines_splits=False),
     "nemo": Corpus("nEMO", read_nemo, "CC BY-NC-SA 4.0", "pl", defines_splits=False),
+    "emo-db": Corpus("EMO-DB", _named("emo-db", EMO_DB), "see its own documentation", "de", defines_splits=False),
+    "emovo": Corpus("EMOVO", _named("emovo", EMOVO), "not stated by its authors", "it", defines_splits=False),
+    "ased": Corpus("ASED", _named("ased", ASED), "not stated by its authors", "am", defines_splits=False),
+    "tess": Corpus("TESS", _named("tess", TESS), "CC BY-NC-ND 4.0", "en", defines_splits=False),
+    "savee": Corpus("SAVEE", _named("savee", SAVEE), "SAVEE, research only", "en", defines_splits=False),
     "generic": Corpus("generic", read_generic, "", "", defines_splits=False),
 }
+
+
+def _years(text: str | None) -> int | None:
+    """A table's age; None where it holds none."""
+    return int(text) if text and text.isdecimal() else None
 
 
 def _finder(name: str) -> Finder:

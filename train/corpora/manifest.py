@@ -16,9 +16,10 @@ from model.errors import TrainingError
 from model.types import Emotion
 
 REQUIRED = ("path", "corpus", "speaker", "license")
-OPTIONAL = ("gender", "emotion", "transcript", "split", "language")
-COLUMNS = ("path", "corpus", "speaker", "gender", "emotion", "transcript", "split", "language", "license")
+OPTIONAL = ("gender", "age", "emotion", "transcript", "split", "language")
+COLUMNS = ("path", "corpus", "speaker", "gender", "age", "emotion", "transcript", "split", "language", "license")
 _GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
+_OLDEST = 120
 _SHOWN = 5
 
 Row = Mapping[str, str]
@@ -29,7 +30,8 @@ class Utterance:
     """One recording of one speaker.
 
     path: an audio file; speaker: unique within the corpus, "" where nobody speaks (noise) or nobody knows who; gender: "female" or
-    "male"; emotion: None where the corpus gives none; language: a BCP 47 tag such as "en"; license: that of the recording.
+    "male"; emotion: None where the corpus gives none; language: a BCP 47 tag such as "en"; license: that of the recording;
+    age: of the speaker at the recording, in whole years, where the corpus tells.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Utterance:
     split: str | None
     language: str | None
     license: str
+    age: int | None = None
 
 
 def read_manifest(path: Path) -> list[Utterance]:
@@ -188,6 +191,9 @@ def _utterance(manifest: Path, line: int, row: Row) -> Utterance:
         raise TrainingError(f"{manifest}, line {line}: {letter!r} is no emotion; use one of {', '.join(Emotion)} or nothing")
     if gender and gender.lower() not in _GENDERS:
         raise TrainingError(f"{manifest}, line {line}: {gender!r} is no gender known here; use female, male or nothing")
+    age = row.get("age")
+    if age and not (age.isdecimal() and int(age) <= _OLDEST):
+        raise TrainingError(f"{manifest}, line {line}: {age!r} is no age; use whole years, 0 to {_OLDEST}, or nothing")
     return Utterance(
         path=manifest.parent / row["path"],
         corpus=row["corpus"],
@@ -198,6 +204,7 @@ def _utterance(manifest: Path, line: int, row: Row) -> Utterance:
         split=row.get("split") or None,
         language=row.get("language") or None,
         license=row["license"],
+        age=int(age) if age else None,
     )
 
 
@@ -208,6 +215,7 @@ def _row(folder: Path, utterance: Utterance) -> dict[str, str]:
         "corpus": utterance.corpus,
         "speaker": utterance.speaker,
         "gender": utterance.gender or "",
+        "age": "" if utterance.age is None else str(utterance.age),
         "emotion": utterance.emotion or "",
         "transcript": utterance.transcript or "",
         "split": utterance.split or "",

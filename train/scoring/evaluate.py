@@ -15,13 +15,15 @@ from model.prompts import Strategy
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
 from train.corpora.manifest import Utterance
-from train.corpora.splits import Corpora, Noise, Part
+from train.corpora.splits import Corpora, Noise, Part, everyone
 from train.scoring.conditions import judge_in_conditions
-from train.scoring.evaluation import About, Evaluation
-from train.scoring.judging import judge, transcribe
-from train.scoring.outliers import judge_outliers
+from train.scoring.evaluation import About, CalmEvaluation, Evaluation, OutlierFigures, PersonalFigures
+from train.scoring.judging import judge, require_transcripts, transcribe
+from train.scoring.outliers import judge_outliers, outlier_figures
+from train.scoring.personal import judge_people, personal_figures
 from train.scoring.results import Judged, evaluate
 from train.scoring.served import ServedModel
+from train.scoring.speaker_predictor import BundleSpeakerPredictor
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,28 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a bundle meets beside clean speech: noises to lay under it, and recordings without an emotion."""
+    """What a bundle meets beside acted speech.
 
-    noises: Sequence[Noise]
-    outliers: Sequence[Part]
+    outliers: recordings that no emotion was acted in, by corpus. noises: to lay under the clips, which are then also judged in a room,
+    over a telephone and so on; None: they are judged as they are only.
+    """
+
+    outliers: Sequence[Part] = ()
+    noises: Sequence[Noise] | None = None
 
     @classmethod
-    def of(cls, corpora: Corpora) -> Self:
+    def of(cls, corpora: Corpora, *, conditions: bool) -> Self:
         """Those that a recipe keeps for tests."""
-        return cls(corpora.test_noises, [part for part in corpora.test if part.answer is not None])
+        return cls([part for part in corpora.test if part.answer is not None], corpora.test_noises if conditions else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """From how many minutes of a person's speech the reference of their voice is built, each in turn; how often its clips are drawn."""
+
+    minutes: Sequence[float] = (0, 1, 10, 60)
+    draws: int = 5
+    seed: int = 0
 
 
 def evaluate_bundle(
@@ -81,17 +96,57 @@ def evaluate_bundle(
     *,
     asr: bool = False,
     surroundings: Surroundings | None = None,
+    enrolment: Enrolment | None = None,
 ) -> Evaluation:
     """The figures of a bundle on labelled utterances.
 
-    asr: also ask for the words alone, for the word error rate, where the strategy writes none itself. surroundings: also judge the same
-    clips in noise, in a room, over a telephone and quietly, and what else the bundle may hear.
+    asr: also ask for the words alone, for the word error rate, where the strategy writes none itself. enrolment: also judge people's
+    clips with a reference of their voice. Raises TrainingError, FormatError.
     """
-    judged = judge(asked.bundle, asked.llm, utterances, asked.style)
+    around = surroundings or Surroundings()
+    judged, outliers, personal = _judged(asked, utterances, around.outliers, enrolment)
     if asr and asked.style.strategy is not Strategy.JOINT:
-        texts = transcribe(asked.bundle, asked.llm, utterances, asked.style)
+        texts = transcribe(asked.bundle, asked.llm, [one.utterance for one in judged], asked.style)
         judged = [replace(one, transcript=text) for one, text in zip(judged, texts, strict=True)]
-    about = About(
+    evaluation = evaluate(judged, asked.bundle.manifest.letters, _about(asked, split, manifest_sha256))
+    conditions = []
+    if around.noises is not None:
+        clips = [one.utterance for one in judged]
+        conditions = judge_in_conditions(asked.bundle, asked.llm, clips, asked.style, judged, around.noises)
+    return evaluation.model_copy(update={"conditions": conditions, "outliers": outliers, "personal": personal})
+
+
+def evaluate_calm(
+    asked: Asked, parts: Sequence[Part], split: str, manifest_sha256: str, *, enrolment: Enrolment | None = None
+) -> CalmEvaluation:
+    """What a bundle makes of recordings that no emotion was acted in, by corpus. Raises as `evaluate_bundle`."""
+    _, outliers, personal = _judged(asked, [], parts, enrolment)
+    return CalmEvaluation(about=_about(asked, split, manifest_sha256), outliers=outliers, personal=personal)
+
+
+def _judged(
+    asked: Asked, utterances: Sequence[Utterance], outliers: Sequence[Part], enrolment: Enrolment | None
+) -> tuple[list[Judged], list[OutlierFigures], list[PersonalFigures]]:
+    """The utterances with their answers, and the figures of the outliers and of enrolment. No clip is encoded twice."""
+    bundle, llm, style = asked.bundle, asked.llm, asked.style
+    if enrolment is None:
+        return judge(bundle, llm, utterances, style), judge_outliers(bundle, llm, outliers, style), []
+    everybody = [*utterances, *everyone(outliers)]
+    require_transcripts(everybody, style)
+    predictor = BundleSpeakerPredictor(bundle, llm, style)
+    people = judge_people(predictor, everybody, enrolment.minutes, draws=enrolment.draws, seed=enrolment.seed)
+    strangers = [utterance for utterance in everybody if not utterance.speaker]
+    answers = {one.utterance: one for one in [*people.judged, *judge(bundle, llm, strangers, style)]}
+    letters = bundle.manifest.letters
+    return (
+        [answers[utterance] for utterance in utterances],
+        [outlier_figures(part.corpus, [answers[u] for u in part.utterances], letters) for part in outliers if part.utterances],
+        personal_figures(people, letters, {part.corpus for part in outliers}),
+    )
+
+
+def _about(asked: Asked, split: str, manifest_sha256: str) -> About:
+    return About(
         system=asked.bundle.manifest.version,
         parameters=asked.parameters,
         strategy=asked.style.strategy,
@@ -102,12 +157,6 @@ def evaluate_bundle(
         has_probabilities=True,
         date=datetime.now(UTC).date(),
     )
-    evaluation = evaluate(judged, asked.bundle.manifest.letters, about)
-    if surroundings is None:
-        return evaluation
-    conditions = judge_in_conditions(asked.bundle, asked.llm, utterances, asked.style, judged, surroundings.noises)
-    outliers = judge_outliers(asked.bundle, asked.llm, surroundings.outliers, asked.style)
-    return evaluation.model_copy(update={"conditions": conditions, "outliers": outliers})
 
 
 def evaluate_served(

@@ -11,7 +11,7 @@ _FEW_SPEAKERS = 10
 _FEW_EXAMPLES = 5
 
 Rounded = Annotated[float, AfterValidator(lambda value: round(value, 4))]
-Gender = Literal["female", "male"]
+Grouping = Literal["all", "corpus", "language", "gender", "age"]
 
 
 class _Record(BaseModel):
@@ -55,12 +55,64 @@ class Confusion(_Record):
     counts: list[list[int]]
 
 
-class GenderFigures(_Record):
-    """The clips of one gender; their UAR is over the emotions that occur among them."""
+class ReferenceFigures(_Record):
+    """What the references of people's voices were built from.
 
+    Attributes:
+        minutes: Of speech, on average over people and draws; less than asked where a person's clips give no more.
+        neutral_share: How much of it is neutral; None where there is none.
+    """
+
+    minutes: Rounded
+    neutral_share: Rounded | None
+
+
+class GroupFigures(_Record):
+    """The clips that have something in common; their UAR is over the emotions that occur among them.
+
+    Attributes:
+        by: What they have in common.
+        name: Which of these, such as a corpus's name; "" for all clips.
+        clips: How many; of an average draw where several were judged.
+        speakers: Of how many people.
+        chance: One over the number of emotions that occur.
+        uar: Unweighted accuracy over these emotions, whatever else was answered.
+        reference: With references of the voices only, as `change`: what they were built from.
+        change: `uar` minus that of the same clips without a reference, resampled in pairs.
+        sure_share: Share of clips with an answer that is not unsure; None without probabilities, as the next two.
+        sure_uar: UAR among those; None where there are none.
+        ece: Expected calibration error over clips with an answer.
+    """
+
+    by: Grouping
+    name: str
     clips: int
     speakers: int
+    chance: Rounded
     uar: Estimate
+    reference: ReferenceFigures | None = None
+    change: Estimate | None = None
+    sure_share: Rounded | None
+    sure_uar: Rounded | None
+    ece: Rounded | None
+
+
+class PeopleFigures(_Record):
+    """How differently the people of one corpus are recognised: UAR of each over the emotions that occur among their clips.
+
+    Attributes:
+        corpus: Its name.
+        people: How many have at least ten clips of at least two emotions; the others are left out.
+        clips: The median of their clips.
+        worst: The lowest UAR of one of them.
+        median: The median of their UARs.
+    """
+
+    corpus: str
+    people: int
+    clips: int
+    worst: Rounded
+    median: Rounded
 
 
 class ReliabilityBin(_Record):
@@ -106,13 +158,48 @@ class ConditionFigures(_Record):
 
 
 class OutlierFigures(_Record):
-    """Recordings that no emotion was acted in. sure_share: not unsure; emotional_share: sure of anything but neutral; sure: of what."""
+    """Recordings that no emotion was acted in. sure_share: not unsure; emotional_share: sure of anything but neutral; sure: of what.
+
+    reference: what references of the voices were built from, where there were some.
+    """
 
     corpus: str
     clips: int
     sure_share: Rounded
     emotional_share: Rounded
     sure: dict[Emotion, int]
+    reference: ReferenceFigures | None = None
+
+    @property
+    def emotional_share_of_sure(self) -> float | None:
+        """The share of the sure answers that are not neutral; None where it is never sure."""
+        return self.emotional_share / self.sure_share if self.sure_share else None
+
+
+class PersonalFigures(_Record):
+    """What a reference of the person's voice is worth: clips that are not in it, judged with it.
+
+    Attributes:
+        minutes: Of the person's speech, as asked.
+        draws: How often it was drawn which clips make the reference; the figures are of all draws together.
+        groups: All clips, and those of each corpus, language, gender and age; empty where no clip is labelled.
+        people: By corpus.
+        outliers: Recordings of people who act no emotion.
+    """
+
+    minutes: float
+    draws: int
+    groups: list[GroupFigures]
+    people: list[PeopleFigures]
+    outliers: list[OutlierFigures]
+
+
+class CalmEvaluation(_Record):
+    """The figures of one system on recordings that no emotion was acted in; see Evaluation."""
+
+    about: About
+    outliers: list[OutlierFigures]
+    personal: list[PersonalFigures] = []
 
 
 class Evaluation(_Record):
@@ -121,7 +208,8 @@ class Evaluation(_Record):
     uar: mean recall of the emotions that occur, chance: what guessing reaches there. gender_difference: UAR of female minus that of male
     voices, where both have the same emotions. sure_share: clips with an answer that is not unsure; sure_uar: UAR among them.
     cannot_answer: emotions that occur but are no answer of this system; absent: answers without an example. confidence: None without
-    probabilities. word_error_rate: None without transcripts. conditions, outliers: empty where they were not asked for.
+    probabilities. word_error_rate: None without transcripts. groups: all clips, those of each corpus, and those of each language, gender
+    and age where there are several. people: by corpus. conditions, outliers, personal: empty where they were not measured.
     """
 
     about: About
@@ -133,7 +221,6 @@ class Evaluation(_Record):
     chance: Rounded
     classes: dict[Emotion, ClassFigures]
     confusion: Confusion
-    genders: dict[Gender, GenderFigures]
     gender_difference: Estimate | None
     unparsable_share: Rounded
     word_error_rate: Rounded | None
@@ -143,8 +230,11 @@ class Evaluation(_Record):
     sure_uar: Rounded | None
     cannot_answer: list[Emotion]
     absent: list[Emotion]
+    groups: list[GroupFigures]
+    people: list[PeopleFigures]
     conditions: list[ConditionFigures] = []
     outliers: list[OutlierFigures] = []
+    personal: list[PersonalFigures] = []
 
     @property
     def warnings(self) -> list[str]:

@@ -32,14 +32,14 @@ def judge(
 
     Raises TrainingError where the strategy needs a transcript that is not there; FormatError.
     """
-    _require_transcripts(utterances, style)
+    require_transcripts(utterances, style)
     predictor = Predictor(bundle, llm, style)
     judged: list[Judged] = []
     with Progress(name, len(utterances)) as progress:
         for first in range(0, len(utterances), _AT_ONCE):
             batch = utterances[first : first + _AT_ONCE]
             answers = predictor.predict([sound(utterance) for utterance in batch])
-            judged += [_judged(utterance, answer) for utterance, answer in zip(batch, answers, strict=True)]
+            judged += [judged_as(utterance, answer) for utterance, answer in zip(batch, answers, strict=True)]
             progress.advance(len(judged) - 1)
     return judged
 
@@ -55,13 +55,15 @@ def transcribe(bundle: Bundle, llm: LanguageModel, utterances: Sequence[Utteranc
     return texts
 
 
-def _judged(utterance: Utterance, answer: Answered) -> Judged:
+def judged_as(utterance: Utterance, answer: Answered) -> Judged:
+    """An utterance with its answer."""
     if answer.prediction is None:
         return Judged(utterance, None, None, unsure=True)
     return Judged(utterance, answer.prediction.posterior, answer.transcript, answer.prediction.unsure)
 
 
-def _require_transcripts(utterances: Sequence[Utterance], style: Style) -> None:
+def require_transcripts(utterances: Sequence[Utterance], style: Style) -> None:
+    """Raises TrainingError where the strategy needs a transcript that is not there."""
     without = [u for u in utterances if u.transcript is None]
     if style.strategy.needs_transcript and without:
         raise TrainingError(

@@ -73,19 +73,25 @@ def unweighted_accuracy(true: Ints, predicted: Ints, classes: int) -> float:
     return float(average_recall(confusion_matrix(true, predicted, classes)))
 
 
-def resample_speakers(true: Ints, predicted: Ints, speakers: Sequence[str], classes: int, *, draws: int = 2000, seed: int = 0) -> Ints:
-    """Confusion matrices (draws, classes, classes + 1) of a bootstrap over speakers, then over each drawn speaker's clips."""
+def resample_speakers(
+    true: Ints, predicted: Ints, speakers: Sequence[str], classes: int, *, draws: int = 2000, seed: int = 0, repeats: int = 1
+) -> Ints:
+    """Confusion matrices (draws, classes, classes + 1) of a bootstrap over speakers, then over each drawn speaker's clips.
+
+    repeats: how often about the same clips are among the answers; a speaker counts as one repetition's clips, so that intervals do not
+    shrink by asking again.
+    """
     width = classes + 1
-    return _resampled(_cells(true, predicted, classes), classes * width, speakers, draws, seed).reshape(draws, classes, width)
+    return _resampled(_cells(true, predicted, classes), classes * width, speakers, draws, seed, repeats).reshape(draws, classes, width)
 
 
 def resample_pairs(
-    true: Ints, first: Ints, second: Ints, speakers: Sequence[str], classes: int, *, draws: int = 2000, seed: int = 0
+    true: Ints, first: Ints, second: Ints, speakers: Sequence[str], classes: int, *, draws: int = 2000, seed: int = 0, repeats: int = 1
 ) -> tuple[Ints, Ints]:
     """As `resample_speakers`, of two answers to the same clips: both stacks hold the same drawn clips, so that they can be compared."""
     width = classes + 1
     cells = _cells(true, first, classes) * width + np.where(second == NONE, classes, second)
-    drawn = _resampled(cells, classes * width * width, speakers, draws, seed).reshape(draws, classes, width, width)
+    drawn = _resampled(cells, classes * width * width, speakers, draws, seed, repeats).reshape(draws, classes, width, width)
     return drawn.sum(axis=3), drawn.sum(axis=2)
 
 
@@ -224,7 +230,7 @@ def _cells(true: Ints, predicted: Ints, classes: int) -> Ints:
     return cells
 
 
-def _resampled(cells: Ints, size: int, speakers: Sequence[str], draws: int, seed: int) -> Ints:
+def _resampled(cells: Ints, size: int, speakers: Sequence[str], draws: int, seed: int, repeats: int) -> Ints:
     """How often each cell, numbered 0 to size - 1, occurs in each draw of speakers and then of clips: (draws, size).
 
     Clips of one speaker in one cell are interchangeable, so drawing n of them is a multinomial draw over that speaker's cells, and a
@@ -236,7 +242,7 @@ def _resampled(cells: Ints, size: int, speakers: Sequence[str], draws: int, seed
     drawn = np.zeros((draws, size), dtype=np.int64)
     for speaker in range(len(names)):
         occupied, counts = np.unique(cells[owner == speaker], return_counts=True)
-        drawn[:, occupied] += rng.multinomial(times[:, speaker] * counts.sum(), counts / counts.sum())
+        drawn[:, occupied] += rng.multinomial(times[:, speaker] * max(1, counts.sum() // repeats), counts / counts.sum())
     return drawn
 
 

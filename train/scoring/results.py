@@ -1,8 +1,8 @@
 """From judged utterances to the figures of an evaluation. It does not judge (judging.py) and knows no formula (metrics.py)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,18 @@ from train.scoring.evaluation import (
     Confusion,
     Estimate,
     Evaluation,
-    Gender,
-    GenderFigures,
+    GroupFigures,
+    Grouping,
+    PeopleFigures,
+    ReferenceFigures,
     ReliabilityBin,
     RiskPoint,
 )
 from train.scoring.metrics import NONE, Bools, Floats, Ints, Metric
 
 _CURVE_POINTS = 50
+_LEAST_CLIPS = 10  # of a person whose own UAR means anything
+_AGES = (13, 18, 30, 45, 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +59,53 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """Labelled clips as arrays (n,): classes by number in the order of labels, NONE for no answer."""
+    """Labelled clips as arrays (n,): classes by number in the order of labels, NONE for no answer.
+
+    repeats: how often about the same clips were judged; `metrics.resample_speakers` says why it matters.
+    """
 
     labels: list[Emotion]
     true: Ints
     predicted: Ints
+    confidence: Floats
+    sure: Bools
     speakers: npt.NDArray[np.str_]
+    repeats: int = 1
 
     def of(self, chosen: Bools) -> "_Answers":
-        return _Answers(self.labels, self.true[chosen], self.predicted[chosen], self.speakers[chosen])
+        arrays = {name: getattr(self, name)[chosen] for name in ("true", "predicted", "confidence", "sure", "speakers")}
+        return replace(self, **arrays)
 
     def counts(self) -> Ints:
         return metrics.confusion_matrix(self.true, self.predicted, len(self.labels))
 
     def resampled(self, seed: int = 0) -> Ints:
-        return metrics.resample_speakers(self.true, self.predicted, self.speakers.tolist(), len(self.labels), seed=seed)
+        speakers = self.speakers.tolist()
+        return metrics.resample_speakers(self.true, self.predicted, speakers, len(self.labels), seed=seed, repeats=self.repeats)
+
+    def uar(self) -> Estimate:
+        return _estimate(metrics.average_recall, self.counts(), self.resampled())
+
+    def change_from(self, before: "_Answers") -> Estimate:
+        """The UAR minus that of `before`, which are other answers to the same clips, resampled in pairs."""
+        value = metrics.average_recall(self.counts()) - metrics.average_recall(before.counts())
+        speakers, classes = self.speakers.tolist(), len(self.labels)
+        draws = metrics.resample_pairs(self.true, before.predicted, self.predicted, speakers, classes, repeats=self.repeats)
+        change = metrics.average_recall(draws[1]) - metrics.average_recall(draws[0])
+        return Estimate(value=float(value), interval_95=metrics.interval_95(change))
+
+    def sure_uar(self) -> float | None:
+        return float(metrics.average_recall(self.of(self.sure).counts())) if self.sure.any() else None
+
+    def ece(self) -> float | None:
+        answered = self.predicted != NONE
+        correct = self.predicted == self.true
+        return metrics.expected_calibration_error(self.confidence[answered], correct[answered]) if answered.any() else None
+
+
+def person(utterance: Utterance) -> str:
+    """Who speaks, told apart from people of the same name in other corpora."""
+    return f"{utterance.corpus}/{utterance.speaker}"
 
 
 def evaluate(judged: Sequence[Judged], letters: Sequence[Emotion], about: About) -> Evaluation:
@@ -84,8 +120,7 @@ def evaluate(judged: Sequence[Judged], letters: Sequence[Emotion], about: About)
     answers = _answers(labelled, letters)
     counts, resampled = answers.counts(), answers.resampled()
     examples = dict(zip(answers.labels, counts.sum(axis=1).tolist(), strict=True))
-    sure = answers.of(np.array([item.posterior is not None and not item.unsure for item in labelled]))
-    genders = {gender: answers.of(np.array([item.utterance.gender == gender for item in labelled])) for gender in get_args(Gender)}
+    female, male = (answers.of(np.array([item.utterance.gender == gender for item in labelled])) for gender in ("female", "male"))
     rate, words = _word_error_rate(labelled)
     return Evaluation(
         about=about,
@@ -97,32 +132,104 @@ def evaluate(judged: Sequence[Judged], letters: Sequence[Emotion], about: About)
         chance=1 / sum(clips > 0 for clips in examples.values()),
         classes=_per_class(answers.labels, counts),
         confusion=Confusion(labels=answers.labels, counts=counts.tolist()),
-        genders={gender: _of_gender(part) for gender, part in genders.items() if len(part.true)},
-        gender_difference=_gender_difference(genders["female"], genders["male"]),
+        gender_difference=_gender_difference(female, male),
         unparsable_share=float((answers.predicted == NONE).mean()),
         word_error_rate=rate,
         words=words,
-        confidence=_confidence(labelled, answers) if about.has_probabilities else None,
-        sure_share=len(sure.true) / len(labelled),
-        sure_uar=float(metrics.average_recall(sure.counts())) if len(sure.true) else None,
+        confidence=_confidence(answers) if about.has_probabilities else None,
+        sure_share=float(answers.sure.mean()),
+        sure_uar=answers.sure_uar(),
         cannot_answer=[emotion for emotion in answers.labels if emotion not in letters],
         absent=[emotion for emotion, clips in examples.items() if clips == 0],
+        groups=groups_of(labelled, letters, has_probabilities=about.has_probabilities),
+        people=people_of(labelled, letters),
     )
+
+
+def groups_of(
+    labelled: Sequence[Judged],
+    letters: Sequence[Emotion],
+    *,
+    has_probabilities: bool = True,
+    repeats: int = 1,
+    before: Sequence[Judged] | None = None,
+    reference: Callable[[set[str]], ReferenceFigures] | None = None,
+) -> list[GroupFigures]:
+    """The figures of all labelled clips, of each corpus, and of each language, gender and age where there are several.
+
+    repeats: how often about the same clips are among them. before: other answers to the same clips, in the same order, to tell the change.
+    reference: what the references of some people, as CORPUS/SPEAKER, were built from.
+    """
+    answers = replace(_answers(labelled, letters), repeats=repeats)
+    earlier = replace(_answers(before, letters), repeats=repeats) if before is not None else None
+    found = []
+    for by, name_of in _GROUPINGS.items():
+        names = [name_of(item.utterance) for item in labelled]
+        known = sorted({name for name in names if name is not None}, key=_in_order)
+        if len(known) < 2 and by not in ("all", "corpus"):
+            continue
+        for name in known:
+            chosen = np.array([one == name for one in names])
+            part = answers.of(chosen)
+            found.append(
+                GroupFigures(
+                    by=by,
+                    name=name,
+                    clips=len(part.true) // repeats,
+                    speakers=len(set(part.speakers)),
+                    chance=1 / len(set(part.true.tolist())),
+                    uar=part.uar(),
+                    reference=reference(set(part.speakers)) if reference else None,
+                    change=part.change_from(earlier.of(chosen)) if earlier else None,
+                    sure_share=float(part.sure.mean()) if has_probabilities else None,
+                    sure_uar=part.sure_uar() if has_probabilities else None,
+                    ece=part.ece() if has_probabilities else None,
+                )
+            )
+    return found
+
+
+def people_of(labelled: Sequence[Judged], letters: Sequence[Emotion], *, repeats: int = 1) -> list[PeopleFigures]:
+    """How differently the people of each corpus are recognised; corpora without anybody who has enough clips are left out."""
+    found = []
+    for corpus in sorted({item.utterance.corpus for item in labelled}):
+        answers = _answers([item for item in labelled if item.utterance.corpus == corpus and item.utterance.speaker], letters)
+        people = [answers.of(answers.speakers == speaker) for speaker in sorted(set(answers.speakers))]
+        enough = [one for one in people if len(one.true) // repeats >= _LEAST_CLIPS and len(set(one.true.tolist())) > 1]
+        if enough:
+            each = [float(metrics.average_recall(one.counts())) for one in enough]
+            clips = round(median(len(one.true) // repeats for one in enough))
+            found.append(PeopleFigures(corpus=corpus, people=len(enough), clips=clips, worst=min(each), median=median(each)))
+    return found
 
 
 def condition_figures(name: str, clean: Sequence[Judged], judged: Sequence[Judged], letters: Sequence[Emotion]) -> ConditionFigures:
     """`judged` are the clips of `clean`, in their order, heard in another condition."""
     before, after = _answers(clean, letters), _answers(judged, letters)
-    counts = [answers.counts() for answers in (before, after)]
-    draws = metrics.resample_pairs(before.true, before.predicted, after.predicted, before.speakers.tolist(), len(before.labels))
-    change = metrics.average_recall(counts[1]) - metrics.average_recall(counts[0])
-    return ConditionFigures(
-        condition=name,
-        uar=_estimate(metrics.average_recall, counts[1], draws[1]),
-        change=Estimate(
-            value=float(change), interval_95=metrics.interval_95(metrics.average_recall(draws[1]) - metrics.average_recall(draws[0]))
-        ),
-    )
+    return ConditionFigures(condition=name, uar=after.uar(), change=after.change_from(before))
+
+
+def _age_of(utterance: Utterance) -> str | None:
+    if utterance.age is None:
+        return None
+    bounds = [0, *_AGES]
+    band = int(np.searchsorted(_AGES, utterance.age, side="right"))
+    return f"{bounds[band]} and over" if band == len(_AGES) else f"{bounds[band]} to {bounds[band + 1] - 1}"
+
+
+_GROUPINGS: Mapping[Grouping, Callable[[Utterance], str | None]] = {
+    "all": lambda utterance: "",
+    "corpus": lambda utterance: utterance.corpus,
+    "language": lambda utterance: utterance.language,
+    "gender": lambda utterance: utterance.gender,
+    "age": _age_of,
+}
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    """Ages by number, everything else by name."""
+    first = name.split(" ")[0]
+    return (int(first) if first.isdecimal() else 0, name)
 
 
 def _answers(labelled: Sequence[Judged], letters: Sequence[Emotion]) -> _Answers:
@@ -138,7 +245,9 @@ def _answers(labelled: Sequence[Judged], letters: Sequence[Emotion]) -> _Answers
         labels=labels,
         true=np.array([number[item.utterance.emotion] for item in labelled if item.utterance.emotion], dtype=np.int64),
         predicted=np.array([number[item.emotion] if item.emotion else NONE for item in labelled], dtype=np.int64),
-        speakers=np.array([f"{item.utterance.corpus}/{item.utterance.speaker}" for item in labelled]),
+        confidence=np.array([item.confidence for item in labelled], dtype=np.float64),
+        sure=np.array([item.posterior is not None and not item.unsure for item in labelled], dtype=np.bool_),
+        speakers=np.array([person(item.utterance) for item in labelled]),
     )
 
 
@@ -152,11 +261,6 @@ def _per_class(labels: Sequence[Emotion], counts: Ints) -> dict[Emotion, ClassFi
         emotion: ClassFigures(clips=int(clips), recall=_or_none(recall), precision=_or_none(precision), f1=_or_none(f1))
         for emotion, clips, recall, precision, f1 in columns
     }
-
-
-def _of_gender(part: _Answers) -> GenderFigures:
-    uar = _estimate(metrics.average_recall, part.counts(), part.resampled())
-    return GenderFigures(clips=len(part.true), speakers=len(set(part.speakers)), uar=uar)
 
 
 def _gender_difference(female: _Answers, male: _Answers) -> Estimate | None:
@@ -177,16 +281,14 @@ def _word_error_rate(labelled: Sequence[Judged]) -> tuple[float | None, int]:
     return metrics.word_error_rate([said for said, _ in spoken], [wrote for _, wrote in spoken])
 
 
-def _confidence(labelled: Sequence[Judged], answers: _Answers) -> Confidence:
-    confidence = np.array([item.confidence for item in labelled])
-    correct = np.array([item.emotion == item.utterance.emotion for item in labelled])
-    answered = np.array([item.posterior is not None for item in labelled])
+def _confidence(answers: _Answers) -> Confidence:
+    confidence, correct, answered = answers.confidence, answers.predicted == answers.true, answers.predicted != NONE
     coverage, risk = metrics.risk_coverage(confidence, correct)
-    shown = np.unique(np.linspace(0, len(labelled) - 1, _CURVE_POINTS).round().astype(int))
-    certain = np.zeros(len(labelled), dtype=np.bool_)
-    certain[np.argsort(-confidence, kind="stable")[: (len(labelled) + 1) // 2]] = True
+    shown = np.unique(np.linspace(0, len(correct) - 1, _CURVE_POINTS).round().astype(int))
+    certain = np.zeros(len(correct), dtype=np.bool_)
+    certain[np.argsort(-confidence, kind="stable")[: (len(correct) + 1) // 2]] = True
     return Confidence(
-        ece=metrics.expected_calibration_error(confidence[answered], correct[answered]) if answered.any() else None,
+        ece=answers.ece(),
         ece_by_chance=metrics.calibration_error_by_chance(confidence[answered]) if answered.any() else None,
         certain_half_uar=float(metrics.average_recall(answers.of(certain).counts())),
         reliability=_bins(confidence[answered], correct[answered]),
