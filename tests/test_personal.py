@@ -162,7 +162,8 @@ def normalising() -> tuple[Bundle, SpeechLLM]:
     llm = SpeechLLM(tiny.llama(), tiny.tokenizer())
     bundle = tiny.bundle(llm)
     manifest = bundle.manifest.model_copy(update={"normalisation": Normalisation(prior_segments=1.0)})
-    settings = ReferenceSettings(1.0, np.zeros(bundle.encoder.width, np.float32))
+    mean, ratio = np.zeros(bundle.encoder.width, np.float32), np.ones(bundle.encoder.width, np.float32)
+    settings = ReferenceSettings(1.0, mean, np.zeros((len(manifest.letters), len(mean)), np.float32), ratio)
     return replace(bundle, manifest=manifest, reference_settings=settings), llm
 
 

@@ -5,7 +5,7 @@ voice is built as everyday speech would build it: mostly from neutral clips, whi
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from itertools import compress
@@ -31,6 +31,8 @@ _NEUTRAL_SHARES = (0.7, 0.9)
 _POOL = {Emotion.NEUTRAL: 2 / 3}
 _POOL_OF_OTHERS = 1 / 2
 _AT_ONCE = 16
+# The first answers of a stranger; then a reference is renewed whenever it holds twice as much.
+_FIRST_CLIPS = 8
 
 
 @dataclass(slots=True)
@@ -149,10 +151,23 @@ class Person:
         self._sums = [answer.sums for answer in answers]
         self.plain = [judged_as(clip, answer) for clip, answer in zip(clips, answers, strict=True)]
 
-    def sums(self, places: Iterable[int]) -> VoiceSums | None:
-        """What some clips, each as often as it is named, add to the reference of the voice; None where that is nothing."""
-        found = [one for one in (self._sums[place] for place in places) if one is not None]
-        return reduce(add, found) if found else None
+    def sums(self, places: Sequence[int]) -> VoiceSums | None:
+        """What some clips add to the reference of the voice, in their order; None where that is nothing.
+
+        As in the monitor, each is judged with what is known of the voice by then: the better it is known, the better it is learned.
+        """
+        total: VoiceSums | None = None
+        done = 0
+        while done < len(places):
+            some = places[done : done + max(_FIRST_CLIPS, done)]
+            found = [self._sums[place] for place in some] if total is None else self._learned(some, total)
+            known = [one for one in (total, *found) if one is not None]
+            total = reduce(add, known) if known else None
+            done += len(some)
+        return total
+
+    def _learned(self, places: Sequence[int], total: VoiceSums) -> list[VoiceSums | None]:
+        return [answer.sums for answer in self._answers(places, self._predictor.shift_of(total))]
 
     def judged(self, places: Sequence[int], reference: VoiceSums | None) -> list[Judged]:
         """Some clips with a reference."""
