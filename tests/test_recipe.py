@@ -152,7 +152,7 @@ def test_folds_leave_each_speaker_out_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (_set("corpora", 0, "folds", to=[["t0", "t1"], ["t2", "t4"]]), "must hold every name of train once"),
+        (_set("corpora", 0, "folds", to=[["t0", "t1"], ["t2", "t4"]]), "must hold names of train, none of them twice"),
         (_set("corpora", 1, "test", to=["hiss-[123].wav"]), "hiss-1.wav is both trained on and held out"),
         (_set("corpora", 1, "train", to=["roar-*"]), "no utterance of the file roar-"),
         (_set("noises", 0, "test", to=["hiss-*.wav"]), "hiss-0.wav is both trained with and measured with"),

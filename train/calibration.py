@@ -18,9 +18,12 @@ from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
 from train.scoring.judging import judge
 from train.scoring.metrics import calibrate, fit_temperature, threshold_for
+from train.scoring.personal import judge_strange_and_known
 from train.scoring.results import Judged
 
 logger = logging.getLogger(__name__)
+
+KNOWN = ", voices known"
 
 # Under it a probability counts as this; the logarithm of 0 has no use.
 _FLOOR = 1e-9
@@ -95,9 +98,17 @@ def _voice_confusion(answers: Sequence[Judged]) -> VoiceConfusion:
 
 
 def judged_by_corpus(bundle: Bundle, llm: LanguageModel, parts: Sequence[Part]) -> dict[str, list[Judged]]:
-    """Answers to the labelled utterances of parts that the bundle, which must have temperature 1, was not trained on."""
-    clips = labelled(parts, bundle.manifest.letters)
-    return {corpus: judge(bundle, llm, of_it, Style.of(bundle), f"validation {corpus}") for corpus, of_it in clips.items()}
+    """Answers to the labelled utterances of parts that the bundle, which must have temperature 1, was not trained on.
+
+    By corpus; of a bundle that normalises, each corpus once more as CORPUS + KNOWN, its speakers' voices being known.
+    """
+    clips, style = labelled(parts, bundle.manifest.letters), Style.of(bundle)
+    if bundle.reference_settings is None:
+        return {corpus: judge(bundle, llm, of_it, style, f"validation {corpus}") for corpus, of_it in clips.items()}
+    judged: dict[str, list[Judged]] = {}
+    for corpus, of_it in clips.items():
+        judged[corpus], judged[corpus + KNOWN] = judge_strange_and_known(bundle, llm, of_it, style)
+    return {corpus: answers for corpus, answers in judged.items() if answers}
 
 
 def labelled(parts: Sequence[Part], letters: Sequence[Emotion]) -> dict[str, list[Utterance]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from model.types import Emotion
-from train.calibration import judged_by_corpus, labelled
+from train.calibration import KNOWN, judged_by_corpus, labelled
 from train.console import log_to_stderr
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Corpora
@@ -49,7 +49,9 @@ def cross_fitted(recipe: Recipe, corpora: Corpora, manifests: Sequence[Path], wo
     judged: dict[str, list[Judged]] = {}
     for fold, path in zip(folds, kept, strict=True):
         for corpus, clips in labelled(corpora.folds[fold.number], recipe.letters).items():
-            judged.setdefault(corpus, []).extend(_read(path, corpus, clips))
+            for name in (corpus, corpus + KNOWN):
+                if answers := _read(path, name, clips):
+                    judged.setdefault(name, []).extend(answers)
     return judged
 
 
@@ -82,9 +84,14 @@ def _judge(fold: Fold, kept: Path) -> None:
 
 
 def _read(path: Path, corpus: str, clips: Sequence[Utterance]) -> list[Judged]:
-    """The kept answers to a corpus's clips of a fold, in their order; the file's name tells which clips, not where they lie."""
+    """The kept answers to a corpus's clips of a fold, in their order; the file's name tells which clips, not where they lie.
+
+    None are kept of known voices where the bundle does not normalise, or nobody knows who speaks.
+    """
     rows = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if row["corpus"] == corpus]
-    return [Judged(clip, _posterior(row["posterior"]), row["transcript"], unsure=False) for clip, row in zip(clips, rows, strict=True)]
+    heard = [clip for clip in clips if clip.speaker] if corpus.endswith(KNOWN) else clips
+    found = zip(heard if rows else [], rows, strict=True)
+    return [Judged(clip, _posterior(row["posterior"]), row["transcript"], unsure=False) for clip, row in found]
 
 
 def _posterior(found: dict[str, float] | None) -> dict[Emotion, float] | None:

@@ -26,7 +26,7 @@ class _Section(BaseModel):
 class CorpusRecipe(_Section):
     """One corpus and how it is divided: by its own splits, by speakers, or by patterns of file names (`esc10/*/1-*`).
 
-    share: of a balanced batch. validation: for choosing and calibrating. folds: instead, the names of `train` in groups; each group is
+    share: of a balanced batch. validation: for choosing and calibrating. folds: instead, groups of names of `train`; each group is
     judged by a training that left it out. test: never trained or tuned on. answer: for recordings without an emotion, what is as good an
     answer as any, as letters with their probabilities; what these leave is spread evenly (outlier exposure, Hendrycks et al., 2019).
     """
@@ -46,8 +46,9 @@ class CorpusRecipe(_Section):
             raise ValueError(f"{self.name} needs names under train, validation or test")
         if self.folds and self.validation:
             raise ValueError(f"{self.name} has validation and folds; the folds are its validation")
-        if self.folds and sorted(name for fold in self.folds for name in fold) != sorted(self.train):
-            raise ValueError(f"the folds of {self.name} must hold every name of train once and no other")
+        left_out = [name for fold in self.folds for name in fold]
+        if len(set(left_out)) < len(left_out) or not set(left_out) <= set(self.train):
+            raise ValueError(f"the folds of {self.name} must hold names of train, none of them twice")
         if self.answer is not None and sum(self.answer.values()) > 1 + 1e-9:
             raise ValueError(f"the answer of {self.name} adds up to more than 1")
         return self

@@ -44,12 +44,11 @@ def train(recipe: Recipe, manifests: Sequence[Path], out: Path, work: Path, seed
     if last_phase is not None:
         trained(recipe, corpora, corpora.train, work, seed, accelerator, last_phase)
         return []
-    judged = _judged_by_folds(recipe, corpora, manifests, work, seed, accelerator) if recipe.folds else None
+    judged = _judged_by_folds(recipe, corpora, manifests, work, seed, accelerator) if recipe.folds else {}
     materials = trained(recipe, corpora, corpora.train, work, seed, accelerator)
     if not accelerator.is_main_process:
         return []
-    if judged is None:
-        judged = judged_by_corpus(draft(recipe, materials), materials.llm, corpora.validation)
+    judged |= judged_by_corpus(draft(recipe, materials), materials.llm, corpora.validation)
     calibration = Calibration.fit(judged, recipe.letters, recipe.release.trusted_accuracy)
     calibrated = {corpus: calibration.applied(answers) for corpus, answers in judged.items()}
     validation = _validation(recipe, manifests, calibrated)

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial, reduce
 from itertools import compress
 from operator import add
+from pathlib import Path
 
 import numpy as np
 
 from model.audio import Float32, samples_to_s
-from model.predictor import Answered
+from model.bundle import Bundle
+from model.predictor import Answered, Style
+from model.request import LanguageModel
 from model.types import Emotion
 from model.voice_reference import VoiceSums
 from train.corpora.manifest import Utterance
@@ -23,7 +26,7 @@ from train.scoring.evaluation import PersonalFigures, ReferenceFigures
 from train.scoring.judging import judged_as, sound_of
 from train.scoring.outliers import outlier_figures
 from train.scoring.results import Judged, groups_of, people_of, person
-from train.scoring.speaker_predictor import SpeakerPredictor
+from train.scoring.speaker_predictor import BundleSpeakerPredictor, SpeakerPredictor
 
 # Of everyday speech; each draw takes a share between these two.
 _NEUTRAL_SHARES = (0.7, 0.9)
@@ -81,6 +84,31 @@ def judge_people(
             predictor.clear()
             progress.advance(number)
     return result
+
+
+def judge_strange_and_known(
+    bundle: Bundle, llm: LanguageModel, utterances: Sequence[Utterance], style: Style, seed: int = 0
+) -> tuple[list[Judged], list[Judged]]:
+    """Everybody's clips, first as a stranger's, then with a reference of all clips of the speaker; without a known speaker, only once.
+
+    Both are in the order of `utterances`. Raises TrainingError for a bundle that does not normalise; FormatError.
+    """
+    predictor = BundleSpeakerPredictor(bundle, llm, style)
+    strange: dict[Path, Judged] = {}
+    known: dict[Path, Judged] = {}
+    people = by_person(utterances)
+    nobody = [[utterance] for utterance in utterances if not utterance.speaker]
+    with Progress("voices", len(people) + len(nobody)) as progress:
+        for number, clips in enumerate([*people.values(), *nobody]):
+            one = Person(predictor, clips)
+            strange |= {clip.path: judged for clip, judged in zip(clips, one.plain, strict=True)}
+            if clips[0].speaker:
+                order = np.random.default_rng([seed, len(clips)]).permutation(len(clips)).tolist()
+                judged = one.judged(range(len(clips)), one.sums(order))
+                known |= {clip.path: answer for clip, answer in zip(clips, judged, strict=True)}
+            predictor.clear()
+            progress.advance(number)
+    return [strange[one.path] for one in utterances], [known[one.path] for one in utterances if one.path in known]
 
 
 def personal_figures(result: PeopleJudged, letters: Sequence[Emotion], calm: Collection[str]) -> list[PersonalFigures]:
