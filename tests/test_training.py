@@ -179,8 +179,9 @@ def test_the_model_card_holds_the_figures_and_changes_no_version(trained: Traine
 
 def test_a_bundle_with_a_normaliser_is_scored_with_and_without_knowing_the_person(trained: Trained, tmp_path: Path) -> None:
     bundle = shutil.copytree(trained.bundle, tmp_path / "bundle")
-    width = open_bundle(bundle).encoder.width
-    save_file({"population_mean": torch.zeros(width)}, bundle / NORMALISER)
+    width, letters = open_bundle(bundle).encoder.width, len(read_bundle_manifest(bundle).letters)
+    numbers = {"population_mean": torch.zeros(width), "emotion_offsets": torch.zeros(letters, width), "ratio": torch.ones(width)}
+    save_file(numbers, bundle / NORMALISER)
     changed = {"normalisation": Normalisation(prior_segments=8.0), "files": digests(bundle)}
     write_bundle_manifest(bundle, read_bundle_manifest(bundle).model_copy(update=changed))
     chosen = ["--manifest", str(trained.manifest), "--bundle", str(bundle), "--person-minutes", "10,0", "--draws", "2"]
