@@ -18,22 +18,36 @@ from model.encoder import SpeechEncoder, load_encoder
 from model.errors import BundleError
 from model.manifest import BundleManifest, read_manifest, verify
 from model.mapper import QPMapper
+from model.priors import Prior, corrected, marked
 from model.speech_llm import SpeechLLM
 from model.types import Prediction
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """The front half of a released set, and what is needed to read the back half's answer."""
+    """The front half of a released set, and what is needed to read the back half's answer.
+
+    prior: what its posteriors are corrected to; None leaves them under the prior of its training.
+    """
 
     folder: Path
     manifest: BundleManifest
     encoder: SpeechEncoder
     mapper: QPMapper
+    prior: Prior | None = None
 
     def uncalibrated(self) -> "Bundle":
-        """The same, with its answers as the language model gives them: temperature 1, nothing unsure."""
-        return replace(self, manifest=self.manifest.model_copy(update={"temperature": 1.0, "unsure_below": 0.0}))
+        """The same, with its answers as the language model gives them: temperature 1, the prior of its training, nothing unsure."""
+        return replace(self, manifest=self.manifest.model_copy(update={"temperature": 1.0, "unsure_below": 0.0}), prior=None)
+
+    def under(self, prior: Prior) -> "Bundle":
+        """The same, its posteriors corrected to a prior; one that does not state the prior of its training is left as it is."""
+        return self if self.manifest.training_prior is None else replace(self, prior=prior)
+
+    @property
+    def version(self) -> str:
+        """What its predictions name: the version, and the prior that they are corrected to."""
+        return marked(self.manifest.version, self.prior)
 
     @torch.inference_mode()
     def speech_embeds(self, audio: Sequence[Tensor]) -> Tensor:
@@ -47,11 +61,13 @@ class Bundle:
         return self.mapper(states.to(device), mask.to(device))  # type: ignore[no-any-return]
 
     def prediction(self, log_probs: Sequence[float]) -> Prediction:
-        """Log-probabilities (L,) over the bundle's letters, in their order, to a calibrated prediction."""
+        """Log-probabilities (L,) over the bundle's letters, in their order, to a prediction, calibrated and under its prior."""
         manifest = self.manifest
-        calibrated = (torch.tensor(log_probs, dtype=torch.float64) / manifest.temperature).softmax(dim=0).tolist()
-        posterior = dict(zip(manifest.letters, calibrated, strict=True))
-        return Prediction(posterior, max(calibrated) < manifest.unsure_below, manifest.version)
+        tempered = (torch.tensor(log_probs, dtype=torch.float64) / manifest.temperature).softmax(dim=0).tolist()
+        posterior = dict(zip(manifest.letters, tempered, strict=True))
+        if self.prior is not None and manifest.training_prior is not None:
+            posterior = corrected(posterior, self.prior.over(manifest.letters), manifest.training_prior)
+        return Prediction(posterior, max(posterior.values()) < manifest.unsure_below, self.version)
 
 
 def open_bundle(folder: Path, beside: Bundle | None = None) -> Bundle:

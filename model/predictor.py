@@ -96,9 +96,8 @@ class Predictor:
         return [Answered(prediction) for prediction in self.judge(sounds, speech)]
 
     def unknown(self) -> Prediction:
-        """What is known where the model's answer was not in the grammar: nothing, and so it is unsure."""
-        letters = self._bundle.manifest.letters
-        return Prediction(dict.fromkeys(letters, 1 / len(letters)), True, self._bundle.manifest.version)
+        """What is known where the model's answer was not in the grammar: nothing beyond the prior, and so it is unsure."""
+        return replace(self._bundle.prediction([0.0] * len(self._bundle.manifest.letters)), unsure=True)
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[str]:
         """B utterances to what the model writes when asked for the words alone (ASR), the grammar's bars removed."""

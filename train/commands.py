@@ -59,7 +59,7 @@ def evaluate(options: argparse.Namespace) -> None:
         evaluation = _served(options, utterances, split, digest)
     else:
         strategy = Strategy(options.strategy) if options.strategy else None
-        asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(strategy, options.shots, options.features)
+        asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(strategy, options.shots, options.features).under(options.prior)
         evaluation = evaluate_bundle(asked, utterances, split, digest, asr=options.asr, surroundings=surroundings)
     if options.out:
         evaluation_page.write(options.out, evaluation)

@@ -28,7 +28,7 @@ class Judging:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._bundle = open_bundle(find_bundle(config.bundle))
+        self._bundle = open_bundle(find_bundle(config.bundle)).under(config.expected())
         check_numbers(self._bundle.folder)
 
     def begin(self) -> None:
@@ -71,7 +71,7 @@ class Judging:
         folder = find_bundle(name)
         # Before anything is loaded: another encoder beside the one in use may be more than the memory holds.
         check_fit(self._bundle.manifest, read_manifest(folder))
-        bundle = open_bundle(folder, self._bundle)
+        bundle = open_bundle(folder, self._bundle).under(self._config.expected())
         check_numbers(folder)
         return bundle
 
