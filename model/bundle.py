@@ -20,6 +20,7 @@ from model.errors import BundleError
 from model.familiarity import Familiarity
 from model.manifest import NORMALISER, BundleManifest, read_manifest, verify
 from model.mapper import QPMapper
+from model.priors import Prior, corrected, marked
 from model.speech_llm import SpeechLLM
 from model.types import Prediction
 from model.voice_reference import ReferenceSettings
@@ -31,6 +32,7 @@ class Bundle:
 
     reference_settings: how sums of a voice become what is subtracted from its states; None where the bundle does not normalise.
     familiarity: how unlike training speech an utterance is; None where the bundle does not tell.
+    prior: what its posteriors are corrected to; None leaves them under the prior of its training.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class Bundle:
     mapper: QPMapper
     reference_settings: ReferenceSettings | None = None
     familiarity: Familiarity | None = None
+    prior: Prior | None = None
 
     @property
     def voice_space(self) -> str | None:
@@ -46,8 +49,17 @@ class Bundle:
         return self.manifest.voice_space
 
     def uncalibrated(self) -> "Bundle":
-        """The same, with its answers as the language model gives them: temperature 1, nothing unsure."""
-        return replace(self, manifest=self.manifest.model_copy(update={"temperature": 1.0, "unsure_below": 0.0}))
+        """The same, with its answers as the language model gives them: temperature 1, the prior of its training, nothing unsure."""
+        return replace(self, manifest=self.manifest.model_copy(update={"temperature": 1.0, "unsure_below": 0.0}), prior=None)
+
+    def under(self, prior: Prior) -> "Bundle":
+        """The same, its posteriors corrected to a prior; one that does not state the prior of its training is left as it is."""
+        return self if self.manifest.training_prior is None else replace(self, prior=prior)
+
+    @property
+    def version(self) -> str:
+        """What its predictions name: the version, and the prior that they are corrected to."""
+        return marked(self.manifest.version, self.prior)
 
     @torch.inference_mode()
     def states(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -82,11 +94,16 @@ class Bundle:
         return self.familiarity.distance(means.cpu()).tolist()
 
     def prediction(self, log_probs: Sequence[float], distance: float = 1.0) -> Prediction:
-        """Log-probabilities (L,) over the bundle's letters, in their order, to a calibrated prediction; distance: of the utterance."""
+        """Log-probabilities (L,) over the bundle's letters, in their order, to a prediction, calibrated and under its prior.
+
+        distance: of the utterance to training speech, see `distances`.
+        """
         manifest = self.manifest
-        calibrated = (torch.tensor(log_probs, dtype=torch.float64) / (manifest.temperature * distance)).softmax(dim=0).tolist()
-        posterior = dict(zip(manifest.letters, calibrated, strict=True))
-        return Prediction(posterior, max(calibrated) < manifest.unsure_below, manifest.version)
+        tempered = (torch.tensor(log_probs, dtype=torch.float64) / (manifest.temperature * distance)).softmax(dim=0).tolist()
+        posterior = dict(zip(manifest.letters, tempered, strict=True))
+        if self.prior is not None and manifest.training_prior is not None:
+            posterior = corrected(posterior, self.prior.over(manifest.letters), manifest.training_prior)
+        return Prediction(posterior, max(posterior.values()) < manifest.unsure_below, self.version)
 
 
 def open_bundle(folder: Path, beside: Bundle | None = None) -> Bundle:

@@ -148,7 +148,9 @@ class BundleManifest(_Record):
     the instruction holds. features: where low, medium and high begin for the voice's description in the instruction; None without one.
     normalisation: how the reference of a voice is used; None where the bundle hears every voice alike.
     letters: the letters this bundle can answer with. temperature: divides the log-probabilities before they are shown.
-    unsure_below: a highest probability under it makes a segment unsure. files: SHA-256 of every other file in the folder.
+    unsure_below: a highest probability under it makes a segment unsure, after the correction to the prior. training_prior: how often its
+    training heard each letter, 0 to 1; None where that is not known, and then posteriors are not corrected.
+    files: SHA-256 of every other file in the folder.
     """
 
     format: Literal[1] = 1
@@ -162,6 +164,7 @@ class BundleManifest(_Record):
     letters: Annotated[list[Emotion], Field(min_length=2)]
     temperature: Annotated[float, Field(gt=0)]
     unsure_below: Annotated[float, Field(ge=0, le=1)]
+    training_prior: dict[Emotion, Annotated[float, Field(gt=0, le=1)]] | None = None
     encoder: str
     llm: str
     pretrained: list[str] = []
@@ -172,6 +175,12 @@ class BundleManifest(_Record):
     limits: list[str]
     scores: list[Score]
     files: dict[str, str]
+
+    @model_validator(mode="after")
+    def _prior_fits(self) -> Self:
+        if self.training_prior is not None and set(self.training_prior) != set(self.letters):
+            raise ValueError("training_prior must name each of the letters, and no other")
+        return self
 
     def part(self, source: str) -> dict[str, str] | str:
         """What tells the weights of a part (`encoder`, `llm`) from others: the digests of its files by name, or where else they are."""

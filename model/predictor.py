@@ -118,9 +118,8 @@ class Predictor:
         return [self._with_sums(answer, one.state, sound) for answer, one, sound in zip(answers, heard, sounds, strict=True)]
 
     def unknown(self) -> Prediction:
-        """What is known where the model's answer was not in the grammar: nothing, and so it is unsure."""
-        letters = self._bundle.manifest.letters
-        return Prediction(dict.fromkeys(letters, 1 / len(letters)), True, self._bundle.manifest.version)
+        """What is known where the model's answer was not in the grammar: nothing beyond the prior, and so it is unsure."""
+        return replace(self._bundle.prediction([0.0] * len(self._bundle.manifest.letters)), unsure=True)
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[str]:
         """B utterances to what the model writes when asked for the words alone (ASR), the grammar's bars removed."""

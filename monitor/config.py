@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import ConfigError
+from model.priors import Prior
+from model.types import Emotion
 from monitor.addresses import is_loopback
 from monitor.store.keys import Keys, PlaceName
 
@@ -91,6 +93,19 @@ Precision = Literal["auto", "float32", "bfloat16", "fp8"]
 """The numbers in which vLLM keeps a language model's weights."""
 
 
+def _prior(setting: object) -> object:
+    if isinstance(setting, dict):
+        unknown = [str(letter) for letter in setting if letter not in list(Emotion)]
+        if unknown or not all(isinstance(weight, int | float) for weight in setting.values()):
+            raise ValueError(f"must give numbers to letters of emotions ({', '.join(Emotion)})")
+        Prior.of({Emotion(letter): weight for letter, weight in setting.items()})
+    elif isinstance(setting, str):
+        Prior.named(setting)
+    else:
+        raise ValueError('must be "everyday", "balanced" or a table of letters')
+    return setting
+
+
 class EngineConfig(_Section):
     """[engine]: what judges the segments."""
 
@@ -104,6 +119,11 @@ class EngineConfig(_Section):
     stop_timeout_s: Annotated[int, Field(ge=0, le=600)] = 60
     kv_cache_mib: Annotated[int, Field(ge=16, le=1_000_000)] = 32
     precision: Precision = "auto"
+    prior: Annotated[str | dict[str, float], BeforeValidator(_prior)] = "everyday"
+
+    def expected(self) -> Prior:
+        """What posteriors are corrected to."""
+        return Prior.of(self.prior if isinstance(self.prior, str) else {Emotion(letter): n for letter, n in self.prior.items()})
 
     @model_validator(mode="after")
     def _precise(self) -> "EngineConfig":

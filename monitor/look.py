@@ -17,7 +17,7 @@ from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, bundles_file
 from monitor.day.agreement import agreement, windows
 from monitor.day.days import Day
 from monitor.day.own_word import OwnWord, compliance, labels
-from monitor.day.shares import Confusion
+from monitor.day.shares import Confusion, known_confusion
 from monitor.day.stored import FORMAT, from_text, to_text
 from monitor.day.summarizing import summarize
 from monitor.day.summary import DaySummary
@@ -76,7 +76,7 @@ class Look:
 
     @classmethod
     def open(cls, settings: TimelineConfig, now: datetime, bundle: str = PACKAGED_BUNDLE) -> Self:
-        """bundle: name or folder of the one in use, whose confusion gives shares their intervals, as that of the built-in one does.
+        """bundle: name or folder of the one in use, by whose confusion shares are estimated, as by that of the built-in one.
 
         Raises TimelineError and StoreKeyError as TimelineReader.open does; where there is no timeline yet, all days are empty.
         """
@@ -192,7 +192,7 @@ class Look:
     @cached_property
     def _confusions(self) -> Mapping[str, Confusion]:
         """How bundles confuse emotions, by version: that in use, the built-in one, and those that are kept, as older days were judged by
-        them. One that is not there any more gives no intervals."""
+        them. By one that is not there any more, shares are counted, without intervals."""
         from model.confusion import read_confusion
         from model.manifest import read_manifest
         from monitor.judging.retirement import known_bundles
@@ -201,9 +201,10 @@ class Look:
         known: dict[str, Confusion] = {}
         for folder in known_bundles((PACKAGED_BUNDLE, self._bundle), state_dir() / BUNDLES):
             try:
-                version, voices = read_manifest(folder).version, read_confusion(folder)
+                manifest = read_manifest(folder)
+                confusion = known_confusion(read_confusion(folder), manifest.training_prior)
             except BundleError:
                 continue
-            if voices:
-                known[version] = Confusion(voices)
+            if confusion is not None:
+                known[manifest.version] = confusion
         return known

@@ -108,6 +108,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     style.add_argument("--strategy", choices=["ser", "prompt-hint", "transcript-prefix", "joint"], help="the paper's Table 3")
     style.add_argument("--shots", type=int, choices=[0, 1, 2], help="examples of the output in the instruction")
     style.add_argument("--features", action=argparse.BooleanOptionalAction, help="loudness, pitch, jitter, shimmer and gender in words")
+    style.add_argument(
+        "--prior",
+        choices=["everyday", "balanced"],
+        help="correct posteriors to it, as [engine] prior does; unless told they stay under that of the training, about balanced",
+    )
     style.add_argument("--asr", action="store_true", help="also ask for the words, for the word error rate")
     parser.add_argument("--out", type=Path, help="folder for evaluation.json, evaluation.md and the plots (default: print only)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")

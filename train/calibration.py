@@ -1,7 +1,7 @@
 """Temperature and threshold from voices that a training never heard: what makes probabilities mean something, and `unsure` honest."""
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -9,13 +9,13 @@ from typing import Self
 import numpy as np
 
 from model.bundle import Bundle
-from model.confusion import VoiceConfusion
-from model.errors import TrainingError
 from model.predictor import Style
+from model.priors import BALANCED, EVERYDAY
 from model.request import LanguageModel
 from model.types import Emotion
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
+from train.left_out import LeftOut
 from train.scoring.judging import judge
 from train.scoring.metrics import calibrate, fit_temperature, threshold_for
 from train.scoring.personal import judge_strange_and_known
@@ -37,34 +37,24 @@ class Calibration:
     unsure_below: float
 
     @classmethod
-    def fit(cls, judged: Mapping[str, Sequence[Judged]], letters: Sequence[Emotion], trusted_accuracy: float) -> Self:
-        """From labelled utterances by corpus, judged at temperature 1 by a training without their speakers; every corpus counts the same.
+    def fit(cls, left_out: LeftOut, training_prior: Mapping[Emotion, float], trusted_accuracy: float) -> Self:
+        """Every corpus counts the same. Both are for posteriors corrected to the prior of everyday speech, as the monitor shows them.
 
-        Raises TrainingError when there are none, or none was answered.
+        trusted_accuracy: what is sure must be right so often, both where letters are as frequent as that prior says and where they are
+        all alike: one emotion that is easily found in most of the speech must not pay for the others.
         """
-        if not any(judged.values()):
-            raise TrainingError("no labelled utterance to calibrate on: name validation speakers, splits or folds in the recipe")
-        answered = {corpus: [one for one in answers if one.posterior is not None] for corpus, answers in judged.items()}
-        answered = {corpus: answers for corpus, answers in answered.items() if answers}
-        if not answered:
-            raise TrainingError(
-                "no answer to a validation utterance was in the grammar, so the model has not learned it: train longer, or release"
-                " another strategy; the training itself is kept"
-            )
-        size = min(len(answers) for answers in answered.values())
-        rng = np.random.default_rng(0)
-        kept = [answers[i] for answers in answered.values() for i in rng.permutation(len(answers))[:size]]
-        logs = np.log(np.maximum([[one.posterior[letter] for letter in letters] for one in kept if one.posterior], _FLOOR))
-        true = np.array([letters.index(one.utterance.emotion) for one in kept if one.utterance.emotion], dtype=np.int64)
-        temperature = fit_temperature(logs, true)
-        probabilities = calibrate(logs, temperature)
-        confidence = probabilities.max(axis=1)
-        threshold = threshold_for(confidence, probabilities.argmax(axis=1) == true, trusted_accuracy)
-        logger.info("temperature %.3f, unsure below %.3f, sure share %.3f", temperature, threshold, (confidence >= threshold).mean())
+        everyday, even = (prior.over(left_out.letters) for prior in (EVERYDAY, BALANCED))
+        shift = np.log([everyday[letter] / training_prior[letter] for letter in left_out.letters])
+        temperature = fit_temperature(left_out.log_probs, left_out.acted, left_out.weights(everyday), shift)
+        posteriors = left_out.posteriors(temperature, training_prior, everyday)
+        confidence, right = posteriors.max(axis=1), posteriors.argmax(axis=1) == left_out.acted
+        threshold = max(threshold_for(confidence, right, trusted_accuracy, left_out.weights(prior)) for prior in (everyday, even))
+        sure = float(np.average(confidence >= threshold, weights=left_out.weights(everyday)))
+        logger.info("temperature %.3f, unsure below %.3f, sure share %.3f", temperature, threshold, sure)
         return cls(temperature, threshold)
 
     def applied(self, judged: Sequence[Judged]) -> list[Judged]:
-        """Answers given at temperature 1 as the calibrated bundle would have given them."""
+        """Answers given at temperature 1 as the calibrated bundle would give them under the prior of its training."""
         return [self._applied(one) for one in judged]
 
     def _applied(self, one: Judged) -> Judged:
@@ -75,26 +65,19 @@ class Calibration:
         return replace(one, posterior=posterior, unsure=max(posterior.values()) < self.unsure_below)
 
 
-def confusion_of(judged: Mapping[str, Sequence[Judged]]) -> list[VoiceConfusion]:
-    """What calibrated answers by corpus say about each voice; clips whose speaker is not known are one voice of their corpus."""
-    by_voice: defaultdict[tuple[str, str | None], list[Judged]] = defaultdict(list)
-    for corpus, answers in judged.items():
-        for one in answers:
-            by_voice[corpus, one.utterance.speaker].append(one)
-    return [_voice_confusion(answers) for answers in by_voice.values()]
+def training_prior(parts: Sequence[Part], letters: Sequence[Emotion], balanced: bool) -> dict[Emotion, float]:
+    """How often a training on these parts hears each letter, 0 to 1.
 
-
-def _voice_confusion(answers: Sequence[Judged]) -> VoiceConfusion:
-    sure: defaultdict[Emotion, Counter[Emotion]] = defaultdict(Counter)
-    unsure: Counter[Emotion] = Counter()
-    for one in answers:
-        if one.utterance.emotion is None or one.emotion is None:
-            continue
-        if one.unsure:
-            unsure[one.utterance.emotion] += 1
-        else:
-            sure[one.utterance.emotion][one.emotion] += 1
-    return VoiceConfusion(sure=sure, unsure=unsure)
+    balanced: a corpus is drawn by its share, then each of its letters alike; otherwise every utterance comes equally often. A letter that
+    no corpus has is never answered, and counts as one in a thousand, so that the prior has all of them.
+    """
+    heard = dict.fromkeys(letters, 0.0)
+    for part in parts:
+        counts = Counter(utterance.emotion for utterance in part.utterances if utterance.emotion in heard)
+        for letter, count in counts.items():
+            heard[letter] += part.share / len(counts) if balanced else count
+    total = sum(heard.values()) or 1.0
+    return {letter: round(max(amount / total, 1e-3), 4) for letter, amount in heard.items()}
 
 
 def judged_by_corpus(bundle: Bundle, llm: LanguageModel, parts: Sequence[Part]) -> dict[str, list[Judged]]:

@@ -72,7 +72,15 @@ def _built_on(manifest: BundleManifest) -> list[str]:
 
 def _answers(manifest: BundleManifest) -> str:
     words = ", ".join(letter.word for letter in manifest.letters)
-    return f"- It answers {words}; below a confidence of {manifest.unsure_below:.2f} (temperature {manifest.temperature:.2f}) it is unsure."
+    confidence = f"{manifest.unsure_below:.2f} (temperature {manifest.temperature:.2f})"
+    answers = f"- It answers {words}; below a confidence of {confidence} it is unsure."
+    if manifest.training_prior is None:
+        return answers
+    heard = ", ".join(f"{letter.word} {share:.0%}" for letter, share in manifest.training_prior.items())
+    return (
+        f"{answers}\n- Its training heard {heard}. The monitor corrects posteriors from that to everyday speech (`[engine] prior`), for"
+        " which temperature and confidence were fitted; the figures below are without that, because their corpora are about balanced."
+    )
 
 
 def _knows(manifest: BundleManifest) -> str:

@@ -64,7 +64,7 @@ def evaluate(options: argparse.Namespace) -> None:
         evaluation = _served(options, utterances, split, digest)
     else:
         strategy = Strategy(options.strategy) if options.strategy else None
-        asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(strategy, options.shots, options.features)
+        asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(strategy, options.shots, options.features).under(options.prior)
         enrolment = Enrolment(options.person_minutes, options.draws, options.seed) if options.person_minutes else None
         if utterances:
             asr = options.asr

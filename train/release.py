@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.bundle import Bundle
-from model.confusion import VoiceConfusion, write_confusion
+from model.confusion import PosteriorConfusion, write_confusion
 from model.errors import TrainingError
 from model.manifest import (
     CARD,
@@ -28,7 +28,7 @@ from model.manifest import (
     read_manifest,
     version_of,
 )
-from train.calibration import Calibration
+from train.calibration import Calibration, training_prior
 from train.card import to_card
 from train.corpora.splits import Noise, Part
 from train.learning.trainer import Materials
@@ -101,6 +101,7 @@ def draft(recipe: Recipe, materials: Materials) -> Bundle:
         letters=recipe.letters,
         temperature=1.0,
         unsure_below=0.0,
+        training_prior=training_prior(materials.parts, recipe.letters, recipe.loop.sampling == "balanced"),
         encoder=recipe.encoder.source if isinstance(recipe.encoder, Pretrained) else "encoder",
         llm=recipe.llm.source if isinstance(recipe.llm, Pretrained) else "llm",
         pretrained=[] if isinstance(recipe.encoder, Pretrained) else list(materials.hearing.encoder.origins),
@@ -120,14 +121,14 @@ def write_bundle(
     recipe: Recipe,
     materials: Materials,
     calibration: Calibration,
-    confusion: list[VoiceConfusion],
+    confusion: PosteriorConfusion,
     validation: Sequence[Evaluation],
     record: dict[str, Any],
     folder: Path,
 ) -> None:
     """Write a bundle without scores to `folder`, which must not exist yet.
 
-    confusion: its answers to voices that it was calibrated on. validation: figures of those, and record: how it came about, both for
+    confusion: its answers to voices that were left out. validation: figures of those, and record: how it came about, both for
     training.json.
     """
     refuse_existing(folder)

@@ -11,17 +11,19 @@ from accelerate import Accelerator
 
 from model.errors import TrainingError
 from model.manifest import find_bundle, sha256
-from train.calibration import Calibration, confusion_of, judged_by_corpus
+from train.calibration import Calibration, judged_by_corpus, training_prior
 from train.corpora.splits import Corpora
 from train.folds import cross_fitted
 from train.learning.encoders import feature_store
 from train.learning.statistics import statistics_store
 from train.learning.trainer import make_accelerator
+from train.left_out import LeftOut
 from train.recipe import EncoderTraining, Recipe, WhisperRecipe
 from train.release import add_scores, draft, refuse_existing, write_bundle
 from train.scoring.evaluate import Asked, Enrolment, Surroundings, evaluate_bundle
 from train.scoring.evaluation import About, Evaluation
 from train.scoring.results import Judged, evaluate
+from train.simulated_days import Table, confusion_of
 from train.training import run_record, trained
 
 logger = logging.getLogger(__name__)
@@ -49,11 +51,14 @@ def train(recipe: Recipe, manifests: Sequence[Path], out: Path, work: Path, seed
     if not accelerator.is_main_process:
         return []
     judged |= judged_by_corpus(draft(recipe, materials), materials.llm, corpora.validation)
-    calibration = Calibration.fit(judged, recipe.letters, recipe.release.trusted_accuracy)
+    heard = training_prior(materials.parts, recipe.letters, recipe.loop.sampling == "balanced")
+    left_out = LeftOut.of(judged, recipe.letters)
+    calibration = Calibration.fit(left_out, heard, recipe.release.trusted_accuracy)
+    confusion = confusion_of(Table.of(left_out, calibration.temperature, heard))
     calibrated = {corpus: calibration.applied(answers) for corpus, answers in judged.items()}
     validation = _validation(recipe, manifests, calibrated)
     record = run_record(recipe, corpora.train, seed)
-    write_bundle(recipe, materials, calibration, confusion_of(calibrated), validation, record, out)
+    write_bundle(recipe, materials, calibration, confusion, validation, record, out)
     del materials  # scoring loads what was written, and a device may not hold both
     evaluations = score(recipe, corpora, manifests, str(out))
     add_scores(out, evaluations, validation)

@@ -15,7 +15,7 @@ from monitor.day.summary import Amount, DayState, DaySummary, Gap, HourSummary, 
 from monitor.store.records import Coverage
 from monitor.store.tiling import Tile
 
-FORMAT = 1
+FORMAT = 2
 """What is kept in another format is made anew. To be raised whenever the same timeline would give another text."""
 
 
@@ -65,6 +65,7 @@ def _speech_values(speech: Speech) -> list[Any]:
         _amount_values(speech.unsure),
         _amount_values(speech.waiting),
         _amounts_values(speech.unjudged),
+        {emotion.value: share for emotion, share in speech.estimated.items()},
         {emotion.value: interval for emotion, interval in speech.intervals.items()},
         speech.affect and _affect_values(speech.affect),
         speech.corrected,
@@ -73,12 +74,13 @@ def _speech_values(speech: Speech) -> list[Any]:
 
 
 def _speech(values: list[Any]) -> Speech:
-    emotions, unsure, waiting, unjudged, intervals, affect, corrected, voice = values
+    emotions, unsure, waiting, unjudged, estimated, intervals, affect, corrected, voice = values
     return Speech(
         emotions={Emotion(letter): Amount(*amount) for letter, amount in emotions.items()},
         unsure=Amount(*unsure),
         waiting=Amount(*waiting),
         unjudged={reason: Amount(*amount) for reason, amount in unjudged.items()},
+        estimated={Emotion(letter): share for letter, share in estimated.items()},
         intervals={Emotion(letter): (low, high) for letter, (low, high) in intervals.items()},
         affect=affect and Affect(affect[0], affect[1], Spread(*affect[2]), Spread(*affect[3])),
         corrected=corrected,

@@ -16,7 +16,7 @@ from monitor.day.affect import Place, place_of
 from monitor.day.days import Day, Hour
 from monitor.day.dynamics import follows, longest_run, spread, transitions
 from monitor.day.figures import Affect, Quartiles, VoiceFigures
-from monitor.day.shares import Confusion, intervals_of
+from monitor.day.shares import Confusion, shares_of
 from monitor.day.summary import (
     ENOUGH_HEARD_S,
     LISTENED,
@@ -59,7 +59,7 @@ def summarize(
 ) -> DaySummary:
     """Summarize a day from the segments and coverage that overlap it; others are ignored. now: aware UTC.
 
-    confusions: how bundles confuse emotions, by version, where that is known; without it, shares have no intervals.
+    confusions: how bundles confuse emotions, by version, where that is known; without it, shares are counted and have no intervals.
     """
     whole = (day.start, day.end)
     entries = [entry for entry in entries if entry.start_at < day.end and entry.end_at > day.start]
@@ -69,8 +69,10 @@ def summarize(
     # Where a clock was set back something is known of what is still to come.
     tiles += [part for part in tile(max(day.start, now), day.end, coverage, entries) if part.kind is not Coverage.NOT_RUNNING]
     heard = [(part.start_at, part.end_at) for part in tiles if part.kind in LISTENED]
-    intervals = intervals_of([(piece.entry, piece.seconds(whole)) for piece in pieces], confusions or {})
-    speech = replace(_speech(pieces, whole), intervals=intervals)
+    shares = shares_of([(piece.entry, piece.seconds(whole)) for piece in pieces], confusions or {})
+    speech = _speech(pieces, whole)
+    estimated = {emotion: shares.estimated.get(emotion, 0.0) for emotion in speech.emotions} if shares.estimated else {}
+    speech = replace(speech, estimated=estimated, intervals=shares.intervals)
     state, gaps = _state(day, _within_s(heard, whole), speech, now)
     named = [(piece.entry, piece.emotion) for piece in pieces if piece.emotion is not None]
     return DaySummary(

@@ -1,8 +1,8 @@
 """What a day amounts to: time heard, time of speech, seconds per emotion, and everything that is missing.
 
 Plain frozen records and what follows from them; `summarizing.py` makes them of a timeline, `stored.py` makes text of them. Only what
-passed the bundle's threshold ("sure") or was named by the person is given to an emotion; what is unsure, waits, or will never be judged
-keeps its own place, so that nothing is silently left out.
+passed the bundle's threshold ("sure") or was named by the person is given to an emotion, segment by segment; what is unsure, waits, or will
+never be judged keeps its own place, so that nothing is silently left out. The shares of a day are estimated from all of what was judged.
 """
 
 from collections.abc import Mapping
@@ -63,8 +63,9 @@ class Speech:
     emotions: sure segments, by what the person says they were, else by what the model said. It has every letter that the models of this
     time could have answered with, so 0 means "could have been heard and was not"; a letter that is missing could not be answered.
     unjudged: by the reason why.
-    intervals: of the shares, 95 %: what each share may be in truth, by how the model is known to confuse emotions. Of a day only, and empty
-    where nothing is known about a model that judged some of it.
+    estimated: shares of all judged speech, by how the model is known to confuse emotions, with the letters of `emotions`. Of a day only,
+    and empty where no model that judged says enough for it. intervals: of the shares, 95 %: what each may be in truth. Of a day only, and
+    empty where nothing is known about a model that judged some of it.
     affect: None where nothing was judged. corrected: segments about which the person said what they were, or agreed with the model.
     voice: None where it was not measured.
     """
@@ -73,6 +74,7 @@ class Speech:
     unsure: Amount
     waiting: Amount
     unjudged: Mapping[str, Amount]
+    estimated: Mapping[Emotion, float] = field(default_factory=dict)
     intervals: Mapping[Emotion, tuple[float, float]] = field(default_factory=dict)
     affect: Affect | None = None
     corrected: int = 0
@@ -80,7 +82,7 @@ class Speech:
 
     @property
     def sure(self) -> Amount:
-        """What the shares are taken of."""
+        """What is given to an emotion."""
         return sum(self.emotions.values(), Amount())
 
     @property
@@ -104,14 +106,24 @@ class Speech:
         return self.unsure.seconds / self.judged.seconds if self.judged.segments else None
 
     @property
-    def shares(self) -> dict[Emotion, float]:
+    def counted(self) -> dict[Emotion, float]:
         """Each emotion's part of sure time; they sum to 1. Empty when nothing is sure."""
         sure_s = self.sure.seconds
         return {emotion: amount.seconds / sure_s for emotion, amount in self.emotions.items()} if sure_s else {}
 
     @property
+    def shares(self) -> dict[Emotion, float]:
+        """Each emotion's share, estimated where that is possible, otherwise counted; they sum to 1. Empty when nothing can be said."""
+        return dict(self.estimated) or self.counted
+
+    @property
+    def basis(self) -> Amount:
+        """What the shares are of: all that was judged where they are estimated, otherwise what is sure."""
+        return self.judged if self.estimated else self.sure
+
+    @property
     def leading(self) -> Emotion | None:
-        """The emotion with the most sure time, None when nothing is sure."""
+        """The emotion with the largest share, None when nothing can be said."""
         return max(self.shares, key=lambda emotion: self.shares[emotion], default=None)
 
 

@@ -34,7 +34,7 @@ class Judging:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._bundle = open_bundle(find_bundle(config.bundle))
+        self._bundle = open_bundle(find_bundle(config.bundle)).under(config.expected())
         self._reference: HeldReference | None = None
         self._shift: Float32 | None = None
         check_numbers(self._bundle.folder)
@@ -105,7 +105,7 @@ class Judging:
         folder = find_bundle(name)
         # Before anything is loaded: another encoder beside the one in use may be more than the memory holds.
         check_fit(self._bundle.manifest, read_manifest(folder))
-        bundle = open_bundle(folder, self._bundle)
+        bundle = open_bundle(folder, self._bundle).under(self._config.expected())
         check_numbers(folder)
         return bundle
 

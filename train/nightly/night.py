@@ -18,6 +18,7 @@ from model.decision import Decision, PublicTest, Recalibration, Verdict
 from model.errors import BundleError
 from model.evidence import Evidence
 from model.predictor import Answered, Predictor, Sound
+from model.priors import EVERYDAY
 from model.prompts import Strategy, Task
 from model.types import Prediction
 from train.asking import from_states
@@ -126,9 +127,18 @@ class Night:
         found = from_states(self.bundle.uncalibrated(), self.llm, [clip.states for clip in clips], [clip.sound for clip in clips])
         before = np.log(np.maximum(torch.stack([clip.posterior for clip in clips]).double().numpy(), _FLOOR))
         after = np.log(np.maximum(self._rows(found), _FLOOR))
-        old, new = recalibrated(before, after, acted_in(clips, self._letters), self._public.temperature, self._public.unsure_below)
+        acted = acted_in(clips, self._letters)
+        old, new = recalibrated(before, after, acted, self._public.temperature, self._public.unsure_below, self._to_everyday())
         test = public_test(clips, before, after, self._letters)
         return test, old, new
+
+    def _to_everyday(self) -> Floats | float:
+        """What corrects the bundle's log-probabilities (L,) to everyday speech; 0 where it does not state the prior of its training."""
+        heard = self.bundle.manifest.training_prior
+        if heard is None:
+            return 0.0
+        expected = EVERYDAY.over(self._letters)
+        return np.asarray(np.log([expected[letter] / heard[letter] for letter in self._letters]))
 
     def _table(self, answers: Sequence[Answered]) -> Floats:
         """Posteriors (n, L); an answer outside the grammar says nothing."""

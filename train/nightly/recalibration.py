@@ -24,11 +24,16 @@ class Fit:
     sure_share: float
 
 
-def recalibrated(before: Floats, after: Floats, acted: Ints, temperature: float, unsure_below: float) -> tuple[Fit, Fit]:
-    """The released bundle's calibration as it is, and the new bundle's. before, after (n, L): log-probabilities; acted (n,)."""
+def recalibrated(
+    before: Floats, after: Floats, acted: Ints, temperature: float, unsure_below: float, shift: Floats | float = 0.0
+) -> tuple[Fit, Fit]:
+    """The released bundle's calibration as it is, and the new bundle's. before, after (n, L): log-probabilities; acted (n,).
+
+    shift (L,): what corrects tempered log-probabilities to the prior that the threshold is for.
+    """
     ratio = fit_temperature(after, acted) / fit_temperature(before, acted)
     fresh = temperature * float(np.clip(ratio, *_RANGE))
-    sure_before, sure_after = (calibrate(logs, t).max(axis=1) for logs, t in ((before, temperature), (after, fresh)))
+    sure_before, sure_after = (calibrate(logs / t + shift, 1.0).max(axis=1) for logs, t in ((before, temperature), (after, fresh)))
     share = float((sure_before >= unsure_below).mean())
     threshold = float(np.clip(np.quantile(sure_after, 1 - share), 0.0, 1.0))
     return Fit(temperature, unsure_below, share), Fit(fresh, threshold, float((sure_after >= threshold).mean()))

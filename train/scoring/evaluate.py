@@ -11,6 +11,7 @@ import torch
 from model.bundle import Bundle, load_llm, open_bundle
 from model.errors import TrainingError
 from model.predictor import Style
+from model.priors import Prior
 from model.prompts import Strategy
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
@@ -55,6 +56,14 @@ class Asked:
             )
         style = replace(self.style, strategy=strategy or self.style.strategy, shots=self.style.shots if shots is None else shots)
         return replace(self, style=replace(style, features=terciles))
+
+    def under(self, prior: str | None) -> Self:
+        """With posteriors corrected to a prior by its name. Raises TrainingError where the bundle does not state that of its training."""
+        if prior is None:
+            return self
+        if self.bundle.manifest.training_prior is None:
+            raise TrainingError(f"the bundle {self.bundle.manifest.version} does not state the prior of its training; leave out --prior")
+        return replace(self, bundle=self.bundle.under(Prior.named(prior)))
 
     @property
     def parameters(self) -> int:
@@ -147,7 +156,7 @@ def _judged(
 
 def _about(asked: Asked, split: str, manifest_sha256: str) -> About:
     return About(
-        system=asked.bundle.manifest.version,
+        system=asked.bundle.version,
         parameters=asked.parameters,
         strategy=asked.style.strategy,
         features=asked.style.features is not None,

@@ -190,16 +190,23 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> tup
     return (aligned.substitutions + aligned.deletions + aligned.insertions + made_up) / words, words
 
 
-def fit_temperature(log_probs: Floats, true: Ints) -> float:
-    """The temperature in 0.25..4 that minimises the negative log-likelihood of (n, classes) log-probabilities (Guo et al., 2017)."""
+def fit_temperature(log_probs: Floats, true: Ints, weights: Floats | None = None, shift: Floats | float = 0.0) -> float:
+    """The temperature in 0.25..4 that minimises the negative log-likelihood of (n, classes) log-probabilities (Guo et al., 2017).
+
+    weights (n,): what each counts for; all the same by default. shift (classes,): what is added once they are tempered.
+    """
     grid = np.exp(np.linspace(np.log(0.25), np.log(4.0), 200))
-    return float(grid[np.argmin([_negative_log_likelihood(log_probs / t, true) for t in grid])])
+    return float(grid[np.argmin([_negative_log_likelihood(log_probs / t + shift, true, weights) for t in grid])])
 
 
-def threshold_for(confidence: Floats, correct: Bools, wanted: float) -> float:
-    """The lowest confidence, 0..1, at and above which the share of correct answers reaches `wanted`; 1 where none does."""
+def threshold_for(confidence: Floats, correct: Bools, wanted: float, weights: Floats | None = None) -> float:
+    """The lowest confidence, 0..1, at and above which the share of correct answers reaches `wanted`; 1 where none does.
+
+    weights (n,): what each answer counts for; all the same by default.
+    """
     order = np.argsort(-confidence)
-    accuracy = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
+    counted = np.ones(len(order)) if weights is None else weights[order]
+    accuracy = np.cumsum(correct[order] * counted) / np.cumsum(counted)
     reached = np.flatnonzero(accuracy >= wanted)
     return float(confidence[order[reached[-1]]]) if len(reached) else 1.0
 
@@ -218,10 +225,10 @@ def per_letter(values: Floats, letters: Sequence[Emotion]) -> dict[Emotion, floa
     return {letter: round(float(value), 4) for letter, value in zip(letters, values, strict=True) if not np.isnan(value)}
 
 
-def _negative_log_likelihood(log_probs: Floats, true: Ints) -> float:
+def _negative_log_likelihood(log_probs: Floats, true: Ints, weights: Floats | None) -> float:
     top = log_probs.max(axis=1, keepdims=True)
     normaliser = top[:, 0] + np.log(np.exp(log_probs - top).sum(axis=1))
-    return float((normaliser - log_probs[np.arange(len(true)), true]).mean())
+    return float(np.average(normaliser - log_probs[np.arange(len(true)), true], weights=weights))
 
 
 def _cells(true: Ints, predicted: Ints, classes: int) -> Ints:
