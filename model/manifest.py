@@ -71,17 +71,17 @@ class BundleManifest(_Record):
     """Everything a monitor must know before it loads weights.
 
     encoder, llm: a folder inside the bundle, or where to find the weights otherwise (folder or hub name).
-    strategy: how it is asked; one that needs nothing but sound. prompt: which of the ten prompts. shots: how many examples of the output
-    the instruction holds. features: where low, medium and high begin for the voice's description in the instruction; None without one.
-    letters: the letters this bundle can answer with. temperature: divides the log-probabilities before they are shown.
-    unsure_below: a highest probability under it makes a segment unsure. files: SHA-256 of every other file in the folder.
+    strategy: how it is asked; one that needs transcripts is for monitors with a transcriber. prompt: which of the ten prompts. shots: how
+    many examples of the output the instruction holds. features: where low, medium and high begin for the voice's description in the
+    instruction; None without one. letters: those this bundle can answer with. temperature: divides the log-probabilities before they are
+    shown. unsure_below: a highest probability under it makes a segment unsure. files: SHA-256 of every other file in the folder.
     """
 
     format: Literal[1] = 1
     name: str
     version: str
     created: str
-    strategy: Literal[Strategy.SER, Strategy.JOINT]
+    strategy: Strategy
     shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
     features: Terciles | None = None
     letters: Annotated[list[Emotion], Field(min_length=2)]

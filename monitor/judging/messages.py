@@ -19,10 +19,11 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Process: the bundle is loaded and the engine answers."""
+    """Process: the bundle is loaded and the engine answers. transcriber: what writes down the words; empty where the bundle needs none."""
 
     bundle_version: str
     engine: str
+    transcriber: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,10 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Using:
-    """Process: it judges with the bundle that it was told to use, and has tried it."""
+    """Process: it judges with the bundle that it was told to use, and has tried it. transcriber: as in Ready."""
 
     bundle_version: str
+    transcriber: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,10 @@ class NotUsed:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Process: what became of some segments, by entry."""
+    """Process: what became of some segments, by entry. untranscribed: for how many of them the transcriber failed."""
 
     judgements: Mapping[int, Judgement]
+    untranscribed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class Away:
 
 
 class Failure(enum.Enum):
-    """Whether starting again can help. Absent: no bundle is to blame, because the engine is elsewhere and does not let us have it."""
+    """Whether starting again can help. Absent: no bundle is to blame, because an engine elsewhere does not let us have it, or a transcriber
+    is not there."""
 
     LASTING = "lasting"
     PASSING = "passing"

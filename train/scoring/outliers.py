@@ -1,6 +1,7 @@
 """What a bundle makes of recordings that no emotion was acted in: sounds that are no speech, commands, reading. It should be unsure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from model.bundle import Bundle
 from model.predictor import Style
@@ -17,7 +18,9 @@ def judge_outliers(bundle: Bundle, llm: LanguageModel, parts: Sequence[Part], st
 
 
 def _figures(bundle: Bundle, llm: LanguageModel, part: Part, style: Style) -> OutlierFigures:
-    judged = judge(bundle, llm, part.utterances, style, part.corpus)
+    # Where nobody wrote down any words there are none, or a transcriber would have to be right about them.
+    sounds = [replace(utterance, transcript=utterance.transcript or "") for utterance in part.utterances]
+    judged = judge(bundle, llm, sounds, style, part.corpus)
     sure = [one.emotion for one in judged if one.emotion is not None and not one.unsure]
     counts = {letter: sure.count(letter) for letter in bundle.manifest.letters if letter in sure}
     emotional = len(sure) - counts.get(Emotion.NEUTRAL, 0)
