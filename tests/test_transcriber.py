@@ -3,9 +3,12 @@
 import json
 import shutil
 import sys
+import tomllib
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 import httpx
 import huggingface_hub.constants
@@ -14,7 +17,7 @@ import pytest
 
 from model.audio import SAMPLE_RATE, float_to_pcm16, pcm16_to_float
 from model.bundle import open_bundle
-from model.errors import BundleError, ConfigError, EngineUnavailable, TranscriberUnavailable
+from model.errors import BundleError, ConfigError, EngineUnavailable, TrainingError, TranscriberUnavailable
 from model.manifest import read_manifest
 from model.predictor import Predictor, Sound
 from model.prompts import Strategy, Task, _render, emotion_prefix, messages, render
@@ -22,6 +25,7 @@ from model.transcriber import MAX_TRANSCRIPT_BYTES, Transcriber, _bounded, find_
 from monitor.config import Config, EngineConfig, PrivacyConfig, load_config
 from monitor.doctor.findings import Verdict
 from monitor.doctor.judging import engine, transcriber, transcriber_there
+from monitor.jobs.job import Outcome
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.engine import TransformersEngine
 from monitor.judging.judging import Judging
@@ -29,6 +33,7 @@ from monitor.judging.listener import EngineState
 from monitor.judging.served_engine import _said
 from monitor.library import go_live
 from monitor.recorder import Recorder
+from monitor.retraining.retrain import retrain
 from monitor.start import start
 from monitor.status import Status
 from monitor.status_text import status_text
@@ -38,8 +43,13 @@ from tests.test_judge import Record, _wait, never
 from tests.test_recorder import NOON, UTC_ZONE, record
 from tests.test_switches import PATIENCE_S, Switched
 from tests.tiny_whisper import HIGH, HIGH_HZ, LOOP_HZ, LOW, LOW_HZ, tiny_whisper, tone
+from tests.tones import QUICK, RECIPE, write_corpus
 from tests.variants import variant
+from train.corpora.manifest import read_manifest as read_corpus
+from train.corpora.manifest import write_manifest
 from train.nightly.night import Night
+from train.recipe import to_recipe
+from train.run import train
 
 NOWHERE = "nobody/whisper-that-is-nowhere"
 LOW_PCM, HIGH_PCM = float_to_pcm16(tone(LOW_HZ)), float_to_pcm16(tone(HIGH_HZ))
@@ -379,3 +389,25 @@ def test_nights_leave_a_bundle_alone_that_is_asked_with_words(tmp_path: Path, pr
     assert read_manifest(prefixed).strategy is Strategy.TRANSCRIPT_PREFIX
     with pytest.raises(BundleError, match="nights learn from sound alone"):
         Night(prefixed, tmp_path / "work")
+    config = Config(engine=_engine(prefixed, ""), privacy=PrivacyConfig(keep_audio=True))
+    result = retrain(config, now=NOON, regardless=True, dry_run=True, tell=print, stop=Event())
+    assert result.outcome is Outcome.NOTHING
+    assert "nights learn from sound alone" in result.reason
+
+
+def test_a_recipe_may_release_such_a_bundle_where_the_words_are_known(tmp_path: Path) -> None:
+    manifest = write_corpus(tmp_path, hisses=True)
+    values, hisses = tomllib.loads(QUICK), tomllib.loads(RECIPE)
+    values["release"]["strategy"] = "transcript-prefix"
+    values["phases"][1]["tasks"] = ["joint"]
+    values["corpora"] += hisses["corpora"][1:]
+    values["noises"] = hisses["noises"]
+    recipe = to_recipe(values, "words")
+    wordless = tmp_path / "wordless.csv"
+    write_manifest(wordless, [replace(utterance, transcript=None) for utterance in read_corpus(manifest)])
+    with pytest.raises(TrainingError, match="transcript-prefix needs transcripts"):
+        train(recipe, [wordless], tmp_path / "bundle", tmp_path / "work", 0, None)
+    assert not (tmp_path / "work").exists(), "it was said before anything was learned"
+    (evaluation,) = train(recipe, [manifest], tmp_path / "bundle", tmp_path / "work", 0, None)
+    assert evaluation.about.strategy == read_manifest(tmp_path / "bundle").strategy == Strategy.TRANSCRIPT_PREFIX
+    assert [one.corpus for one in evaluation.outliers] == ["hisses"], "where nobody speaks there are no words"
