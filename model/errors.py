@@ -8,7 +8,8 @@ EmosllmError
 ├── EngineError
 │   ├── EngineUnavailable  the engine cannot be reached, did not start or stopped
 │   ├── EngineRejected     the engine cannot be used like this; trying again will not help
-│   │   └── AccessRefused  an engine elsewhere does not let us in, or cannot be trusted
+│   │   ├── AccessRefused  an engine elsewhere does not let us in, or cannot be trusted
+│   │   └── TranscriberUnavailable  what transcribes is not installed, not on this machine, or cannot be loaded
 │   └── NeedsRestart       the engine must be started anew for what is wanted of it
 ├── BundleError            a bundle is missing, damaged, foreign or does not fit together
 ├── TimelineError          the database cannot be used, or holds something that forbids the request
@@ -86,6 +87,10 @@ class EngineRejected(EngineError):
 
 class AccessRefused(EngineRejected):
     """A server refused the key, or has a certificate that nobody we trust has signed. No request and no bundle is to blame."""
+
+
+class TranscriberUnavailable(EngineRejected):
+    """What should transcribe is not installed, not on this machine, or cannot be loaded. No bundle is to blame."""
 
 
 class NeedsRestart(EngineError):

@@ -144,10 +144,10 @@ class BundleManifest(_Record):
 
     encoder, llm: a folder inside the bundle, or where to find the weights otherwise (folder or hub name).
     pretrained: which weights of others are inside the bundle, each with its licence.
-    strategy: how it is asked; one that needs nothing but sound. prompt: which of the ten prompts. shots: how many examples of the output
-    the instruction holds. features: where low, medium and high begin for the voice's description in the instruction; None without one.
-    normalisation: how the reference of a voice is used; None where the bundle hears every voice alike.
-    letters: the letters this bundle can answer with. temperature: divides the log-probabilities before they are shown.
+    strategy: how it is asked; one that needs transcripts is for monitors with a transcriber. prompt: which of the ten prompts. shots: how
+    many examples of the output the instruction holds. features: where low, medium and high begin for the voice's description in the
+    instruction; None without one. normalisation: how the reference of a voice is used; None where the bundle hears every voice alike.
+    letters: those this bundle can answer with. temperature: divides the log-probabilities before they are shown.
     unsure_below: a highest probability under it makes a segment unsure, after the correction to the prior. training_prior: how often its
     training heard each letter, 0 to 1; None where that is not known, and then posteriors are not corrected.
     files: SHA-256 of every other file in the folder.
@@ -157,7 +157,7 @@ class BundleManifest(_Record):
     name: str
     version: str
     created: str
-    strategy: Literal[Strategy.SER, Strategy.JOINT]
+    strategy: Strategy
     shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
     features: Terciles | None = None
     normalisation: Normalisation | None = None

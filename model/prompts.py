@@ -223,19 +223,22 @@ def render(tokenizer: Any, turns: Sequence[Message]) -> Rendered:
     Such a message is tokenized apart from what stands before it, so that an answer has the same tokens in training, where it is learned
     as a whole, and in serving, where its beginning is given.
     """
-    return _render(tokenizer, tuple((turn["role"], turn["content"]) for turn in turns))
+    answer = turns[-1]["content"] if turns[-1]["role"] == "assistant" else ""
+    asked = tuple((turn["role"], turn["content"]) for turn in (turns[:-1] if answer else turns))
+    # What somebody said, in a hint or an answer, is not remembered longer than its request lives.
+    hinted = any(_HINT_INTRODUCTION in content for _, content in asked)
+    rendered = _render.__wrapped__(tokenizer, asked) if hinted else _render(tokenizer, asked)
+    return Rendered(rendered.before, rendered.after + tuple(tokenizer.encode(answer, add_special_tokens=False)))
 
 
 @lru_cache(maxsize=1024)
-def _render(tokenizer: Any, turns: tuple[tuple[str, str], ...]) -> Rendered:
-    answer = turns[-1][1] if turns[-1][0] == "assistant" else ""
-    asked = [Message(role=role, content=content) for role, content in (turns[:-1] if answer else turns)]
-    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **TEMPLATE_SETTINGS)
+def _render(tokenizer: Any, asked: tuple[tuple[str, str], ...]) -> Rendered:
+    turns = [Message(role=role, content=content) for role, content in asked]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **TEMPLATE_SETTINGS)
     before, found, after = text.partition(AUDIO)
     if not found:
         raise BundleError("the chat template of this language model drops a part of the user's message")
-    ids = [tuple(tokenizer.encode(part, add_special_tokens=False)) for part in (before, after, answer)]
-    return Rendered(ids[0], ids[1] + ids[2])
+    return Rendered(*(tuple(tokenizer.encode(part, add_special_tokens=False)) for part in (before, after)))
 
 
 def letter_ids(tokenizer: Any, letters: Iterable[Emotion]) -> dict[Emotion, int]:

@@ -26,6 +26,7 @@ STORE_VARIABLE = "EMOSLLM_STORE_URL"
 
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d", re.ASCII)
 _PROMPT_ROOM_MIN = 30
+_LANGUAGE = re.compile(r"[a-z]{2,3}", re.ASCII)
 
 
 def state_dir() -> Path:
@@ -53,6 +54,12 @@ def _time_of_day(text: str) -> str:
     if not _TIME_OF_DAY.fullmatch(text):
         raise ValueError("must be a time of day such as 09:00")
     return text
+
+
+def _language_or_any(code: str) -> str:
+    if code and not _LANGUAGE.fullmatch(code):
+        raise ValueError("must be a language's code such as en or pl, or empty to recognise it in each segment")
+    return code
 
 
 class _Section(BaseModel):
@@ -120,6 +127,8 @@ class EngineConfig(_Section):
     kv_cache_mib: Annotated[int, Field(ge=16, le=1_000_000)] = 32
     precision: Precision = "auto"
     prior: Annotated[str | dict[str, float], BeforeValidator(_prior)] = "everyday"
+    transcriber: str = ""
+    transcriber_language: Annotated[str, AfterValidator(_language_or_any)] = ""
 
     def expected(self) -> Prior:
         """What posteriors are corrected to."""

@@ -23,6 +23,7 @@ from monitor.control import ask
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.in_use import InUse
 from monitor.judging.retirement import WHY, is_retired
+from monitor.judging.transcription import require_transcriber
 from monitor.store.lock import taking_turns
 
 _logger = logging.getLogger(__name__)
@@ -217,6 +218,7 @@ def go_live(config: Config, name: str, why: str, *, back: bool = False) -> str:
     library = Library.of(config)
     chosen, before = library.find(name), library.in_use.current
     library.check(chosen)
+    require_transcriber(config.engine, read_manifest(chosen.folder))
     running = _switch(config, chosen)
     if chosen.name != before:
         try:

@@ -167,6 +167,7 @@ class Recorder:
             self.trim()
         self._writer.flush()
         self._status.waiting, self._status.unwritten = self.judge.waiting, self._writer.waiting
+        self._status.untranscribed = self.judge.untranscribed
         self._status.store_problem = self._writer.problem
 
     def trim(self) -> None:
@@ -261,7 +262,8 @@ class Recorder:
             detail += f"; the bundle that should be in use is set aside: {self._choice.aside}"
         if (state, detail) != (self._status.engine, self._status.engine_detail):
             self._view.tell(f"engine {state}: {detail}")
-        self._status.engine, self._status.engine_detail, self._status.bundle = state, detail, self.judge.in_use
+        self._status.engine, self._status.engine_detail = state, detail
+        self._status.bundle, self._status.transcriber = self.judge.in_use, self.judge.transcriber
         self._status.away_since = self.judge.away_since
         if state is EngineState.READY:
             self._show_voice()

@@ -18,7 +18,7 @@ from model.audio import audio_length_s
 from model.errors import ConfigError, EmosllmError, TimelineError
 from model.manifest import find_bundle, read_manifest
 from monitor.clinic.address import Address
-from monitor.config import Config, state_dir
+from monitor.config import Config, bundles_file, state_dir
 from monitor.control import Answer, Command, ControlServer, socket_path
 from monitor.daemon import Daemon
 from monitor.day.days import parse_moment
@@ -27,6 +27,7 @@ from monitor.forgetting import finish
 from monitor.jobs.asked import commands_of_jobs
 from monitor.jobs.making import jobs_of
 from monitor.judging.bundle_choice import BundleChoice
+from monitor.judging.transcription import require_transcriber
 from monitor.notify import Notifier
 from monitor.pausing import Pause, parse_span
 from monitor.prompting import Prompter
@@ -60,6 +61,7 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
     open_source = source_opener(config, source, speed)
     anchor = anchor_for(source, speed, at, zone)
     read_manifest(find_bundle(config.engine.bundle))  # a wrong bundle is said before anything is opened
+    require_transcriber(config.engine, read_manifest(find_bundle(BundleChoice(config.engine.bundle, bundles_file()).current)))
     Address.of(config.store)  # and so is a wrong clinic
     mended = make_tree_private(state_dir())
     _log_to_file(config.log.level)
@@ -70,7 +72,7 @@ def start(config: Config, source: str, speed: float | None, at: str | None, unat
             _refuse_overlap(database, keys, anchor, source, zone)
         first = open_source()
         status, view = Status(first.description, first.live), _view(zone, unattended)
-        choice = BundleChoice(config.engine.bundle, state_dir() / "bundles.json")
+        choice = BundleChoice(config.engine.bundle, bundles_file())
         recorder = Recorder(config, timeline, choice, state_dir() / "engine.log", status, view)
         pause = Pause(database.with_name(database.name + ".paused"))
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, Notifier(), unattended)

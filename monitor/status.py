@@ -61,10 +61,12 @@ class Status:
     """listening: the microphone is open, or a recording plays. Problems are empty while there are none.
 
     unwritten: what waits because the timeline cannot be written. position: the moment that is being heard. bundle: the version of the one
-    that judges, empty while none does. away_since: since when a server elsewhere does not answer, aware UTC. next_bundle: the name of the
-    one that was asked for and is not in use yet. bundle_problem: why the one that was asked for last is not. jobs: what the monitor does
-    by itself, as `monitor.jobs.state.summary` tells it. sharing: None while nothing is shared with a clinic. learns_voice: whether the
-    model has use for a reference of the voice, and a microphone is heard. voice: what is known of it; None while nothing is.
+    that judges, empty while none does. transcriber: what writes down the words for it; empty where it needs none. untranscribed: how many
+    segments were judged without their words because that failed. away_since: since when a server elsewhere does not answer, aware UTC.
+    next_bundle: the name of the one that was asked for and is not in use yet. bundle_problem: why the one that was asked for last is not.
+    jobs: what the monitor does by itself, as `monitor.jobs.state.summary` tells it. sharing: None while nothing is shared with a clinic.
+    learns_voice: whether the model has use for a reference of the voice, and a microphone is heard. voice: what is known of it; None while
+    nothing is.
     """
 
     source: str
@@ -96,6 +98,8 @@ class Status:
     engine_detail: str = ""
     away_since: datetime | None = None
     bundle: str = ""
+    transcriber: str = ""
+    untranscribed: int = 0
     next_bundle: str = ""
     bundle_problem: str = ""
     ending: str = ""
@@ -114,9 +118,10 @@ class Status:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with microphone, timeline, check-in prompts, bundle, clinic and jobs, as far as something is."""
+        """What is wrong with microphone, timeline, check-in prompts, bundle, transcriber, clinic and jobs, as far as something is."""
         found = (self.device_problem, self.store_problem, self.upkeep_problem, self.prompt_problem, self.bundle_problem)
-        return [problem for problem in (*found, self.sharing_problem, *self.job_problems) if problem]
+        silent = f"the transcriber failed on {self.untranscribed} segments, which were judged without their words; engine.log says how"
+        return [problem for problem in (*found, silent if self.untranscribed else "", self.sharing_problem, *self.job_problems) if problem]
 
     def tell_jobs(self, states: Sequence[JobState], problem: str) -> None:
         """How the jobs stand, and what went wrong in what is done hourly; empty for nothing."""
@@ -148,6 +153,7 @@ class Status:
             "engine_detail": self.engine_detail,
             "away_since": self.away_since and self.away_since.isoformat(timespec="seconds"),
             "bundle": self.bundle or None,
+            "transcriber": self.transcriber or None,
             "next_bundle": self.next_bundle or None,
             "problems": self.problems,
             "jobs": self.jobs,

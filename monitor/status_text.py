@@ -29,6 +29,8 @@ def _lines(answer: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
         counts.append(f"{answer['unjudged']} given up")
     yield f"Segments    {', '.join(counts)}"
     yield f"Engine      {_engine(answer, zone)}"
+    if answer.get("transcriber"):
+        yield f"Transcriber {answer['transcriber']}"
     if answer.get("next_bundle"):
         yield f"Bundle      {answer['bundle'] or 'none yet'}, changing to {answer['next_bundle']}"
     if voice := answer.get("voice"):

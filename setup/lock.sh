@@ -24,6 +24,8 @@ IMPLIED+=" or (platform_machine == 'x86_64' and sys_platform == 'linux'))"
 # Not on a CPU. torch has a lock of its own. torchaudio, torchvision and torchcodec are CUDA builds that break importing
 # vllm and transformers. triton compiles for GPUs: a gibibyte that vLLM switches off here.
 LEFT_OUT=(torch torchaudio torchvision torchcodec triton)
+# In neither: faster-whisper wants it for a voice activity detector that is not used here.
+UNUSED=(onnxruntime)
 
 # What goes with those: torch's own requirements, and one of intel-openmp's that only its Linux wheel names.
 CPU_ALSO="filelock typing-extensions>=4.10 setuptools>=77.0.3 sympy>=1.13.3 networkx>=2.5.1 jinja2 fsspec>=0.8.5"
@@ -52,23 +54,25 @@ finish() {
     echo "setup/$1: $(grep -c '^[a-z0-9]' "$SETUP/$1") packages"
 }
 
-# lock_flavour NAME OVERRIDE...: pyproject.toml with the extra of that name and the developers' tools.
+# lock_flavour NAME PACKAGE...: pyproject.toml with the extra of that name, the transcriber and the developers' tools, without those packages.
 lock_flavour() {
-    local name=$1 systems
+    local name=$1 systems left_out
     shift
+    left_out=("${@/%/ ; sys_platform == \'never\'}")
     IFS='|' read -ra systems <<<"$SYSTEMS"
     {
         cat "$ROOT/pyproject.toml"
         printf '\n[tool.uv]\nenvironments = '
         quoted "${systems[@]}"
-        [[ $# -eq 0 ]] || { printf 'override-dependencies = ' && quoted "$@"; }
+        printf 'override-dependencies = '
+        quoted "${left_out[@]}"
     } >"$WORK/pyproject.toml"
     # The same setuptools in both, which is also the one that uv.txt brings: it builds pyaudio and this project.
     printf '%s\n' "${TOOLS[2]}" >"$WORK/lock.sh"
     [[ $name != cpu ]] || tr ' ' '\n' <<<"$CPU_ALSO" >>"$WORK/lock.sh"
     # An earlier lock in its place is what keeps versions.
     [[ ! -f $SETUP/$name.lock ]] || cp "$SETUP/$name.lock" "$WORK/$name.lock"
-    (cd "$WORK" && compile "$name.lock" --extra "$name" --extra dev "${OPTIONS[@]}" pyproject.toml lock.sh)
+    (cd "$WORK" && compile "$name.lock" --extra "$name" --extra transcribe --extra dev "${OPTIONS[@]}" pyproject.toml lock.sh)
     finish "$name.lock"
 }
 
@@ -95,5 +99,5 @@ lock_torch() {
 OPTIONS=("$@")
 lock_tools
 lock_torch
-lock_flavour cpu "${LEFT_OUT[@]/%/ ; sys_platform == \'never\'}"
-lock_flavour gpu
+lock_flavour cpu "${LEFT_OUT[@]}" "${UNUSED[@]}"
+lock_flavour gpu "${UNUSED[@]}"

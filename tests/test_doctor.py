@@ -78,8 +78,8 @@ def test_for_programs_it_is_json_with_every_check_and_the_status_says_the_worst(
     assert all(set(finding) == {"verdict", "what", "detail"} for finding in found)
     verdicts = {finding["what"]: finding["verdict"] for finding in found}
     assert (
-        " ".join(verdicts)
-        == "python settings bundle key timeline voice permissions disk backups clinic clock service microphone engine network"
+        " ".join(verdicts) == "python settings bundle key timeline voice permissions disk backups clinic clock service"
+        " microphone transcriber engine network"
     )
     assert verdicts["settings"] == "fail"
     assert verdicts["bundle"] == "ok"

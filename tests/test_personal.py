@@ -14,7 +14,9 @@ from torch import Tensor
 from model.audio import SAMPLE_RATE, Float32
 from model.bundle import Bundle
 from model.encoder import SpeechEncoder
+from model.errors import TrainingError
 from model.predictor import Predictor, Sound, Style
+from model.prompts import Strategy
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
 from model.voice_reference import ReferenceSettings, VoiceSums
@@ -22,6 +24,8 @@ from tests import tiny
 from tests.levels import LETTERS, SECONDS, A, N, OfLevels, S, clip, level_of, person
 from train.__main__ import main
 from train.corpora.manifest import Utterance, write_manifest
+from train.corpora.splits import Part
+from train.scoring.evaluate import Asked, Enrolment, Surroundings, evaluate_bundle
 from train.scoring.personal import PeopleJudged, everyday, judge_people, personal_figures
 from train.scoring.speaker_predictor import BundleSpeakerPredictor, CachingEncoder
 
@@ -199,6 +203,24 @@ def test_a_bundle_encodes_every_clip_once_and_answers_as_the_monitor_would(
                 assert mine.prediction.posterior[letter] == pytest.approx(theirs.prediction.posterior[letter], abs=0.01)
     known = [one.posterior for one in result.points[-1].judged]
     assert known != [one.posterior for one in result.before], "a reference changes what is answered"
+
+
+def test_asked_with_words_labelled_clips_need_them_and_calm_ones_without_have_none(
+    normalising: tuple[Bundle, SpeechLLM], voices: list[Utterance]
+) -> None:
+    bundle, llm = normalising
+    asked = Asked(bundle, llm, replace(Style.of(bundle), strategy=Strategy.TRANSCRIPT_PREFIX))
+    worded = [replace(u, transcript="Nobody told me that.") for u in voices if u.speaker == "f1"]
+    calm = Part("calm", 1, [replace(u, corpus="calm", emotion=None) for u in voices if u.speaker == "m1"])
+    around, enrolment = Surroundings([calm]), Enrolment((0, 10), draws=1)
+    evaluation = evaluate_bundle(asked, worded, "here", "", surroundings=around, enrolment=enrolment)
+    assert evaluation.clips == len(worded)
+    (at_once,) = evaluate_bundle(asked, worded, "here", "", surroundings=around).outliers
+    (outliers,) = evaluation.outliers
+    assert (outliers.corpus, outliers.clips, outliers.sure) == (at_once.corpus, at_once.clips, at_once.sure) == ("calm", 10, outliers.sure)
+    assert [one.corpus for point in evaluation.personal for one in point.outliers] == ["calm", "calm"]
+    with pytest.raises(TrainingError, match="transcript-prefix needs transcripts, and 10 of 20 utterances have none"):
+        evaluate_bundle(asked, voices[:10], "here", "", surroundings=around, enrolment=enrolment)
 
 
 def test_states_are_given_back_as_they_were_kept_beside_new_ones(normalising: tuple[Bundle, SpeechLLM]) -> None:

@@ -25,6 +25,7 @@ OWNERS = {
     "pyarrow": {"monitor/exchange/parquet.py"},
     "keyring": {"monitor/store/key_places.py"},
     "vllm": {"monitor/judging/engine.py"},
+    "faster_whisper": {"model/transcriber.py"},
     "psycopg": {"monitor/clinic/connection.py"},
     "httpx": {"monitor/judging/server.py", "monitor/judging/served_engine.py", "train/scoring/served.py"},
     "prometheus_client": {"monitor/serving/door.py"},

@@ -27,12 +27,12 @@ NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 SAID = Judgement(Prediction({Emotion.SAD: 1.0}, False, "nano-1"), "words that were said")
 
 
-def record(folder: Path, config: Config, act: Callable[[Recorder], None]) -> Path:
+def record(folder: Path, config: Config, act: Callable[[Recorder], None], bundle: str = "nano") -> Path:
     """Let a recorder act on a fresh timeline that two segments of a second were stored in; the timeline's file."""
     path = folder / "timeline.db"
     with closing(Timeline.open(path, UTC_ZONE, keys())) as timeline:
         view = PlainView(Console(quiet=True), UTC_ZONE)
-        choice = BundleChoice("nano", folder / "bundles.json")
+        choice = BundleChoice(bundle, folder / "bundles.json")
         recorder = Recorder(config, timeline, choice, folder / "engine.log", Status("a test", True), view)
         for second in (0, 5):
             start = NOON + timedelta(seconds=second)

@@ -302,7 +302,7 @@ def test_an_answer_outside_the_grammar_is_no_answer_in_evaluation_and_unsure_in_
     assert Predictor(bundle, llm).predict([Sound(_noise())]) == [Answered(None)]
     (judged,) = judge(bundle, llm, [_utterance(tmp_path / "noise.wav", _noise())], Style.of(bundle))
     assert (judged.posterior, judged.transcript, judged.unsure) == (None, None, True)
-    (judgement,) = judging._judge(Predictor(bundle, llm), [float_to_pcm16(_noise())])
+    ((judgement, _),) = judging._judge(Predictor(bundle, llm), [float_to_pcm16(_noise())], [None])
     prediction = judgement.prediction
     assert prediction.unsure
     assert judgement.transcript is None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from model.audio import Float32, Int16, pcm16_to_float
+from model.audio import Float32, Int16, float_to_pcm16, pcm16_to_float
 from model.bundle import Bundle, open_bundle
 from model.predictor import Predictor, Sound
 from model.voice_reference import VoiceSums, shift_of
@@ -36,6 +36,7 @@ from tests.stores import keys
 from tests.test_judge import _child_of, _wait, never
 from tests.test_recorder import UTC_ZONE
 from tests.test_voice_learning import FIRST, HOUR, Spoken
+from tests.tiny_whisper import HIGH, HIGH_HZ, LOW, LOW_HZ, tiny_whisper, tone
 from tests.variants import normalising
 
 QUICK = EngineConfig(kind="transformers", max_batch=4)
@@ -68,11 +69,11 @@ def reference(bundle: Bundle, number: int) -> HeldReference:
     return HeldReference(bundle.voice_space, f"version-{number}", sums.to_bytes())
 
 
-def said(bundle: Bundle, pcm: Int16, held: HeldReference | None) -> Float32:
-    """What a fresh engine says of a segment against a reference."""
+def said(bundle: Bundle, pcm: Int16, held: HeldReference | None, words: str | None = None) -> Float32:
+    """What a fresh engine says of a segment against a reference, with its words where the bundle is asked with them."""
     assert bundle.reference_settings is not None
     shift = None if held is None else shift_of(VoiceSums.from_bytes(held.sums), bundle.reference_settings)
-    (answer,) = Predictor(bundle, TransformersEngine(bundle)).predict([Sound(pcm16_to_float(pcm))], shift)
+    (answer,) = Predictor(bundle, TransformersEngine(bundle)).predict([Sound(pcm16_to_float(pcm), words)], shift)
     assert answer.prediction is not None
     return np.array(list(answer.prediction.posterior.values()), np.float32)
 
@@ -80,14 +81,14 @@ def said(bundle: Bundle, pcm: Int16, held: HeldReference | None) -> Float32:
 class Heard:
     """A judge, what it told, and for each entry the reference that it is to be heard against."""
 
-    def __init__(self, folder: Path, bundle: Bundle) -> None:
+    def __init__(self, folder: Path, bundle: Bundle, transcriber: str = "") -> None:
         self.sounds: dict[int, Int16] = {}
         self.references: dict[int, HeldReference | None] = {}
         self.spaces: list[str] = []
         self.judgements: dict[int, Judgement] = {}
         self.states: list[EngineState] = []
         self.outcomes: list[str] = []
-        config = QUICK.model_copy(update={"bundle": str(bundle.folder)})
+        config = QUICK.model_copy(update={"bundle": str(bundle.folder), "transcriber": transcriber})
         choice = BundleChoice(config.bundle, folder / "bundles.json")
         listener = Listener(
             self.sounds.get,
@@ -170,6 +171,36 @@ def test_every_segment_is_heard_against_its_own_reference_across_a_crash_and_oth
     heard.references[heard.submit(ten[0], foreign)] = None
     heard.until_answered()
     check(heard, other, range(11, 12))
+    heard.judge.finish(never)
+
+
+def test_a_bundle_that_is_asked_with_words_hears_each_segment_against_its_reference_too(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    plain = bundles["first"]
+    worded = open_bundle(normalising(tmp_path / "worded", about={"strategy": "transcript-prefix"}), plain)
+    heard = Heard(tmp_path, plain, str(tiny_whisper(tmp_path / "whisper")))
+    sounds = [float_to_pcm16(tone(hz)) for hz in (LOW_HZ, HIGH_HZ)]
+    held = reference(worded, 1)
+    answers = [said(worded, sounds[0], *asked) for asked in ((held, LOW), (None, LOW), (held, ""))]
+    assert not any(np.allclose(answers[0], other, atol=0.02) for other in answers[1:]), "words and reference both make a difference here"
+    heard.submit(sounds[0], held)
+    heard.judge.start()
+    heard.until_answered()
+    check(heard, plain, range(1))
+    assert heard.judgements[0].transcript is None
+
+    heard.judge.use(str(worded.folder))
+    _wait(lambda: len(heard.outcomes) == 1, PATIENCE_S)
+    assert heard.judge._held == held, "it is of the same voice space"
+    for pcm, against in ((sounds[0], held), (sounds[1], held), (sounds[0], None)):
+        heard.submit(pcm, against)
+    heard.until_answered()
+    for entry, words in ((1, LOW), (2, HIGH), (3, LOW)):
+        judgement, against = heard.judgements[entry], heard.references[entry]
+        assert judgement.transcript == words
+        assert judgement.heard_against is not None
+        assert judgement.heard_against.version == (against and against.version)
+        found = np.array(list(judgement.prediction.posterior.values()))
+        assert found == pytest.approx(said(worded, heard.sounds[entry], against, words), abs=0.01), entry
     heard.judge.finish(never)
 
 

@@ -30,10 +30,12 @@ def variant(folder: Path, seed: int = 1, about: Mapping[str, object] | None = No
     return sign(folder, about)
 
 
-def normalising(folder: Path, seed: int = 0, prior_segments: float = 10.0, adapter: int | None = None) -> Path:
+def normalising(
+    folder: Path, seed: int = 0, prior_segments: float = 10.0, adapter: int | None = None, about: Mapping[str, object] | None = None
+) -> Path:
     """A copy of nano in a new folder that wants the reference of a voice subtracted; its population mean, of any size, is drawn by a seed.
 
-    adapter: the seed of other weights of mapper and adapter, as a night makes them.
+    adapter: the seed of other weights of mapper and adapter, as a night makes them. about: other entries of bundle.json.
     """
     if adapter is None:
         shutil.copytree(find_bundle("nano"), folder)
@@ -44,7 +46,7 @@ def normalising(folder: Path, seed: int = 0, prior_segments: float = 10.0, adapt
     letters = len(read_manifest(folder).letters)
     offsets = torch.randn(letters, width, generator=torch.Generator().manual_seed(seed)) * 0.05
     save_file({"population_mean": mean, "emotion_offsets": offsets, "ratio": torch.ones(width)}, folder / NORMALISER)
-    return sign(folder, {"normalisation": {"prior_segments": prior_segments}})
+    return sign(folder, {"normalisation": {"prior_segments": prior_segments}, **(about or {})})
 
 
 def sign(folder: Path, about: Mapping[str, object] | None = None) -> Path:

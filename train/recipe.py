@@ -236,11 +236,12 @@ class PhaseRecipe(_Section):
 class ReleaseRecipe(_Section):
     """How the bundle is asked, and what it promises.
 
+    strategy: one that needs transcripts is calibrated and scored with the corpora's own, and is for monitors with a transcriber.
     trusted_accuracy: the threshold for `unsure` is the lowest at which the rest reaches this on validation speakers or folds.
     public_clips: how many encoded training clips go with it, for nights of training to rehearse and to be measured with; 0: none.
     """
 
-    strategy: Literal[Strategy.SER, Strategy.JOINT]
+    strategy: Strategy
     shots: Annotated[int, Field(ge=0, le=len(SHOTS))] = 0
     features: bool = False
     trusted_accuracy: Share

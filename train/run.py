@@ -22,6 +22,7 @@ from train.recipe import EncoderTraining, Recipe, WhisperRecipe
 from train.release import add_scores, draft, refuse_existing, write_bundle
 from train.scoring.evaluate import Asked, Enrolment, Surroundings, evaluate_bundle
 from train.scoring.evaluation import About, Evaluation
+from train.scoring.judging import require_transcripts
 from train.scoring.results import Judged, evaluate
 from train.simulated_days import Table, confusion_of
 from train.training import run_record, trained
@@ -41,6 +42,7 @@ def train(recipe: Recipe, manifests: Sequence[Path], out: Path, work: Path, seed
     if last_phase is None:
         refuse_existing(out)
     corpora = Corpora.load(recipe, manifests)
+    _require_transcripts(recipe, corpora)
     _require_room(work)
     accelerator = make_accelerator(recipe)
     if last_phase is not None:
@@ -121,6 +123,12 @@ def _require_phase(recipe: Recipe, name: str | None) -> None:
     names = [phase.name for phase in recipe.phases]
     if name is not None and name not in names:
         raise TrainingError(f"the recipe {recipe.name} has no phase {name!r}; it has {', '.join(names)}, or all")
+
+
+def _require_transcripts(recipe: Recipe, corpora: Corpora) -> None:
+    """Of all that the finished model will be asked about, before it takes hours to get there."""
+    parts = [*corpora.validation, *corpora.test, *(part for fold in corpora.folds for part in fold)]
+    require_transcripts([u for part in parts for u in part.utterances if u.emotion is not None], recipe.release.strategy)
 
 
 def _require_room(work: Path) -> None:

@@ -23,6 +23,7 @@ from model.types import Emotion
 from train.corpora.manifest import Utterance, read_manifest
 from train.progress import Progress
 from train.scoring.evaluate import Asked
+from train.scoring.judging import require_transcripts
 from train.scoring.metrics import Floats, interval_95
 from train.scoring.personal import Person, by_person
 from train.scoring.results import Judged
@@ -102,6 +103,7 @@ class Life:
 def study(bundle: Path, utterances: Sequence[Utterance], plan: Plan = _PLAN, seed: int = 0) -> str:
     """The tables in Markdown for a bundle with personal normalisation. Raises TrainingError, BundleError, FormatError."""
     asked = Asked.of_bundle(bundle)
+    require_transcripts(utterances, asked.style.strategy)
     lives = replay(BundleSpeakerPredictor(asked.bundle, asked.llm, asked.style), utterances, plan, seed)
     return "\n".join([f"# {asked.bundle.manifest.version}: {len(lives)} people", "", *to_lines(lives, plan)])
 

@@ -8,7 +8,7 @@ from model.errors import EmosllmError
 from monitor.config import Config, config_path, load_config
 from monitor.doctor.clinic import clinic
 from monitor.doctor.findings import Finding, Verdict
-from monitor.doctor.judging import bundle, engine, engine_installed, voice
+from monitor.doctor.judging import bundle, engine, engine_installed, transcriber, transcriber_there, voice
 from monitor.doctor.machine import clock, service
 from monitor.doctor.network import Watch, clinic_addresses, expected_addresses, own_roots, running_monitor
 from monitor.doctor.sound import microphone
@@ -32,7 +32,7 @@ _AT_REST: dict[str, Check] = {
 def examine(config_file: Path | None, quick: bool) -> Iterator[Finding]:
     """Look at everything, and say each thing once it is known; the network last, as it is watched while sound is heard and judged.
 
-    quick: do not start the engine. Checks use the default settings when the settings cannot be read.
+    quick: start neither transcriber nor engine. Checks use the default settings when the settings cannot be read.
     """
     yield Finding(Verdict.OK, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     config = Config()
@@ -48,6 +48,7 @@ def examine(config_file: Path | None, quick: bool) -> Iterator[Finding]:
     expected = {**expected_addresses(config.engine), **clinic_addresses(config.store)}
     with Watch(own_roots(monitor), expected) as watch:
         yield (heard := _guarded("microphone", lambda config: microphone(config, monitor), config))
+        yield _guarded("transcriber", transcriber_there if quick else transcriber, config)
         yield (judged := _guarded("engine", engine_installed if quick else engine, config))
     during = {
         "the microphone was open": heard.verdict is not Verdict.FAIL,

@@ -54,7 +54,8 @@ def expected_addresses(engine: EngineConfig) -> Mapping[Address, str]:
         return {}
     url = urlsplit(engine.url)
     host, port = url.hostname or "", url.port or {"https": 443}.get(url.scheme, 80)
-    return _expected(host, port, f"{engine.url}, as [engine] url says; vectors of what is said go there")
+    what = "vectors of what is said and, for a bundle that asks with them, its words" if engine.transcriber else "vectors of what is said"
+    return _expected(host, port, f"{engine.url}, as [engine] url says; {what} go there")
 
 
 def clinic_addresses(store: StoreConfig) -> Mapping[Address, str]:

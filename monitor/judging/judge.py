@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
+from model.manifest import find_bundle, read_manifest
 from monitor.config import EngineConfig
 from monitor.judging.blame import Blame
 from monitor.judging.bundle_choice import BundleChoice
@@ -19,6 +20,7 @@ from monitor.judging.listener import EngineState, Listener
 from monitor.judging.messages import Ask, Away, Failed, Failure, NotUsed, Ready, SetReference, Told, Use, Using
 from monitor.judging.process import JudgingProcess, Wakeup, with_last_words
 from monitor.judging.switch import Switch
+from monitor.judging.transcription import require_transcriber
 from monitor.store.records import Judgement
 from monitor.store.voice_reference import HeldReference
 
@@ -63,6 +65,8 @@ class Judge:
         self._held: HeldReference | None = None  # the reference of a voice that the process holds
         self._drop_held = False
         self._engine = ""
+        self._transcriber = ""
+        self._untranscribed = 0
         self._away: Away | None = None
         self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
 
@@ -91,6 +95,16 @@ class Judge:
         return self._voice_space
 
     @property
+    def transcriber(self) -> str:
+        """What writes down the words for the bundle that judges, in words; empty while nothing does."""
+        return self._transcriber
+
+    @property
+    def untranscribed(self) -> int:
+        """How many segments were judged without their words because the transcriber failed."""
+        return self._untranscribed
+
+    @property
     def away_since(self) -> datetime | None:
         """Since when an engine that is elsewhere does not answer, aware UTC; None while it does."""
         return self._away.since if self._away else None
@@ -98,9 +112,11 @@ class Judge:
     def use(self, name: str) -> None:
         """From any thread: have another bundle, by name or folder, judge what has not been asked yet. Returns at once.
 
-        What came of it goes to `switched`. Raises BundleError for what is none or is retired, EngineUnavailable once judging has ended.
+        What came of it goes to `switched`. Raises BundleError for what is none, is retired or needs a transcriber that is not set,
+        EngineUnavailable once judging has ended.
         """
         self._choice.check(name)
+        require_transcriber(self._config, read_manifest(find_bundle(name)))
         with self._change:
             if self._ended:
                 raise EngineUnavailable("nothing is judged any more, so no other bundle can be used; start the monitor again")
@@ -168,7 +184,7 @@ class Judge:
                 end = self._serve(child)
             finally:
                 child.end()
-                self._in_use, self._voice_space, self._held, self._away = "", None, None, None
+                self._in_use, self._transcriber, self._voice_space, self._held, self._away = "", "", None, None, None
             if end is None:
                 return
             if self._switch.now is not None and self._switch.in_place:
@@ -263,18 +279,17 @@ class Judge:
             match message:
                 case Ready():
                     ready, self._away = True, None
-                    self._engine, self._voice_space = message.engine, message.voice_space
-                    self._begin_with(message.bundle_version, f", ready after {time.monotonic() - began:.0f} s")
+                    self._engine = message.engine
+                    self._begin_with(message, f", ready after {time.monotonic() - began:.0f} s")
                 case Told():
                     self._is_back()
+                    self._untranscribed += message.untranscribed
                     self._settle(message.judgements)
                 case Away():
                     self._away = message
                     self._listener.changed(EngineState.AWAY, message.reason)
                 case Using():
-                    if message.voice_space != self._voice_space:
-                        self._voice_space, self._held = message.voice_space, None
-                    self._taken_up(message.bundle_version)
+                    self._taken_up(message)
                 case NotUsed(needs_restart=True) | Failed():
                     return message
                 case NotUsed():
@@ -294,16 +309,19 @@ class Judge:
             self._away = None
             self._listener.changed(EngineState.READY, f"{self._engine}, {self._in_use}")
 
-    def _taken_up(self, version: str) -> None:
+    def _taken_up(self, using: Using) -> None:
         """The process that runs judges with another bundle, which has to prove itself as one that was loaded at its start."""
         if self._switch.now is not None:
             self._choice.use(self._switch.now)
         self._proven = False
         self._blame.another_bundle()
-        self._begin_with(version)
+        self._begin_with(using)
 
-    def _begin_with(self, version: str, how_soon: str = "") -> None:
-        self._in_use = version
+    def _begin_with(self, message: Ready | Using, how_soon: str = "") -> None:
+        version = message.bundle_version
+        self._in_use, self._transcriber = version, message.transcriber
+        if message.voice_space != self._voice_space:
+            self._voice_space, self._held = message.voice_space, None
         self._listener.changed(EngineState.READY, f"{self._engine}, {version}{how_soon}")
         self._switch.done(version)
 

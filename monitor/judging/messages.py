@@ -30,11 +30,15 @@ class SetReference:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Process: the bundle is loaded and the engine answers. voice_space: of the bundle; None where it does not normalise."""
+    """Process: the bundle is loaded and the engine answers.
+
+    voice_space: of the bundle; None where it does not normalise. transcriber: what writes down the words; empty where it needs none.
+    """
 
     bundle_version: str
     engine: str
     voice_space: str | None = None
+    transcriber: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,14 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Using:
-    """Process: it judges with the bundle that it was told to use, and has tried it. voice_space: as in Ready; where it is another one
-    than before, no reference is held any more."""
+    """Process: it judges with the bundle that it was told to use, and has tried it.
+
+    voice_space: as in Ready; where it is another one than before, no reference is held any more. transcriber: as in Ready.
+    """
 
     bundle_version: str
     voice_space: str | None = None
+    transcriber: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +70,10 @@ class NotUsed:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Process: what became of some segments, by entry."""
+    """Process: what became of some segments, by entry. untranscribed: for how many of them the transcriber failed."""
 
     judgements: Mapping[int, Judgement]
+    untranscribed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,8 @@ class Away:
 
 
 class Failure(enum.Enum):
-    """Whether starting again can help. Absent: no bundle is to blame, because the engine is elsewhere and does not let us have it."""
+    """Whether starting again can help. Absent: no bundle is to blame, because an engine elsewhere does not let us have it, or a transcriber
+    is not there."""
 
     LASTING = "lasting"
     PASSING = "passing"

@@ -1,11 +1,12 @@
 """The language model on a vLLM server elsewhere. It makes requests of questions, and has the server know the adapter of its bundle.
 
-Only speech embeds leave this machine, never sound.
+Only speech embeds leave this machine, never sound, and the words where a transcriber writes them for the bundle.
 """
 
 import asyncio
 import base64
 import io
+import re
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,10 +165,12 @@ def _why_not_taken(answer: httpx.Response, version: str) -> str:
 
 
 def _said(reply: httpx.Response) -> str:
+    """A server's own message, up to where it quotes the request: that may hold somebody's words."""
     try:
-        return str(reply.json()["error"]["message"])[:300]
+        message = str(reply.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return reply.text[:300]
+        message = reply.text
+    return re.split(r"""["']?input["']?\s*[:=]|input_value""", message)[0][:300]
 
 
 def _packed(adapter: Path) -> bytes:

@@ -17,9 +17,13 @@ _Message = TypeVar("_Message")
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of trying the engine out: its answer, and the seconds until it was ready and from there to the answer."""
+    """What came of trying the engine out: its answer, and the seconds until it was ready and from there to the answer.
+
+    transcriber: what writes down the words; empty where the bundle needs none.
+    """
 
     prediction: Prediction
+    transcriber: str
     ready_s: float
     answer_s: float
 
@@ -32,11 +36,11 @@ def try_out(config: EngineConfig, log: Path, pcm: Int16) -> Trial:
     child = JudgingProcess(config, log)
     try:
         began = time.monotonic()
-        _expect(child, Ready, config.start_timeout_s)
+        ready = _expect(child, Ready, config.start_timeout_s)
         ready_s = time.monotonic() - began
         child.send(Ask(0, pcm))
         told = _expect(child, Told, config.start_timeout_s)
-        return Trial(told.judgements[0].prediction, ready_s, time.monotonic() - began - ready_s)
+        return Trial(told.judgements[0].prediction, ready.transcriber, ready_s, time.monotonic() - began - ready_s)
     except (EOFError, OSError) as error:
         raise EngineUnavailable(with_last_words(f"the judging process died ({child.epitaph()})", log)) from error
     except EmosllmError as error:

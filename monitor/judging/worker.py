@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-from model.errors import AccessRefused, EmosllmError, EngineUnavailable
+from model.errors import AccessRefused, EmosllmError, EngineUnavailable, TranscriberUnavailable
 from monitor.config import EngineConfig
 from monitor.judging.messages import Ask, Away, Failed, Failure, Ready, SetReference, Told, Use
 
@@ -75,7 +75,7 @@ def main() -> None:
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     try:
         serve(connection, inbox, EngineConfig.model_validate(json.loads(sys.argv[2])))
-    except AccessRefused as error:
+    except (AccessRefused, TranscriberUnavailable) as error:
         connection.send(Failed(str(error), Failure.ABSENT))
     except EmosllmError as error:
         connection.send(Failed(str(error), Failure.LASTING))
@@ -95,9 +95,9 @@ def serve(connection: Connection, inbox: Inbox, config: EngineConfig) -> None:
             connection.send(judging.use(other.bundle))
 
     _outlast(judging.begin, connection, use_other)
-    connection.send(Ready(judging.version, config.kind, judging.voice_space))
+    connection.send(Ready(judging.version, config.kind, judging.voice_space, judging.transcriber))
     while True:
-        message = inbox.take(config.max_batch)
+        message = inbox.take(judging.at_once)
         if isinstance(message, Use):
             connection.send(judging.use(message.bundle))
             continue
@@ -105,7 +105,7 @@ def serve(connection: Connection, inbox: Inbox, config: EngineConfig) -> None:
             judging.hear_against(message.reference)
             continue
         judgements = _outlast(partial(judging.judge, [ask.pcm for ask in message]), connection, use_other)
-        connection.send(Told(dict(zip((ask.entry for ask in message), judgements, strict=True))))
+        connection.send(Told(dict(zip((ask.entry for ask in message), judgements, strict=True)), judging.untranscribed))
 
 
 def _outlast(do: Callable[[], _T], connection: Connection, pause: Callable[[], None]) -> _T:

@@ -35,6 +35,7 @@ LOG = "retrain.log"
 
 _CONDITIONS_EVERY_S, _EVIDENCE_EVERY_S = 30.0, 20.0
 _NO_SOUND = "no sound is kept, so there is nothing to learn from: set [privacy] keep_audio = true to keep it, encrypted, on this machine"
+_NEEDS_WORDS = "{} is asked with the words of what is said, and nights learn from sound alone: it stays as it is"
 _STOPPED = "it was stopped, and goes on next time"
 
 
@@ -94,6 +95,8 @@ class _Retraining:
             return Result(Outcome.NOTHING, _NO_SOUND)
         folder = find_bundle(in_use_of(self.config))
         manifest = read_manifest(folder)
+        if manifest.strategy.needs_transcript:
+            return Result(Outcome.NOTHING, _NEEDS_WORDS.format(manifest.version))
         material = gather(self.config, manifest.letters)
         reason = too_little(material, self.config.retrain, None if self.dry_run else last)
         if reason:

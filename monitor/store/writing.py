@@ -24,6 +24,8 @@ def engine_of(path: Path, key: StoreKey, busy_timeout_s: float) -> Engine:
         poolclass=QueuePool,
         pool_size=1,
         max_overflow=0,
+        # What is stored may be words; an error names none of it.
+        hide_parameters=True,
     )
 
     @event.listens_for(engine, "connect")

@@ -49,8 +49,12 @@ class Night:
     """
 
     def __init__(self, folder: Path, work: Path, seed: int = 0, settings: NightSettings | None = None) -> None:
-        """Raises BundleError for a bundle that is damaged, or has no public set with voices to be measured with."""
+        """Raises BundleError for a bundle that is damaged, needs transcripts, or has no public set with voices to be measured with."""
         self.bundle = open_bundle(folder)
+        if self.bundle.manifest.strategy.needs_transcript:
+            raise BundleError(
+                f"{self.bundle.manifest.version} is asked with words ({self.bundle.manifest.strategy}): nights learn from sound alone"
+            )
         self.llm = load_llm(self.bundle)
         self._public = read_public_set(folder)
         self._settings = settings or NightSettings.load()

@@ -20,7 +20,7 @@ from train.corpora.splits import Corpora, Noise, Part, everyone
 from train.scoring.conditions import judge_in_conditions
 from train.scoring.evaluation import About, CalmEvaluation, Evaluation, OutlierFigures, PersonalFigures
 from train.scoring.judging import judge, require_transcripts, transcribe
-from train.scoring.outliers import judge_outliers, outlier_figures
+from train.scoring.outliers import judge_outliers, outlier_figures, worded
 from train.scoring.personal import judge_people, personal_figures
 from train.scoring.results import Judged, evaluate
 from train.scoring.served import ServedModel
@@ -140,8 +140,9 @@ def _judged(
     bundle, llm, style = asked.bundle, asked.llm, asked.style
     if enrolment is None:
         return judge(bundle, llm, utterances, style), judge_outliers(bundle, llm, outliers, style), []
+    outliers = [worded(part) for part in outliers]
     everybody = [*utterances, *everyone(outliers)]
-    require_transcripts(everybody, style)
+    require_transcripts(everybody, style.strategy)
     predictor = BundleSpeakerPredictor(bundle, llm, style)
     people = judge_people(predictor, everybody, enrolment.minutes, draws=enrolment.draws, seed=enrolment.seed)
     strangers = [utterance for utterance in everybody if not utterance.speaker]

@@ -6,6 +6,7 @@ from model.audio import read_audio
 from model.bundle import Bundle
 from model.errors import TrainingError
 from model.predictor import Answered, Predictor, Sound, Style
+from model.prompts import Strategy
 from model.request import LanguageModel
 from train.corpora.manifest import Utterance
 from train.progress import Progress
@@ -32,7 +33,7 @@ def judge(
 
     Raises TrainingError where the strategy needs a transcript that is not there; FormatError.
     """
-    require_transcripts(utterances, style)
+    require_transcripts(utterances, style.strategy)
     predictor = Predictor(bundle, llm, style)
     judged: list[Judged] = []
     with Progress(name, len(utterances)) as progress:
@@ -62,11 +63,11 @@ def judged_as(utterance: Utterance, answer: Answered) -> Judged:
     return Judged(utterance, answer.prediction.posterior, answer.transcript, answer.prediction.unsure)
 
 
-def require_transcripts(utterances: Sequence[Utterance], style: Style) -> None:
+def require_transcripts(utterances: Sequence[Utterance], strategy: Strategy) -> None:
     """Raises TrainingError where the strategy needs a transcript that is not there."""
     without = [u for u in utterances if u.transcript is None]
-    if style.strategy.needs_transcript and without:
+    if strategy.needs_transcript and without:
         raise TrainingError(
-            f"the strategy {style.strategy} needs transcripts, and {len(without)} of {len(utterances)} utterances have none, for example"
+            f"the strategy {strategy} needs transcripts, and {len(without)} of {len(utterances)} utterances have none, for example"
             f" {without[0].path}; take --strategy ser or joint, or a manifest with transcripts"
         )

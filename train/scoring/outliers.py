@@ -5,6 +5,7 @@ Of reading and commands it should say neutral or be unsure, of everything else i
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from model.bundle import Bundle
 from model.predictor import Style
@@ -39,9 +40,15 @@ def judge_outliers(bundle: Bundle, llm: LanguageModel, parts: Sequence[Part], st
     """The figures of each part; those without recordings are left out."""
     return [
         outlier_figures(part.corpus, judge(bundle, llm, part.utterances, style, part.corpus), bundle.manifest.letters)
-        for part in parts
+        for part in map(worded, parts)
         if part.utterances
     ]
+
+
+def worded(part: Part) -> Part:
+    """The same with a transcript of every recording: where nobody wrote down any words there are none, or a transcriber would have to be
+    right about them."""
+    return replace(part, utterances=[replace(one, transcript=one.transcript or "") for one in part.utterances])
 
 
 def outlier_figures(
