@@ -1,5 +1,6 @@
 """What reports and pages look through: every day of the calendar, with trends from before, of timelines of every kind."""
 
+import json
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -7,8 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from model.confusion import VoiceConfusion, write_confusion
+from model.confusion import CONFUSION, PosteriorConfusion, VoicePosteriors, write_confusion
 from model.manifest import find_bundle, read_manifest
+from model.priors import EVERYDAY, balanced, marked
 from model.types import Emotion
 from monitor.config import Config, EngineConfig, TimelineConfig, bundles_file, state_dir
 from monitor.day.days import Day
@@ -25,6 +27,7 @@ NOW = datetime(2026, 6, 30, 12, tzinfo=UTC)
 FIRST = date(2026, 4, 1)
 DAYS = 90  # April to June
 FALLS = 80
+SEVEN = read_manifest(find_bundle("nano")).letters
 
 
 @pytest.fixture
@@ -130,14 +133,43 @@ def test_the_monitor_makes_summaries_nobody_asked_for_and_each_once(lived: Timel
         assert look.keep_missing(1000) == 0
 
 
-def _measured(folder: Path, version: str) -> Path:
-    """A bundle of that version that answered twelve voices mostly as they acted."""
-    manifest = read_manifest(find_bundle("nano")).model_copy(update={"version": version})
+def _bundle(folder: Path, version: str, prior: dict[Emotion, float] | None = None) -> list[Emotion]:
+    """A bundle of that version, without weights; returns its letters."""
+    manifest = read_manifest(find_bundle("nano")).model_copy(update={"version": version, "training_prior": prior})
     folder.mkdir(parents=True)
     (folder / "bundle.json").write_text(manifest.model_dump_json(), encoding="utf-8")
-    sure = {one: {other: 18 if other is one else 1 for other in manifest.letters} for one in manifest.letters}
-    write_confusion([VoiceConfusion(sure=sure, unsure={})] * 12, folder)
+    return manifest.letters
+
+
+def _measured(folder: Path, version: str) -> Path:
+    """A bundle of before that answered twelve voices mostly as they acted."""
+    letters = _bundle(folder, version)
+    sure = {one: {other: 18 if other is one else 1 for other in letters} for one in letters}
+    (folder / CONFUSION).write_text(json.dumps([{"sure": sure, "unsure": {}}] * 12), encoding="utf-8")
     return folder
+
+
+def test_shares_are_estimated_where_the_model_in_use_says_how_it_answers(settings: TimelineConfig, tmp_path: Path) -> None:
+    """Also for predictions that were corrected to a prior, which is part of the version that they name."""
+    folder = tmp_path / "mine"
+    letters = _bundle(folder, "mine-1", balanced(SEVEN))
+    posterior = {one: tuple(0.7 if other is one else 0.05 for other in letters) for one in letters}
+    voice = VoicePosteriors(corpus="one", clips=dict.fromkeys(letters, 10), posterior=posterior)
+    write_confusion(PosteriorConfusion(letters=tuple(letters), spread=0.2, blur=0.0, voices=(voice,) * 6), folder)
+    Timeline.open(settings.database_path(), PARIS, keys()).close()
+    with closing(raw(settings.database_path())) as connection:
+        live(connection, PARIS, FIRST, 10, Person(segments=60, no_data=0, little=0, version=marked("mine-1", EVERYDAY)))
+    with Look.open(settings, NOW, str(folder)) as look:
+        made = look.days(FIRST, FIRST + timedelta(days=9))
+    with Look.open(settings, NOW, str(folder)) as look:
+        kept = look.days(FIRST, FIRST + timedelta(days=9))
+    assert kept == made
+    for day in made:
+        assert day.speech.basis == day.speech.judged
+        assert sum(day.speech.shares.values()) == pytest.approx(1)
+        assert set(day.speech.shares) == set(day.speech.emotions) == set(day.speech.intervals)
+        assert all(low <= day.speech.shares[letter] <= high for letter, (low, high) in day.speech.intervals.items())
+        assert all(hour.speech.estimated == {} for hour in day.hours)
 
 
 def test_shares_have_intervals_where_the_confusion_of_the_model_in_use_is_known(settings: TimelineConfig, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from monitor.report.as_csv import to_csv
 from monitor.report.as_json import to_json
 from monitor.report.material import Material
 from monitor.report.plain import to_plain
+from monitor.report.rows import day_cells
 from monitor.report.text import TextReport
 from monitor.store.records import Coverage, CoverageInterval, SegmentState, TimelineEntry
 from tests.some_days import of_days, of_one_day, story
@@ -228,7 +229,14 @@ def test_json_holds_the_same_facts() -> None:
     assert report["bundles"] == {"nano-1": 4}
     speech = report["speech"]
     assert (speech["segments"], speech["seconds"], speech["unsure_share"]) == (6, 230, 0.25)
-    assert speech["emotions"]["neutral"] == {"letter": "N", "segments": 2, "seconds": 100, "share": 0.666667, "share_95": None}
+    assert speech["emotions"]["neutral"] == {
+        "letter": "N",
+        "segments": 2,
+        "seconds": 100,
+        "share": 0.666667,
+        "counted_share": 0.666667,
+        "share_95": None,
+    }
     assert speech["emotions"]["happy"]["share"] == 0
     assert speech["unjudged"] == {"the engine did not start": {"segments": 1, "seconds": 20}}
     assert len(report["hours"]) == 24
@@ -241,7 +249,15 @@ def test_json_of_an_empty_day_has_nulls_not_zeros() -> None:
     assert (report["state"], report["heard_s"], report["coverage_s"]["device-lost"]) == ("NO DATA", 0, 3600)
     assert (report["speech"]["emotions"], report["speech"]["unsure_share"]) == ({}, None)
     unsure = json.loads(to_json(material(summary((9, 10, "?")))))
-    assert unsure["speech"]["emotions"]["sad"] == {"letter": "S", "segments": 0, "seconds": 0, "share": None, "share_95": None}
+    assert unsure["speech"]["emotions"]["sad"] == {
+        "letter": "S",
+        "segments": 0,
+        "seconds": 0,
+        "share": None,
+        "counted_share": None,
+        "share_95": None,
+    }
+    assert unsure["speech"]["shares_are"] is None
 
 
 def test_shares_stand_beside_what_they_may_be_in_truth() -> None:
@@ -252,6 +268,57 @@ def test_shares_stand_beside_what_they_may_be_in_truth() -> None:
     assert max(map(len, text(known).splitlines())) <= 80
     assert "neutral: 67 %, in truth perhaps 52 to 80 %, 2 pieces, 2 min." in to_plain(material(known))
     assert json.loads(to_json(material(known)))["speech"]["emotions"]["sad"]["share_95"] == [0, 1]
+
+
+ESTIMATED = replace(
+    FULL,
+    speech=replace(
+        FULL.speech,
+        estimated={Emotion.NEUTRAL: 0.55, Emotion.SAD: 0.25, Emotion.HAPPY: 0.2},
+        intervals={Emotion.NEUTRAL: (0.3, 0.8), Emotion.SAD: (0.1, 0.5), Emotion.HAPPY: (0.0, 0.45)},
+    ),
+)
+
+
+def test_estimated_shares_are_of_all_judged_speech_and_say_so() -> None:
+    """Happy was never sure, and still has a share; of unsure speech nothing is left out."""
+    shown = words(ESTIMATED)
+    assert "estimated from 3 min of judged speech; beside it, the 95 % interval" in shown
+    assert "neutral █████████████ 55 % 30 to 80 % sure: 2 min sad ██████ 25 % 10 to 50 % sure: 50 s" in shown
+    assert "happy █████ 20 % 0 to 45 % sure: none" in shown
+    assert "not found" not in shown
+    assert max(map(len, text(ESTIMATED).splitlines())) <= 80
+    plain = to_plain(material(ESTIMATED))
+    assert "sad: 25 %, in truth perhaps 10 to 50 %, 1 piece, sure: 50 s." in plain
+    assert "happy: 20 %, in truth perhaps 0 to 45 %, sure: none." in plain
+
+
+def test_programs_are_told_how_shares_came_about() -> None:
+    told, counted = (json.loads(to_json(material(day)))["speech"] for day in (ESTIMATED, FULL))
+    assert (told["shares_are"], counted["shares_are"]) == ("estimated", "counted")
+    assert told["emotions"]["happy"] | {} == {
+        "letter": "H",
+        "segments": 0,
+        "seconds": 0,
+        "share": 0.2,
+        "counted_share": 0,
+        "share_95": [0.0, 0.45],
+    }
+    row = next(csv.DictReader(io.StringIO(to_csv(material(ESTIMATED)))))
+    assert (row["shares_are"], row["share_sad"], row["share_sad_low"], row["share_happy"]) == ("estimated", "0.25", "0.1", "0.2")
+
+
+def test_of_little_judged_speech_no_share_is_told() -> None:
+    short = summary((9, 20, Emotion.SAD), (9.1, 20, "?"))
+    short = replace(short, speech=replace(short.speech, estimated=dict.fromkeys(short.speech.emotions, 1 / 3)))
+    assert "only 40 s of speech was judged: too little for per cent sad 1 piece 20 s not found:" in words(short)
+
+
+def test_a_day_is_mostly_what_its_estimated_shares_say() -> None:
+    sure_of_sad = summary((9, 90, Emotion.SAD), (10, 900, "?"))
+    estimated = {Emotion.SAD: 0.2, Emotion.NEUTRAL: 0.7, Emotion.HAPPY: 0.1}
+    assert day_cells(sure_of_sad)[5] == "sad 100 %"
+    assert day_cells(replace(sure_of_sad, speech=replace(sure_of_sad.speech, estimated=estimated)))[5] == "neutral 70 %"
 
 
 PERIOD = of_days(story(14, without=(5, 6)))

@@ -41,6 +41,7 @@ speeches = st.builds(
     unsure=amounts,
     waiting=amounts,
     unjudged=st.dictionaries(st.text(), amounts, max_size=3),
+    estimated=st.dictionaries(letters, number),
     intervals=st.dictionaries(letters, st.tuples(number, number)),
     affect=st.none() | st.builds(Affect, st.integers(0, 999), number, spreads, spreads),
     corrected=st.integers(0, 99),

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.bundle import open_bundle
-from model.confusion import read_confusion
+from model.confusion import PosteriorConfusion, read_confusion
 from model.manifest import NORMALISER, Normalisation, digests, verify, version_of
 from model.manifest import read_manifest as read_bundle_manifest
 from tests.commands import run
@@ -95,12 +95,19 @@ def test_every_speaker_calibrates_and_is_judged_by_a_training_without_them(train
 
 def test_a_bundle_tells_how_it_answered_each_voice_that_its_training_left_out(trained: Trained) -> None:
     (validation,) = json.loads((trained.bundle / "training.json").read_text())["validation"]
-    voices = read_confusion(trained.bundle)
-    assert len(voices) == validation["speakers"] > 1
-    sure = sum(count for voice in voices for answers in voice.sure.values() for count in answers.values())
-    unsure = sum(count for voice in voices for count in voice.unsure.values())
-    assert sure + unsure == validation["clips"]
-    assert sure / (sure + unsure) == pytest.approx(validation["sure_share"], abs=1e-3)
+    confusion = read_confusion(trained.bundle)
+    assert isinstance(confusion, PosteriorConfusion)
+    assert len(confusion.voices) == validation["speakers"] > 1
+    clips = {letter: sum(voice.clips[letter] for voice in confusion.voices) for letter in confusion.letters}
+    assert sum(clips.values()) == validation["clips"]
+    for place, letter in enumerate(confusion.letters):
+        found = sum(voice.posterior[letter][place] * voice.clips[letter] for voice in confusion.voices) / clips[letter]
+        assert found > 0.5, "tones are easy"
+
+
+def test_a_bundle_tells_how_often_its_training_heard_each_letter(trained: Trained) -> None:
+    manifest = read_bundle_manifest(trained.bundle)
+    assert manifest.training_prior == pytest.approx(dict.fromkeys(manifest.letters, 1 / 3), abs=1e-3)
 
 
 def test_what_the_folds_answered_is_used_again_from_a_corpus_that_was_moved(trained: Trained, tmp_path: Path) -> None:

@@ -68,11 +68,13 @@ class SimulatedDay:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checked:
-    """What became of one simulated day, each (L,): the truth, by counting the most probable letters, estimated, and the interval."""
+    """What became of one simulated day, each (L,): counted, the most probable letters under an even prior; shown, those under the prior of
+    everyday speech, as single segments are shown; estimated, with low and high, the ends of the interval."""
 
     corpus: str
     day: SimulatedDay
     counted: Floats
+    shown: Floats
     estimated: Floats
     low: Floats
     high: Floats
@@ -144,7 +146,7 @@ def check(table: Table, confusion: PosteriorConfusion, days: int, seed: int = _S
     """Simulated days of one corpus, estimated."""
     quantifier = Quantifier(confusion, EVERYDAY.counted(confusion.letters))
     places = [confusion.letters.index(letter) for letter in quantifier.letters]
-    corpus = table.clips.corpora[0]
+    corpus, everyday = table.clips.corpora[0], np.array(list(EVERYDAY.over(confusion.letters).values()))
     for day in simulated(table.clips, days, seed):
         posteriors = table.posteriors[day.clips]
         drawn = quantifier.shares(posteriors, np.ones(len(day.clips)))
@@ -153,8 +155,14 @@ def check(table: Table, confusion: PosteriorConfusion, days: int, seed: int = _S
         low[places], high[places] = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         # As a day's summary has it: an interval that begins so low begins at nothing.
         low[low < 0.005] = 0.0
-        counted = np.bincount(posteriors.argmax(axis=1), minlength=len(confusion.letters)) / len(posteriors)
-        yield Checked(corpus, day, counted, estimated, low, high)
+        counted, shown = (_counted(posteriors * expected) for expected in (1.0, everyday))
+        yield Checked(corpus, day, counted, shown, estimated, low, high)
+
+
+def _counted(likely: Floats) -> Floats:
+    """The part of segments (n, L) of which each letter is the most likely one."""
+    counted: Floats = np.bincount(likely.argmax(axis=1), minlength=likely.shape[1]) / len(likely)
+    return counted
 
 
 def simulated(clips: LeftOut, days: int, seed: int = _SEED) -> Iterator[SimulatedDay]:

@@ -64,8 +64,9 @@ def coverage(days: Sequence[DaySummary]) -> Option:
 
 
 def shares(days: Sequence[DaySummary]) -> Option:
-    """What part of each day's sure speech was given to which emotion; days with too little of it are hatched and have no bar."""
-    told = [day.speech.shares if day.speech.sure.seconds >= ENOUGH_SURE_S else {} for day in days]
+    """The shares of each day's speech, estimated or counted; days with too little of it are hatched and have no bar."""
+    told = [day.speech.shares if day.speech.basis.seconds >= ENOUGH_SURE_S else {} for day in days]
+    what = "speech, estimated" if any(day.speech.estimated for day in days) else "sure speech"
     found = [emotion for emotion in EMOTIONS if any(share.get(emotion) for share in told)]
     wide = len(days) <= _NAMED_UP_TO
     series: list[Option] = [
@@ -91,23 +92,23 @@ def shares(days: Sequence[DaySummary]) -> Option:
         series.append(backdrop("too little speech", little, ink=UNJUDGED))
     words = "; ".join(f"{short_date(day.day.on)} {_share_words(share)}" for day, share in zip(days, told, strict=True) if share)
     return chart(
-        f"Part of each day's sure speech by emotion. {words or 'No day has enough speech'}. {_without_words(days)}.",
+        f"Shares of each day's {what}, by emotion. {words or 'No day has enough speech'}. {_without_words(days)}.",
         grid={"left": 58},
         x=_days_axis([day.day.on for day in days]),
-        y=[values("% of sure speech", low=0, high=100, interval=25, nameGap=40), hidden(min=0, max=1)],
+        y=[values(f"% of {what}", low=0, high=100, interval=25, nameGap=40), hidden(min=0, max=1)],
         series=[*series, _without_data([day.state for day in days])],
     )
 
 
 def calendar(days: Sequence[DaySummary]) -> Option:
-    """A row a week, Monday first: each day with the emotion most of its sure speech was given to, or why none is named."""
+    """A row a week, Monday first: each day with the emotion of most of its speech, or why none is named."""
     first = days[0].day.on - timedelta(days=days[0].day.on.weekday())
     weeks = [first + timedelta(weeks=number) for number in range((days[-1].day.on - first).days // _WEEK + 1)]
     names = [short_date(week)[4:] for week in weeks]
     cells = [_cell(day, (day.day.on - first).days) for day in days]
     told = "; ".join(f"{short_date(day.day.on)} {_cell_word(day)}" for day in days)
     return chart(
-        f"Calendar: the emotion that most of each day's sure speech was given to. {told}.",
+        f"Calendar: the emotion of most of each day's speech. {told}.",
         grid={"left": 58, "top": 22, "bottom": 4, "right": 4},
         x=categories(["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], position="top", axisLine={"show": False}),
         y=categories(names, inverse=True, axisLine={"show": False}),
@@ -224,8 +225,8 @@ def _cell(day: DaySummary, place: int) -> Option:
 
 
 def _leading(day: DaySummary) -> Emotion | None:
-    """The emotion of most sure speech, where there is enough of it to colour a day."""
-    return day.speech.leading if day.speech.sure.seconds >= ENOUGH_SURE_S else None
+    """The emotion of most speech, where there is enough of it to colour a day."""
+    return day.speech.leading if day.speech.basis.seconds >= ENOUGH_SURE_S else None
 
 
 def _cell_word(day: DaySummary) -> str:

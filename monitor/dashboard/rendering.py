@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from monitor.config import Config
 from monitor.dashboard.microphone import look
 from monitor.day.wording import NOTICE, long_date, percent, pieces, short_date, span
-from monitor.report.rows import interval
+from monitor.report.rows import amount, interval
 
 _TEMPLATES = Path(__file__).parent / "templates"
 DONE = {
@@ -62,6 +62,6 @@ def rendering_of(settings: Config) -> Rendering:
     templates = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    for named in (span, percent, pieces, long_date, short_date, interval):
+    for named in (span, percent, pieces, long_date, short_date, interval, amount):
         templates.filters[named.__name__] = named
     return Rendering(settings, templates)

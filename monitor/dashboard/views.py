@@ -170,9 +170,9 @@ def clock(moment: datetime, zone: ZoneInfo) -> str:
 
 
 def _leading(day: DaySummary) -> str:
-    """The emotions with the most time; of little speech only that it is little."""
-    if day.speech.sure.segments and not enough(day.speech):
-        return "too little sure speech for per cent"
+    """The emotions with the largest shares; of little speech only that it is little."""
+    if day.speech.basis.segments and not enough(day.speech):
+        return "too little speech for per cent"
     return ", ".join(f"{one.emotion.word} {percent(one.share)}" for one in found(day.speech)[:_NAMED] if one.share is not None)
 
 

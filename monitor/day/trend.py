@@ -37,7 +37,7 @@ once, that does not count."""
 
 ENOUGH_SEGMENTS = 20
 ENOUGH_SURE_S = 60.0
-"""With fewer judged segments, or less sure speech, a day has no value of affect, or of shares."""
+"""With fewer judged segments, or less speech that shares are of, a day has no value of affect, or of shares."""
 
 _NOUNS = {
     Emotion.ANGRY: "anger",
@@ -129,7 +129,7 @@ def _affect(dimension: str, figure: str) -> Get:
 
 
 def _share(emotion: Emotion) -> Get:
-    return lambda day: day.speech.shares.get(emotion) if day.speech.sure.seconds >= ENOUGH_SURE_S else None
+    return lambda day: day.speech.shares.get(emotion) if day.speech.basis.seconds >= ENOUGH_SURE_S else None
 
 
 def _minutes_an_hour(day: DaySummary) -> float | None:
@@ -153,7 +153,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("valence_mssd", "how much pleasantness changed from one moment to the next", "0 to 4", _affect("valence", "mssd"), 0.02),
     Measure("valence_inertia", "how much pleasantness carried over to the next moment", "-1 to 1", _affect("valence", "inertia"), 0.05),
     Measure("speech_per_hour", "time you spoke", "minutes an hour heard", _minutes_an_hour, 0.5, by_model=False),
-    *(Measure(f"share_{emotion.value}", _NOUNS[emotion], "of sure speech", _share(emotion), 0.02) for emotion in Emotion),
+    *(Measure(f"share_{emotion.value}", _NOUNS[emotion], "of speech", _share(emotion), 0.02) for emotion in Emotion),
     Measure("loudness_db", "the loudness of your voice", "dB re full scale", _voice("loudness_db"), 1.0, by_model=False),
     Measure("pitch_hz", "the pitch of your voice", "Hz", _voice("pitch_hz"), 3.0, by_model=False),
 )

@@ -1,8 +1,8 @@
 """Reports as a table for spreadsheets and statistics: a row a day, in order. Names of columns stay what they are, and say the unit.
 
-_s: seconds. share_X, share_X_low, share_X_high: of sure speech, 0 to 1, with the 95 % interval. valence, arousal: -1 to 1. Empty: not
-known, which is never 0; a day with the state NO DATA has nothing but its seconds. Text that a spreadsheet could take for a formula is
-quoted.
+_s: seconds. share_X, share_X_low, share_X_high: 0 to 1, with the 95 % interval; of all judged speech where `shares_are` says "estimated",
+of sure speech where it says "counted". valence, arousal: -1 to 1. Empty: not known, which is never 0; a day with the state NO DATA has
+nothing but its seconds. Text that a spreadsheet could take for a formula is quoted.
 """
 
 import csv
@@ -77,6 +77,7 @@ def _affect(speech: Speech) -> Iterator[tuple[str, Cell]]:
 
 def _emotions(speech: Speech) -> Iterator[tuple[str, Cell]]:
     shares = speech.shares
+    yield "shares_are", ("estimated" if speech.estimated else "counted") if shares else None
     for emotion in Emotion:
         low, high = speech.intervals.get(emotion, (None, None))
         yield f"share_{emotion.word}", shares.get(emotion)

@@ -1,6 +1,8 @@
 """Reports for programs: seconds, counts and shares (0 to 1) by name, moments in ISO 8601 UTC, null where not known. Keys stay.
 
-A day has coverage and hours; a period has its days without those, and trends. Neither holds words that were spoken or notes.
+`share` is estimated from all judged speech where `shares_are` is "estimated"; else it is the part of sure speech, as `counted_share` is.
+Hours are counted. A day has coverage and hours; a period has its days without those, and trends. Neither holds words that were spoken or
+notes.
 """
 
 import json
@@ -89,7 +91,7 @@ def day_json(summary: DaySummary) -> Json:
 
 
 def _speech(speech: Speech) -> Json:
-    shares, unsure_share = speech.shares, speech.unsure_share
+    shares, counted, unsure_share = speech.shares, speech.counted, speech.unsure_share
     return {
         **_amount(speech.total),
         "emotions": {
@@ -97,10 +99,12 @@ def _speech(speech: Speech) -> Json:
                 "letter": emotion.value,
                 **_amount(amount),
                 "share": round(shares[emotion], 6) if shares else None,
+                "counted_share": round(counted[emotion], 6) if counted else None,
                 "share_95": [round(bound, 6) for bound in speech.intervals[emotion]] if emotion in speech.intervals else None,
             }
             for emotion, amount in speech.emotions.items()
         },
+        "shares_are": ("estimated" if speech.estimated else "counted") if shares else None,
         "unsure": _amount(speech.unsure),
         "unsure_share": None if unsure_share is None else round(unsure_share, 6),
         "waiting": _amount(speech.waiting),

@@ -158,9 +158,12 @@ def _figures(day: DaySummary) -> Iterator[Resource]:
         yield _own_part("arousal", "arousal, -1 calm to 1 excited", valueQuantity={"value": round(arousal, 4)})
     if rows.enough(day.speech):
         for emotion, share in day.speech.shares.items():
-            yield _own_part(
-                f"share-{emotion.word}", f"part of sure speech that sounded {emotion.word}", valueQuantity=_quantity(100 * share, "%")
-            )
+            what = f"of speech that sounded {emotion.word}"
+            told = f"estimated part {what}" if day.speech.estimated else f"part of sure speech that sounded {emotion.word}"
+            yield _own_part(f"share-{emotion.word}", told, valueQuantity=_quantity(100 * share, "%"))
+            if emotion in day.speech.intervals:
+                low, high = (_quantity(100 * bound, "%") for bound in day.speech.intervals[emotion])
+                yield _own_part(f"share-{emotion.word}-95", f"95 % interval of the part {what}", valueRange={"low": low, "high": high})
 
 
 def _amounts(day: DaySummary) -> Iterator[Resource]:

@@ -123,9 +123,9 @@ def _shares(days: Sequence[DaySummary]) -> Table:
     rows = []
     for day in days:
         shares = day.speech.shares
-        state = day.state.value if not shares else span(day.speech.sure.seconds)
+        state = day.state.value if not shares else span(day.speech.basis.seconds)
         rows.append([short_date(day.day.on), state, *(percent(shares[emotion]) if emotion in shares else "" for emotion in found)])
-    return Table(rows, ("day", "sure speech", *(emotion.word for emotion in found)))
+    return Table(rows, ("day", "of speech", *(emotion.word for emotion in found)))
 
 
 def _heard(days: Sequence[DaySummary]) -> Table:

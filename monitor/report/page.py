@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from monitor.charts.render import Drawing
 from monitor.day.summary import DayState, Speech
-from monitor.day.wording import NOTICE, percent, pieces, span
+from monitor.day.wording import NOTICE, percent, pieces
 from monitor.report import figures, rows, sentences
 from monitor.report.figures import Table
 from monitor.report.material import Material
@@ -69,8 +69,8 @@ def _period(material: Material) -> dict[str, Any]:
 
 
 def emotions(speech: Speech) -> Table:
-    """The emotions of a day, most time first."""
-    if not speech.sure.segments:
+    """The emotions of a day, the largest share first."""
+    if not rows.found(speech):
         return Table([], caption="Nothing was sure enough to be given a name.")
     absent = rows.absent(speech)
     caption = f"{rows.basis(speech)}{f'; not found: {absent}' if absent else ''}"
@@ -84,7 +84,7 @@ def emotions(speech: Speech) -> Table:
 
 
 def _amount(found: rows.Found) -> str:
-    return f"{span(found.amount.seconds)} in {pieces(found.amount.segments)}"
+    return f"{rows.amount(found)} in {pieces(found.amount.segments)}" if found.amount.segments else rows.amount(found)
 
 
 @cache

@@ -33,14 +33,15 @@ def _emotions(summary: DaySummary) -> Iterator[str]:
     speech = summary.speech
     if not speech.total.segments:
         return
-    if not speech.sure.segments:
+    if not rows.found(speech):
         yield "How the voice sounded: nothing was sure enough to be given a name."
         return
     yield f"How the voice sounded, {rows.basis(speech)}:"
     for found in rows.found(speech):
         share = "" if found.share is None else f"{percent(found.share)}, "
         interval = f"in truth perhaps {rows.interval(found.interval)}, " if found.interval else ""
-        yield f"{found.emotion.word}: {share}{interval}{pieces(found.amount.segments)}, {span(found.amount.seconds)}."
+        heard = f"{pieces(found.amount.segments)}, " if found.amount.segments else ""
+        yield f"{found.emotion.word}: {share}{interval}{heard}{rows.amount(found)}."
     if rows.absent(speech):
         yield f"Not found: {rows.absent(speech)}."
 
@@ -68,7 +69,7 @@ def _line(day: DaySummary) -> str:
     if day.state is DayState.NO_DATA:
         return f"{short_date(day.day.on)}: {day.state}."
     _, state, heard, speech, unsure, mostly, pleasant = rows.day_cells(day)
-    more = [f"unsure {unsure}" if unsure else "", f"mostly {mostly}" if mostly != rows.TOO_LITTLE else "too little sure speech"]
+    more = [f"unsure {unsure}" if unsure else "", f"mostly {mostly}" if mostly != rows.TOO_LITTLE else "too little speech for shares"]
     more.append(f"pleasantness {pleasant}" if pleasant else "")
     return f"{short_date(day.day.on)}: {state}; heard {heard}; speech {speech}; {'; '.join(part for part in more if part)}."
 

@@ -33,12 +33,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An emotion that was found. share: of sure speech, None where there is too little; interval: of the share, where it is known."""
+    """An emotion and its share. amount: what was sure, or named by the person. share: None where there is too little to tell.
+
+    interval: of the share, 95 %, where it is known. estimated: the share is one of all judged speech; otherwise it is counted.
+    """
 
     emotion: Emotion
     amount: Amount
     share: float | None
     interval: tuple[float, float] | None
+    estimated: bool = False
 
 
 def title(summary: DaySummary) -> str:
@@ -74,34 +78,44 @@ def coverage(summary: DaySummary) -> list[Row]:
 
 
 def found(speech: Speech) -> list[Found]:
-    """The emotions that were found, most time first."""
+    """The emotions with the largest shares first: all whose share was estimated, otherwise those that were found."""
     shares = speech.shares if enough(speech) else {}
-    ranked = sorted(
-        ((emotion, amount) for emotion, amount in speech.emotions.items() if amount.segments), key=lambda item: -item[1].seconds
-    )
+    estimated = bool(shares and speech.estimated)
+    shown = {emotion: amount for emotion, amount in speech.emotions.items() if amount.segments or estimated}
+    ranked = sorted(shown, key=lambda emotion: (-shares.get(emotion, 0.0), -shown[emotion].seconds))
     return [
-        Found(emotion, amount, shares.get(emotion), speech.intervals.get(emotion) if emotion in shares else None)
-        for emotion, amount in ranked
+        Found(emotion, shown[emotion], shares.get(emotion), speech.intervals.get(emotion) if emotion in shares else None, estimated)
+        for emotion in ranked
     ]
 
 
 def enough(speech: Speech) -> bool:
-    """Whether there is enough sure speech for shares; with less, segments are counted."""
-    return speech.sure.seconds >= ENOUGH_SURE_S
+    """Whether there is enough speech for shares; with less, segments are counted."""
+    return speech.basis.seconds >= ENOUGH_SURE_S
 
 
 def basis(speech: Speech) -> str:
     """What the shares or counts are of."""
-    sure = span(speech.sure.seconds)
+    basis, sure = span(speech.basis.seconds), span(speech.sure.seconds)
     if not enough(speech):
-        return f"only {sure} of speech was sure: too little for per cent"
+        return f"only {basis} of speech was {'judged' if speech.estimated else 'sure'}: too little for per cent"
+    if speech.estimated:
+        return f"estimated from {basis} of judged speech; beside it, the 95 % interval, and how much the model was sure about"
     more = "; beside it, what it may be in truth, as the model confuses emotions" if speech.intervals else ""
     return f"of the {sure} of speech the model was sure about{more}"
 
 
+def amount(of: Found) -> str:
+    """Time in words; beside an estimated share it is what the model was sure about, or the person named."""
+    if not of.estimated:
+        return span(of.amount.seconds)
+    return f"sure: {span(of.amount.seconds)}" if of.amount.segments else "sure: none"
+
+
 def absent(speech: Speech) -> str:
     """The emotions that could have been found and were not, as a list; empty where there are none."""
-    return ", ".join(emotion.word for emotion, amount in speech.emotions.items() if not amount.segments)
+    listed = {one.emotion for one in found(speech)}
+    return ", ".join(emotion.word for emotion in speech.emotions if emotion not in listed)
 
 
 def interval(of: tuple[float, float] | None) -> str:

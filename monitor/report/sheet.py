@@ -13,7 +13,7 @@ from model.manifest import BundleManifest, Score, find_bundle, read_manifest
 from model.types import Emotion
 from monitor.charts.render import Drawing
 from monitor.day.baseline import FALSE_ALARMS
-from monitor.day.summary import Amount, DayState
+from monitor.day.summary import Amount, DayState, DaySummary, Speech
 from monitor.day.wording import percent, span
 from monitor.report import figures, rows, sentences
 from monitor.report.figures import Table
@@ -75,28 +75,63 @@ def _known(material: Material) -> Table:
         ["Days", f"{len(days)}: {', '.join(f'{count} {state}' for state, count in states.items())}"],
         ["Heard", f"{span(sum(heard))} in all" + (f"; half of the known days have more than {span(median(heard))}" if heard else "")],
         ["Speech", f"{span(speech.seconds)} in {speech.segments} stretches"],
-        ["Unsure", f"{percent(unsure / judged)} of judged speech, left out of the shares" if judged else "nothing was judged"],
+        ["Unsure", f"{percent(unsure / judged)} of judged speech{_left_out(days)}" if judged else "nothing was judged"],
         ["Not judged", span(unjudged)],
         ["Corrected", f"{sum(day.speech.corrected for day in days)} stretches, by the patient"],
     ]
     return Table(lines)
 
 
+def _left_out(days: Sequence[DaySummary]) -> str:
+    """What becomes of unsure speech where shares are counted."""
+    return ", left out of the shares" if not any(day.speech.estimated for day in days) else ""
+
+
 def _emotions(material: Material, manifest: BundleManifest | None) -> Table:
-    total: dict[Emotion, float] = {}
-    for day in material.days:
-        for emotion, amount in day.speech.emotions.items():
-            total[emotion] = total.get(emotion, 0.0) + amount.seconds
-    sure_s = sum(total.values())
-    if not sure_s:
+    days = [day.speech for day in material.days if day.speech.shares]
+    basis_s = sum(speech.basis.seconds for speech in days)
+    if not basis_s:
         return Table([], caption="Nothing was sure enough to be given a name.")
+    estimated = any(speech.estimated for speech in days)
+    letters = [emotion for emotion in Emotion if any(emotion in speech.emotions for speech in days)]
+    shares = {letter: _mean([(speech.shares.get(letter, 0.0), speech) for speech in days]) for letter in letters}
     recalls = _score(manifest).recalls if manifest and manifest.scores else {}
-    ranked = sorted(total, key=lambda emotion: -total[emotion])
     lines = [
-        [emotion.word, percent(total[emotion] / sure_s), percent(recalls[emotion]) if emotion in recalls else ""] for emotion in ranked
+        [
+            letter.word,
+            percent(shares[letter]),
+            rows.interval(_interval(letter, days)) if estimated else "",
+            percent(recalls[letter]) if letter in recalls else "",
+        ]
+        for letter in sorted(letters, key=lambda letter: -shares[letter])
     ]
-    columns = ("emotion", "of sure speech", "recognised when acted")
-    return Table(lines, columns, caption=f"of {span(sure_s)} of speech that the model was sure about", numbers=frozenset({1, 2}))
+    if estimated:
+        caption = f"of {span(basis_s)} of judged speech; days lean the same way for one person, so more of them do not narrow the interval"
+        return Table(
+            lines,
+            ("emotion", "of speech, estimated", "95 % interval", "recognised when acted"),
+            caption=caption,
+            numbers=frozenset({1, 2, 3}),
+        )
+    return Table(
+        [[name, share, recall] for name, share, _, recall in lines],
+        ("emotion", "of sure speech", "recognised when acted"),
+        caption=f"of {span(basis_s)} of speech that the model was sure about",
+        numbers=frozenset({1, 2}),
+    )
+
+
+def _mean(values: Sequence[tuple[float, Speech]]) -> float:
+    """The mean over days, each counting as long as the speech that its shares are of."""
+    return sum(value * speech.basis.seconds for value, speech in values) / sum(speech.basis.seconds for _, speech in values)
+
+
+def _interval(letter: Emotion, days: Sequence[Speech]) -> tuple[float, float] | None:
+    """The mean bounds of days; None where one of them has none."""
+    if not all(letter in speech.intervals for speech in days):
+        return None
+    low, high = (_mean([(speech.intervals[letter][end], speech) for speech in days]) for end in (0, 1))
+    return low, high
 
 
 def _can(material: Material, manifest: BundleManifest | None) -> Sequence[str]:

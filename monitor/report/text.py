@@ -101,7 +101,7 @@ def _coverage(summary: DaySummary) -> RenderableType:
 
 def _emotions(speech: Speech, glyphs: _Glyphs) -> RenderableType:
     heading = Text("How the voice sounded", style="bold")
-    if not speech.sure.segments:
+    if not rows.found(speech):
         return Group(heading, Text("Nothing was sure enough to be given a name."))
     absent = rows.absent(speech)
     footing = [Text(f"not found: {absent}", style="dim")] if absent else []
@@ -120,9 +120,7 @@ def _shares(speech: Speech, glyphs: _Glyphs) -> Table:
     for found in rows.found(speech):
         share = found.share or 0.0
         interval = [rows.interval(found.interval)] if speech.intervals else []
-        grid.add_row(
-            found.emotion.word, glyphs.bar * max(1, round(share * _LONGEST_BAR)), percent(share), *interval, span(found.amount.seconds)
-        )
+        grid.add_row(found.emotion.word, glyphs.bar * max(1, round(share * _LONGEST_BAR)), percent(share), *interval, rows.amount(found))
     return grid
 
 

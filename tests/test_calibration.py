@@ -1,0 +1,112 @@
+"""Calibration of voices that were left out: temperature, threshold, and what an unknown voice may be like."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.errors import TrainingError
+from model.priors import BALANCED, EVERYDAY, balanced, corrected
+from model.types import Emotion
+from tests.posteriors import FOUR, N, S, left_out
+from train import simulated_days
+from train.calibration import Calibration, training_prior
+from train.corpora.manifest import Utterance
+from train.corpora.splits import Part
+from train.left_out import LeftOut
+from train.simulated_days import SPREADS, UNKNOWN, Table, confusion_of, fitted
+
+EVEN = balanced(FOUR)
+
+
+def said(corpus: str, letter: Emotion, count: int) -> list[Utterance]:
+    return [Utterance(Path("x.wav"), corpus, "one", None, letter, None, None, None, "CC0") for _ in range(count)]
+
+
+def test_the_training_prior_is_what_a_training_hears() -> None:
+    parts = [Part("a", 3, [*said("a", N, 90), *said("a", S, 10)]), Part("b", 1, said("b", N, 100))]
+    assert training_prior(parts, [N, S], balanced=True) == pytest.approx({N: 3 / 8 + 1 / 4, S: 3 / 8})
+    assert training_prior(parts, [N, S], balanced=False) == pytest.approx({N: 0.95, S: 0.05})
+    assert training_prior(parts[1:], [N, S], balanced=True) == {N: 1.0, S: 0.001}
+
+
+def test_posteriors_come_under_the_prior_that_is_asked_for() -> None:
+    table = left_out(corpora=1, voices=1, clips=2)
+    heard, wanted = {letter: 0.4 if letter is N else 0.2 for letter in FOUR}, EVERYDAY.over(FOUR)
+    plain = np.exp(table.log_probs / 2)
+    plain /= plain.sum(axis=1, keepdims=True)
+    expected = corrected(dict(zip(FOUR, plain[0].tolist(), strict=True)), wanted, heard)
+    assert table.posteriors(2.0, heard, wanted)[0] == pytest.approx(list(expected.values()))
+
+
+def test_every_corpus_counts_the_same_and_letters_as_often_as_the_prior_says() -> None:
+    table = left_out(corpora=2, clips=4)
+    table = table.where((table.corpus == "corpus 0") | (table.acted < 2))
+    weights = table.weights(EVERYDAY.over(FOUR))
+    for corpus in table.corpora:
+        assert weights[table.corpus == corpus].sum() == pytest.approx(1)
+    here, counts = table.corpus == "corpus 0", EVERYDAY.over(FOUR)
+    assert weights[here & (table.acted == 0)].sum() == pytest.approx(counts[FOUR[0]])
+
+
+def test_a_temperature_is_found_whatever_the_prior_of_the_training() -> None:
+    honest = left_out(corpora=3, voices=10, clips=25, lean=0.0)
+    for heard in (EVEN, {letter: 0.7 if letter is N else 0.1 for letter in FOUR}):
+        logs = 2 * honest.log_probs + np.log([heard[letter] * len(FOUR) for letter in FOUR])
+        sharp = LeftOut(FOUR, logs, honest.acted, honest.corpus, honest.speaker)
+        assert Calibration.fit(sharp, heard, 0.8).temperature == pytest.approx(2.0 * _honest_temperature(honest), rel=0.1)
+
+
+def _honest_temperature(table: LeftOut) -> float:
+    return Calibration.fit(table, EVEN, 0.8).temperature
+
+
+def test_neutral_that_is_easily_found_does_not_pay_for_other_letters() -> None:
+    table = left_out(corpora=3, voices=8, clips=20, lean=0.2, signal=1.5)
+    calibration = Calibration.fit(table, EVEN, 0.8)
+    posteriors = table.posteriors(calibration.temperature, EVEN, EVERYDAY.over(FOUR))
+    sure = posteriors.max(axis=1) >= calibration.unsure_below
+    right = posteriors.argmax(axis=1) == table.acted
+    assert 0.02 < sure.mean() < 0.95
+    for prior in (EVERYDAY, BALANCED):
+        assert np.average(right[sure], weights=table.weights(prior.over(FOUR))[sure]) >= 0.8 - 1e-9
+
+
+def test_the_further_corpora_lie_apart_the_more_an_unknown_voice_may_lean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated_days, "BLURS", (0.0,))
+    monkeypatch.setattr(simulated_days, "SPREADS", (0.1, 1.0))
+    alike, apart = (Table.of(left_out(lean=lean, seed=3), 1.0, EVEN) for lean in (0.05, 1.5))
+    assert fitted(alike, 24)[0] < fitted(apart, 24)[0]
+    assert fitted(apart.corpora(["corpus 0"])) == UNKNOWN
+    assert UNKNOWN[0] in SPREADS
+
+
+def test_a_confusion_holds_mean_posteriors_voice_by_voice() -> None:
+    table = Table.of(left_out(corpora=2, voices=3, clips=4), 1.0, EVEN)
+    confusion = confusion_of(table, (0.25, 0.5))
+    assert (len(confusion.voices), confusion.letters, confusion.spread, confusion.blur) == (6, FOUR, 0.25, 0.5)
+    first = confusion.voices[0]
+    its = (table.clips.speaker == "voice 0") & (table.clips.acted == 0)
+    assert (first.corpus, first.clips[N]) == ("corpus 0", 4)
+    assert first.posterior[N] == pytest.approx(table.posteriors[its].mean(axis=0), abs=1e-4)
+
+
+def test_a_table_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    table = left_out(corpora=2, voices=2, clips=2)
+    table.save(tmp_path / "table.npz")
+    found = LeftOut.load(tmp_path / "table.npz")
+    assert (found.letters, found.corpora) == (FOUR, ["corpus 0", "corpus 1"])
+    assert found.log_probs == pytest.approx(table.log_probs, abs=1e-5)
+    assert (found.acted == table.acted).all()
+    assert (found.speaker == table.speaker).all()
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.npz"
+    with pytest.raises(TrainingError, match="no table"):
+        LeftOut.load(path)
+    np.savez(
+        path, letters="NS", log_probs=np.zeros((3, 2)), acted=np.array([0, 1, 2]), corpus=np.array(["a"] * 3), speaker=np.array(["a"] * 3)
+    )
+    with pytest.raises(TrainingError, match="do not fit"):
+        LeftOut.load(path)
