@@ -38,7 +38,7 @@ class Familiarity:
         centre = states.mean(dim=0)
         apart = states - centre
         _, _, rows = torch.linalg.svd(apart, full_matrices=False)
-        basis = rows[: min(dimensions, max(1, len(states) // 4))].half()
+        basis = rows[: min(dimensions, max(1, len(states) // 4))].half().contiguous()
         return cls(basis, centre, float(_residual(apart, basis.float()).mean().clamp(min=1e-6)))
 
     @torch.inference_mode()
@@ -48,7 +48,7 @@ class Familiarity:
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads."""
-        tensors = {"basis": self.basis.contiguous(), "centre": self.centre.contiguous(), "usual": torch.tensor([self.usual])}
+        tensors = {"basis": self.basis, "centre": self.centre, "usual": torch.tensor([self.usual])}
         save_file(tensors, folder / FAMILIARITY)
 
     @classmethod
@@ -60,7 +60,7 @@ class Familiarity:
         try:
             known = load_file(path)
             basis, centre, usual = known["basis"], known["centre"].float(), float(known["usual"])
-        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise BundleError(f"{path} is damaged: {error}; get the bundle again") from error
         finite = bool(torch.isfinite(basis).all() and torch.isfinite(centre).all()) and 0 < usual < float("inf")
         if basis.ndim != 2 or basis.shape[1] != width or centre.shape != (width,) or not finite:

@@ -128,6 +128,23 @@ def test_a_whisper_is_counted_by_the_layers_that_are_used(recipe: Recipe) -> Non
     assert "States: 12.5 a second, 1024 values of 2 bytes, 0.092 GB an hour." in text
 
 
+def test_the_recipe_of_statistics_is_counted_by_views_and_run() -> None:
+    compact = load_recipe("compact")
+    speech = [Speech(corpus.name, 2.0, 1000, emotions=True) for corpus in compact.corpora]
+    text = dry_run(compact, speech)
+    # Three speeds and two rooms; mean and deviation of three layers, each 512 wide.
+    assert row(text, "Disk", "states of 5 views of every utterance") == [f"{1000 * len(speech) * 5 * 3072 * 2 / 1e9:.1f}"]
+    assert "one a view, 3072 values of 2 bytes, 30.7 kB an utterance" in text
+    assert "cache_states" not in text
+    assert row(text, "Parameters", "encoder")[1:] == ["frozen", "frozen"]
+    assert "before the first phase" in text.split("One real step on the CPU" if "One real step on the CPU" in text else "Real steps on")[1]
+
+
+def test_what_hangs_on_corpora_of_unknown_size_is_not_told(recipe: Recipe) -> None:
+    assert row(dry_run(load_recipe("compact"), real_steps=False), "Disk", "states of 5 views of every utterance") == ["?"]
+    assert row(dry_run(recipe, [], real_steps=False), "Disk", "encoder states of ? h, with cache_states") == ["?"]
+
+
 def test_encoders_side_by_side_are_counted_together_and_run(recipe: Recipe) -> None:
     whisper = WhisperRecipe(kind="whisper", source="openai/whisper-tiny", license="MIT")
     nano = Pretrained(source=str(find_bundle("nano") / "encoder"))

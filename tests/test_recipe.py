@@ -1,6 +1,7 @@
 """Recipes and the division of corpora: the paper's values as they are shipped, and what is refused before anything is trained."""
 
 import re
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from train.recipe import Pretrained, WhisperRecipe, load_recipe, to_recipe
 Values = dict[str, Any]
 
 WHISPER = {"kind": "whisper", "source": "openai/whisper-base", "license": "MIT"}
+STATISTICS = WHISPER | {"statistics": True, "speeds": [1.0, 0.9]}
 
 
 def quick() -> Values:
@@ -78,6 +80,19 @@ def test_a_recipe_names_a_whisper_as_its_frozen_encoder() -> None:
     assert changed.sources == ["/weights/base"]
 
 
+def test_the_compact_recipe_keeps_its_test_and_validation_away_from_training() -> None:
+    recipe = load_recipe("compact")
+    assert isinstance(recipe.encoder, WhisperRecipe)
+    assert (recipe.encoder.source, recipe.encoder.statistics, recipe.encoder.views) == ("openai/whisper-base", True, 5)
+    assert recipe.normalisation is not None
+    assert recipe.folds == 4
+    for corpus in recipe.corpora:
+        assert not set(corpus.train) & {*corpus.test, *corpus.validation}
+        assert bool(corpus.folds) == (corpus.by == "speaker")
+        assert not corpus.validation or not corpus.train
+    assert {corpus.name for corpus in recipe.corpora if corpus.validation} >= {"EMOVO", "ASED"}
+
+
 def _set(*keys: str | int, to: object) -> Callable[[Values], None]:
     def change(values: Values) -> None:
         place: Any = values
@@ -114,6 +129,15 @@ def _set(*keys: str | int, to: object) -> Callable[[Values], None]:
         (_set("encoder", to=WHISPER | {"pool": 0}), "encoder.whisper.pool: Input should be greater"),
         (_set("encoder", to={"kind": "whisper", "source": "somewhere"}), "encoder.whisper.license: Field required"),
         (_set("encoder", to={"kind": "combined", "parts": [WHISPER]}), "encoder.combined.parts: List should have at least 2"),
+        (_set("encoder", to={"kind": "combined", "parts": [WHISPER, STATISTICS]}), "speeds and rooms are for a Whisper alone"),
+        (_set("encoder", to=WHISPER | {"speeds": [1.0], "rooms": 1}), "rooms, speeds of a Whisper need statistics = true"),
+        (_set("encoder", to=STATISTICS | {"speeds": [0.9, 1.0]}), "the first of speeds must be 1.0"),
+        (_set("encoder", to=STATISTICS | {"speeds": []}), "encoder.whisper.speeds: Tuple should have at least 1"),
+        (_set("encoder", to=STATISTICS | {"rooms": 2}), "rooms and room_share belong together"),
+        (_set("encoder", to=STATISTICS | {"teacher_l2": 0}), "encoder.whisper.teacher_l2: Input should be greater than 0"),
+        (_set("encoder", "speeds", to=[0.0]), "encoder.trained.speeds.0: Input should be greater than 0"),
+        (_set("normalisation", to={}), "normalisation needs a Whisper's statistics"),
+        (_set("normalisation", to={"prior_segments": 0}), "normalisation.prior_segments: Input should be greater than 0"),
         (_set("llm", to={"source": "somewhere"}), "phase base trains the language model itself"),
     ],
 )
@@ -147,6 +171,19 @@ def test_folds_leave_each_speaker_out_once(tmp_path: Path) -> None:
     assert [{u.speaker for u in everyone(corpora.without(number))} for number in (0, 1)] == [{"t2", "t3", ""}, {"t0", "t1", ""}]
     assert [path.name for noise in corpora.noises for path in noise.paths] == ["hiss-0.wav"]
     assert [u.path.name for u in corpora.test[1].utterances] == ["hiss-2.wav", "hiss-3.wav"]
+
+
+def test_a_corpus_may_only_validate_while_others_have_folds(tmp_path: Path) -> None:
+    values = tomllib.loads(RECIPE)
+    values["corpora"].append({"name": "others", "by": "file", "validation": ["o-*.wav"]})
+    row = ["o-0.wav", "others", "o", "S", "CC0-1.0", "", ""]
+    (tmp_path / "others").mkdir()
+    shutil.copyfile(write_corpus(tmp_path, hisses=True).with_name("t5-S-0.wav"), tmp_path / "others/o-0.wav")
+    manifests = [tmp_path / "manifest.csv", write_manifest(tmp_path / "others/manifest.csv", [row])]
+    corpora = Corpora.load(to_recipe(values, "tones"), manifests)
+    assert [u.speaker for u in everyone(corpora.validation)] == ["o"]
+    for parts in (corpora.train, corpora.without(0), corpora.without(1), *corpora.folds):
+        assert "others" not in {part.corpus for part in parts}
 
 
 @pytest.mark.parametrize(

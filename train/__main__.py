@@ -56,7 +56,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
     parser.add_argument("what", nargs="?", choices=["bundle", "tables"], default="bundle", help="default: bundle")
-    parser.add_argument("--recipe", default="nano", help="a shipped recipe (nano, paper) or a .toml file (default: nano)")
+    parser.add_argument("--recipe", default="nano", help="a shipped recipe (compact, nano, paper) or a .toml file (default: nano)")
     parser.add_argument("--manifest", type=Path, action="append", help="a manifest of `corpus prepare` or your own; may be repeated")
     parser.add_argument("--out", type=Path, help="the new bundle's folder, which must not exist (tables: the Markdown file)")
     parser.add_argument("--phase", default="all", help="stop after this phase of the recipe (default: all, and release a bundle)")

@@ -16,6 +16,7 @@ SHIPPED = Path(__file__).parent / "recipes"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Speed = Annotated[float, Field(gt=0, le=4)]
 Part = Literal["mapper", "lora", "llm"]
 
 
@@ -77,18 +78,34 @@ class WhisperRecipe(WhisperSettings):
     """The first layers of a Whisper's encoder, frozen; the bundle carries them in float16 (WhisperSettings has the other keys).
 
     source: hub name or folder of a whole WhisperModel. license: of its weights, as the bundle tells it. origin: what the bundle calls the
-    weights where `source` is a folder. With `statistics` every clip is used in several views and a classifier on the states teaches the
-    mapper: speeds, rooms, room_share as in EncoderTraining; teacher_l2: penalty on the classifier's squared weights.
+    weights where `source` is a folder.
+
+    Only with `statistics`, where a clip is one state, states are standardised, and a classifier on them teaches the mapper: speeds (the
+    first is 1), rooms and room_share as in EncoderTraining; teacher_l2: penalty on the classifier's squared weights.
     """
 
     kind: Literal["whisper"]
     source: str
     license: str
     origin: str | None = None
-    speeds: tuple[float, ...] = (1.0,)
+    speeds: Annotated[tuple[Speed, ...], Field(min_length=1)] = (1.0,)
     rooms: Annotated[int, Field(ge=0)] = 0
     room_share: Share = 0.0
     teacher_l2: Annotated[float, Field(gt=0)] = 0.025
+
+    @model_validator(mode="after")
+    def _views_have_a_use(self) -> "WhisperRecipe":
+        useless = sorted(self.model_fields_set & {"speeds", "rooms", "room_share", "teacher_l2"})
+        if useless and not self.statistics:
+            raise ValueError(f"{', '.join(useless)} of a Whisper need statistics = true: without it clips are heard as they are recorded")
+        if self.speeds[0] != 1.0:
+            raise ValueError("the first of speeds must be 1.0: states are standardised and voices modelled on clips as they are recorded")
+        return self
+
+    @property
+    def views(self) -> int:
+        """How many states of a clip there are to train on."""
+        return len(self.speeds) + self.rooms
 
     @property
     def settings(self) -> WhisperSettings:
@@ -106,6 +123,12 @@ class CombinedRecipe(_Section):
     kind: Literal["combined"]
     parts: Annotated[list[WhisperRecipe | Pretrained], Field(min_length=2, max_length=8)]
 
+    @model_validator(mode="after")
+    def _hear_the_same(self) -> "CombinedRecipe":
+        if any(isinstance(part, WhisperRecipe) and part.views > 1 for part in self.parts):
+            raise ValueError("encoders side by side hear clips as they are recorded: speeds and rooms are for a Whisper alone")
+        return self
+
 
 class EncoderTraining(_Section):
     """An encoder that starts from random weights and is trained as an emotion classifier, then frozen.
@@ -117,7 +140,7 @@ class EncoderTraining(_Section):
     """
 
     kind: Literal["nano", "wavlm", "wav2vec2"]
-    speeds: list[float] = [1.0]
+    speeds: Annotated[list[Speed], Field(min_length=1)] = [1.0]
     rooms: Annotated[int, Field(ge=0)] = 0
     room_share: Share = 0.0
     branches: Count = 1

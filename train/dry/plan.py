@@ -83,6 +83,12 @@ class DryPlan:
         self.parts = {phase.name: self._parts(phase) for phase in recipe.phases}
 
     @property
+    def views(self) -> int | None:
+        """Of each utterance, where all its states are made before the first phase; None where the encoder hears in every step."""
+        encoder = self.recipe.encoder
+        return encoder.views if isinstance(encoder, WhisperRecipe) and encoder.statistics else None
+
+    @property
     def encoder(self) -> PretrainedConfig:
         """Of an encoder of this project's classes, only the width is true: its parameters are counted on itself."""
         if self.own_encoder is not None:
@@ -209,10 +215,17 @@ class DryPlan:
         if isinstance(self.recipe.encoder, EncoderTraining):
             return section("Disk", rows, "The encoder is trained here and small; what is kept of its corpora is not counted.")
         width = self.encoder.hidden_size
+        if self.views is not None:
+            each = self.views * width * 2
+            size = f"{sum(one.utterances for one in self.speech) * each / 1e9:,.1f}" if self.speech else "?"
+            rows.append([f"states of {self.views} views of every utterance", size])
+            note = f"States: one a view, {width} values of 2 bytes, {each / 1e3:.1f} kB an utterance; made before the first phase and kept."
+            return section("Disk", rows, note)
         per_second = self.own_encoder.states_per_s if self.own_encoder else SAMPLE_RATE / math.prod(self.encoder.conv_stride)
         an_hour = 3600 * per_second * width * 2
         hours = sum(one.hours for one in self.speech)
-        rows.append([f"encoder states of {hours:,.0f} h, with cache_states", f"{hours * an_hour / 1e9:,.1f}"])
+        known = (f"{hours:,.0f}", f"{hours * an_hour / 1e9:,.1f}") if self.speech else ("?", "?")
+        rows.append([f"encoder states of {known[0]} h, with cache_states", known[1]])
         note = f"States: {per_second:g} a second, {width} values of 2 bytes, {an_hour / 1e9:.3f} GB an hour."
         return section("Disk", rows, note)
 

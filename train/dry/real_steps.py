@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _SHORT_SECONDS = 2.0
 _TIMED_STEPS = 3
+# Of a recipe whose states of every view are made first.
+_ONCE = "once a view of an utterance, before the first phase"
 # The interpreter with its libraries, and what an estimate of tensors leaves out.
 _PROCESS_BYTES = 2 * 2**30
 
@@ -64,13 +66,14 @@ def _on_cpu(plan: DryPlan, accelerator: Accelerator) -> str:
         return f"Real steps: none. There is no GPU, and one step takes {needed / 1e9:.1f} GB of memory; {available / 1e9:.1f} GB are free."
     took = _Trial(plan, accelerator).time(phase, 1, _SHORT_SECONDS, counted=1, warm=0)
     threads, checkpointing = torch.get_num_threads(), "on" if loop.gradient_checkpointing else "off"
+    once = f" ({_ONCE})" if plan.views is not None else ""
     return "\n".join(
         [
             f"One real step on the CPU ({threads} threads, {torch.backends.cpu.get_cpu_capability()}); there is no GPU",
             f"  phase {phase.name}, one example: {_SHORT_SECONDS:g} s of noise, {request.total} tokens of a {task} request, of which"
             f" {request.answer} are learned",
             f'  random weights, precision "{loop.precision}", gradient checkpointing {checkpointing}; nothing ran before it to warm up',
-            f"  encoder {took.encode:.2f} s, forward and backward {took.learn:.2f} s, clipping and AdamW {took.update:.2f} s",
+            f"  encoder {took.encode:.2f} s{once}, forward and backward {took.learn:.2f} s, clipping and AdamW {took.update:.2f} s",
             f"  loss per answer token {took.loss:.2f}, where ln(vocabulary) is {math.log(plan.llm.vocab_size):.2f}",
             f"  peak memory of the process {took.peak / 1e9:.2f} GB; {needed / 1e9:.2f} GB were asked for before",
         ]
@@ -84,7 +87,7 @@ def _on_gpu(plan: DryPlan, accelerator: Accelerator) -> str:
         trial = _Trial(plan, accelerator)
         for phase in plan.recipe.phases:
             took = trial.time(phase, size, plan.seconds(phase), counted=_TIMED_STEPS, warm=1)
-            rows.append([phase.name, *_timings(took, phase, plan.steps(phase), size)])
+            rows.append([phase.name, *_timings(took, phase, plan, size)])
     except torch.OutOfMemoryError as error:
         return (
             f"Real steps: the GPU's memory does not do for micro-batches of {size} ({str(error).splitlines()[0]}); lower [loop] micro_batch"
@@ -92,13 +95,15 @@ def _on_gpu(plan: DryPlan, accelerator: Accelerator) -> str:
     note = (
         f"Measured: encoder, learn (forward and backward), AdamW, peak: {_TIMED_STEPS} optimizer steps of one micro-batch of {size} each,"
         f" after one to warm up.\nRandom weights, noise of the mean length, precision {plan.recipe.loop.precision}."
-        "\nComputed from these: a whole batch, micro-batch after micro-batch on this one device, and hours of the phase."
+        "\nComputed from these: a whole batch, micro-batch after micro-batch on this one device, and hours of the phase"
+        + ("." if plan.views is None else f",\nboth without the encoder: {_ONCE}.")
     )
     return section(f"Real steps on {torch.cuda.get_device_name(accelerator.device)}", rows, note)
 
 
-def _timings(took: StepTime, phase: PhaseRecipe, steps: int | None, micro_batch: int) -> list[str]:
-    batch = phase.batch / micro_batch * (took.encode + took.learn) + took.update
+def _timings(took: StepTime, phase: PhaseRecipe, plan: DryPlan, micro_batch: int) -> list[str]:
+    in_steps = took.encode if plan.views is None else 0.0
+    batch, steps = phase.batch / micro_batch * (in_steps + took.learn) + took.update, plan.steps(phase)
     hours = "?" if steps is None else f"{steps * batch / 3600:.1f}"
     measured = [f"{took.tokens}", f"{took.encode:.3f}", f"{took.learn:.3f}", f"{took.update:.3f}", f"{took.peak / 1e9:.1f}"]
     return [*measured, f"{batch:.1f}", f"{phase.batch / batch:.1f}", hours]

@@ -1,7 +1,7 @@
 """What training knows of voices: how emotions move the states of any speaker, and where each speaker's states lie.
 
 A clip's state is taken as common centre + what its emotion adds + what its speaker adds + the rest (a mixed model without interactions).
-n clips, D encoder width, L letters, S speakers.
+n clips, D encoder width, L letters, S speakers, C cells: emotions of one speaker.
 """
 
 from collections import defaultdict
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from model.errors import TrainingError
 from model.types import Emotion
@@ -33,10 +34,10 @@ class Clips:
 
 @dataclass(frozen=True, slots=True)
 class VoiceModel:
-    """emotion_offsets (L, D): what each letter adds to a speaker's centre, their mean 0 over letters of a speaker with all of them.
+    """emotion_offsets (L, D): what each letter adds to any speaker's centre; their mean is 0, and a letter that nobody acted adds 0.
 
     ratio (D,): variance within an emotion of one speaker over variance between speakers, per channel: how many clips it takes until a
-    speaker's own mean says as much as what is known of all. speakers: what each one adds (D,).
+    speaker's own mean says as much as what is known of all. speakers: what each one adds (D,), as far as their clips tell.
     """
 
     emotion_offsets: Tensor
@@ -45,26 +46,41 @@ class VoiceModel:
 
     @classmethod
     def fit(cls, clips: Clips, letters: Sequence[Emotion]) -> "VoiceModel":
-        """By moments, every speaker with at least two emotions counting the same. Raises TrainingError where there are fewer than three."""
-        cells = _cells(clips, letters)
-        acting = {speaker: of_it for speaker, of_it in cells.items() if len(of_it) > 1}
-        if len(acting) < 3:
-            raise TrainingError(f"a reference of voices needs three speakers with two emotions each, and there are {len(acting)}")
-        width = clips.states.shape[1]
-        added, count = torch.zeros(len(letters), width), torch.zeros(len(letters), 1)
-        centres, within, free = [], torch.zeros(width), 0
-        for of_it in acting.values():
-            means = {letter: clips.states[places].mean(dim=0) for letter, places in of_it.items()}
-            centre = torch.stack(list(means.values())).mean(dim=0)
-            centres.append(centre)
-            for letter, places in of_it.items():
-                added[letter] += means[letter] - centre
-                count[letter] += 1
-                within += (clips.states[places] - means[letter]).square().sum(dim=0)
-                free += len(places) - 1
-        emotion_offsets = added / count.clamp(min=1)
-        ratio = (within / max(1, free)) / torch.stack(centres).var(dim=0).clamp(min=1e-6)
+        """By least squares over the means of every speaker's emotions, so that who never acted one of them shifts none of the others.
+
+        Only speakers with at least two emotions tell what emotions add and how far voices differ. Raises TrainingError where there are
+        fewer than three of them, or where none has two clips of one emotion.
+        """
+        acting = {speaker: of_it for speaker, of_it in _cells(clips, letters).items() if len(of_it) > 1}
+        cells = [(number, letter, clips.states[places]) for number, of_it in enumerate(acting.values()) for letter, places in of_it.items()]
+        free = sum(len(states) - 1 for _, _, states in cells)
+        if len(acting) < 3 or not free:
+            raise TrainingError(
+                "a reference of voices needs three speakers with two emotions each, and more than one clip of an emotion;"
+                f" there are {len(acting)} such speakers, and {'more' if free else 'no more'} than one clip of an emotion"
+            )
+        means = torch.stack([states.mean(dim=0) for _, _, states in cells])
+        within = (
+            torch.stack([states.sub(mean).square().sum(dim=0) for (_, _, states), mean in zip(cells, means, strict=True)]).sum(0) / free
+        )
+        of_speaker = one_hot(torch.tensor([number for number, _, _ in cells]), len(acting)).float()
+        of_letter = one_hot(torch.tensor([letter for _, letter, _ in cells]), len(letters)).float()
+        emotion_offsets = _letter_offsets(of_speaker, of_letter, means)
+        share = of_speaker.T / of_speaker.sum(dim=0)[:, None]
+        centres = share @ (means - of_letter @ emotion_offsets)
+        # Centres differ for two reasons: voices do, and each is a mean of few clips.
+        by_chance = within * (share.square() @ torch.tensor([1 / len(states) for _, _, states in cells])).mean()
+        ratio = within / (centres.var(dim=0) - by_chance).clamp(min=1e-6)
         return cls(emotion_offsets, ratio, _speaker_offsets(clips, letters, emotion_offsets, ratio))
+
+
+def _letter_offsets(of_speaker: Tensor, of_letter: Tensor, means: Tensor) -> Tensor:
+    """Offsets (L, D) of an additive model of cell means (C, D); which speaker and letter a cell is of: one-hot (C, S), (C, L)."""
+    design = torch.cat([of_speaker, of_letter], dim=1).double()
+    # Offsets of speakers and of letters are known up to a constant; of all solutions this takes the smallest.
+    found = torch.linalg.lstsq(design, means.double(), driver="gelsd").solution[of_speaker.shape[1] :].float()
+    acted = of_letter.any(dim=0)
+    return (found - found[acted].mean(dim=0)) * acted[:, None]
 
 
 def _cells(clips: Clips, letters: Sequence[Emotion]) -> dict[Speaker, dict[int, list[int]]]:

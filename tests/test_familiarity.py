@@ -1,0 +1,180 @@
+"""How unlike training speech an utterance is, and that a bundle is as much less confident about it."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.bundle import Bundle, load_llm, open_bundle
+from model.errors import BundleError
+from model.familiarity import FAMILIARITY, Familiarity
+from model.predictor import Predictor, Sound
+from tests.variants import sign
+
+WIDTH, DIMENSIONS = 32, 4
+
+
+def speech(count: int, seed: int = 0, within: float = 0.1) -> Tensor:
+    """States that fill four dimensions around a centre, and the others by `within`."""
+    plane = 3 * torch.randn(DIMENSIONS, WIDTH, generator=torch.Generator().manual_seed(99))
+    random = torch.Generator().manual_seed(seed)
+    return 5 + torch.randn(count, DIMENSIONS, generator=random) @ plane + within * torch.randn(count, WIDTH, generator=random)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Familiarity:
+    return Familiarity.fit(speech(400), dimensions=DIMENSIONS)
+
+
+def test_the_mean_distance_of_speech_is_one_of_what_was_fitted_and_of_more_of_it(fitted: Familiarity) -> None:
+    assert fitted.distance(speech(400)).mean() == pytest.approx(1.0, abs=0.02)
+    assert fitted.distance(speech(400, seed=1)).mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_where_an_utterance_lies_among_speech_does_not_matter_only_how_far_it_is_from_all_of_it(fitted: Familiarity) -> None:
+    extreme = 5 + 4 * (speech(100, seed=1, within=0.0) - 5)
+    noise = 0.1 * torch.randn(100, WIDTH, generator=torch.Generator().manual_seed(2))
+    assert fitted.distance(extreme + noise).mean() == pytest.approx(1.0, abs=0.1)
+    assert fitted.distance(speech(100, seed=1) + noise).mean() == pytest.approx(2.0, abs=0.2)
+    assert fitted.distance(speech(100, seed=1) + 1.4 * noise).mean() == pytest.approx(3.0, abs=0.3)
+
+
+def test_the_distance_has_bounds(fitted: Familiarity) -> None:
+    far = torch.full((1, WIDTH), 1e4) * torch.randn(1, WIDTH)
+    found = fitted.distance(torch.cat([far, fitted.centre[None]]))
+    assert found.tolist() == [20.0, 0.5]
+
+
+def test_few_states_span_fewer_dimensions_than_are_asked_for() -> None:
+    few = Familiarity.fit(speech(12))
+    assert few.basis.shape == (3, WIDTH)
+    assert Familiarity.fit(speech(2)).basis.shape == (1, WIDTH)
+    assert Familiarity.fit(speech(400)).basis.shape == (WIDTH, WIDTH), "no more than there are"
+
+
+def test_its_file_brings_the_same_back_and_none_is_none(fitted: Familiarity, tmp_path: Path) -> None:
+    assert Familiarity.load(tmp_path, WIDTH) is None
+    fitted.save(tmp_path)
+    loaded = Familiarity.load(tmp_path, WIDTH)
+    assert loaded is not None
+    assert torch.equal(loaded.distance(speech(20, seed=3)), fitted.distance(speech(20, seed=3)))
+    assert loaded.basis.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"usual": torch.tensor([0.0])}, "finite numbers"),
+        ({"usual": torch.tensor([float("nan")])}, "finite numbers"),
+        ({"usual": torch.tensor([1.0, 2.0])}, "damaged"),
+        ({"centre": torch.full((WIDTH,), float("inf"))}, "finite numbers"),
+        ({"centre": torch.zeros(WIDTH - 1)}, "32 wide"),
+        ({"basis": torch.zeros(DIMENSIONS, WIDTH + 1)}, "32 wide"),
+        ({"basis": torch.zeros(WIDTH)}, "32 wide"),
+        ({"basis": None}, "damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused(fitted: Familiarity, tmp_path: Path, change: dict[str, Tensor | None], told: str) -> None:
+    fitted.save(tmp_path)
+    tensors = load_file(tmp_path / FAMILIARITY) | change
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, tmp_path / FAMILIARITY)
+    with pytest.raises(BundleError, match=rf"{FAMILIARITY} .*{told}"):
+        Familiarity.load(tmp_path, WIDTH)
+
+
+def test_a_file_that_was_cut_is_refused(fitted: Familiarity, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    content = (tmp_path / FAMILIARITY).read_bytes()
+    (tmp_path / FAMILIARITY).write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match="is damaged"):
+        Familiarity.load(tmp_path, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def bundle(nano: Bundle) -> Bundle:
+    """nano, which is told that utterances like the first of `sounds` are what it was trained on."""
+    random = torch.Generator().manual_seed(0)
+    like_the_first = _mean_states(nano, sounds()[:1]) + 0.05 * torch.randn(100, nano.encoder.width, generator=random)
+    return replace(nano, familiarity=Familiarity.fit(like_the_first, dimensions=8))
+
+
+def sounds() -> list[Sound]:
+    """A tone, one second of noise and two seconds of it."""
+    time = torch.arange(24_000) / 16_000
+    random = torch.Generator().manual_seed(1)
+    tone = 0.1 * torch.sin(2 * torch.pi * 150 * time * (1 + 0.2 * time))
+    return [Sound(audio.numpy()) for audio in (tone, *(0.1 * torch.randn(length, generator=random) for length in (16_000, 32_000)))]
+
+
+def _mean_states(bundle: Bundle, some: list[Sound]) -> Tensor:
+    return torch.stack([bundle.states([torch.from_numpy(sound.audio)])[0][0].mean(dim=0) for sound in some])
+
+
+def test_a_bundle_without_it_is_as_confident_about_everything(nano: Bundle) -> None:
+    states, mask = nano.states([torch.from_numpy(sound.audio) for sound in sounds()])
+    assert nano.distances(states, mask) == [1.0, 1.0, 1.0]
+    assert nano.prediction([-1.0] * 7) == nano.prediction([-1.0] * 7, 1.0)
+
+
+def test_distances_are_of_mean_states_without_padding_the_reference_subtracted(bundle: Bundle) -> None:
+    assert bundle.familiarity is not None
+    states, mask = bundle.states([torch.from_numpy(sound.audio) for sound in sounds()])
+    assert not mask.all()
+    means = _mean_states(bundle, sounds())
+    assert bundle.distances(states, mask) == pytest.approx(bundle.familiarity.distance(means).tolist(), rel=1e-3)
+    shift = torch.linspace(-0.5, 0.5, bundle.encoder.width)
+    shifted = bundle.distances(states, mask, shift.numpy())
+    assert shifted == pytest.approx(bundle.familiarity.distance(means - shift).tolist(), rel=1e-3)
+    assert shifted[0] > 2 * bundle.distances(states, mask)[0]
+
+
+def test_the_distance_multiplies_the_temperature(bundle: Bundle) -> None:
+    log_probs = torch.randn(7, generator=torch.Generator().manual_seed(0)).log_softmax(dim=0).tolist()
+    temperature = bundle.manifest.temperature
+    for distance in (1.0, 3.0):
+        wanted = (torch.tensor(log_probs, dtype=torch.float64) / (temperature * distance)).softmax(dim=0).tolist()
+        assert list(bundle.prediction(log_probs, distance).posterior.values()) == pytest.approx(wanted)
+    sure, far = bundle.prediction([10.0, *[0.0] * 6]), bundle.prediction([10.0, *[0.0] * 6], 20.0)
+    assert (sure.unsure, far.unsure) == (False, True)
+    assert sure.emotion == far.emotion
+
+
+def test_what_is_unlike_training_is_answered_the_same_with_less_confidence(bundle: Bundle, nano: Bundle) -> None:
+    llm = load_llm(nano)
+    plain, found = Predictor(nano, llm).predict(sounds()), Predictor(bundle, llm).predict(sounds())
+    states, mask = bundle.states([torch.from_numpy(sound.audio) for sound in sounds()])
+    distances = bundle.distances(states, mask)
+    assert distances[0] < 1.5
+    assert min(distances[1:]) > 2
+    for one, other, distance in zip(plain, found, distances, strict=True):
+        assert one.prediction is not None
+        assert other.prediction is not None
+        before, after = (torch.tensor(list(answer.posterior.values())).log() for answer in (one.prediction, other.prediction))
+        assert torch.allclose((before / distance).log_softmax(dim=0), after, atol=1e-2)
+
+
+def test_it_stays_where_the_calibration_is_taken_off(bundle: Bundle) -> None:
+    assert bundle.uncalibrated().familiarity is bundle.familiarity
+    assert bundle.uncalibrated().manifest.temperature == 1.0
+
+
+def test_a_bundle_s_folder_brings_it_and_a_damaged_one_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    assert bundle.familiarity is not None
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, folder)
+    assert open_bundle(folder).familiarity is None
+    bundle.familiarity.save(folder)
+    opened = open_bundle(sign(folder)).familiarity
+    assert opened is not None
+    states = torch.randn(3, bundle.encoder.width)
+    assert torch.equal(opened.distance(states), bundle.familiarity.distance(states))
+    narrower = Familiarity.fit(torch.randn(8, bundle.encoder.width - 1))
+    narrower.save(folder)
+    with pytest.raises(BundleError, match=f"{FAMILIARITY} is not the file it was released with"):
+        open_bundle(folder)
+    with pytest.raises(BundleError, match=f"{bundle.encoder.width} wide"):
+        open_bundle(sign(folder))
