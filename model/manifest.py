@@ -24,7 +24,6 @@ LEARNED_FROM = "learned_from.json"  # from which segments of a person, where it 
 FORMAT = 1
 _ALLOWED_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".md", ""}
 _PACKAGED = Path(__file__).parent / "bundles"
-_ALSO_CALLED = {"nano": "compact"}
 
 
 class _Record(BaseModel):
@@ -198,7 +197,7 @@ class BundleManifest(_Record):
 
 def find_bundle(name: str) -> Path:
     """A bundle's folder: the name of a built-in one, or a path. Raises BundleError naming the built-in ones."""
-    for folder in (_PACKAGED / _ALSO_CALLED.get(name, name), Path(name).expanduser()):
+    for folder in (_PACKAGED / name, Path(name).expanduser()):
         if (folder / MANIFEST).is_file():
             return folder
     built_in = ", ".join(sorted(path.parent.name for path in _PACKAGED.glob(f"*/{MANIFEST}")))

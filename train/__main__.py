@@ -56,7 +56,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
     parser.add_argument("what", nargs="?", choices=["bundle", "tables"], default="bundle", help="default: bundle")
-    parser.add_argument("--recipe", default="nano", help="a shipped recipe (compact, nano, paper) or a .toml file (default: nano)")
+    parser.add_argument("--recipe", default="compact", help="a shipped recipe (compact, nano, paper) or a .toml file (default: compact)")
     parser.add_argument("--manifest", type=Path, action="append", help="a manifest of `corpus prepare` or your own; may be repeated")
     parser.add_argument("--out", type=Path, help="the new bundle's folder, which must not exist (tables: the Markdown file)")
     parser.add_argument("--phase", default="all", help="stop after this phase of the recipe (default: all, and release a bundle)")
@@ -99,7 +99,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     person.add_argument("--draws", type=_positive, default=5, help="how often the clips of those minutes are drawn (default: 5)")
     person.add_argument("--seed", type=_not_negative, default=0, help="seed of the draws (default: 0)")
     system = parser.add_argument_group("what is scored")
-    system.add_argument("--bundle", default="nano", help="a built-in bundle or a folder (default: nano)")
+    system.add_argument("--bundle", default="compact", help="a built-in bundle or a folder (default: compact)")
     system.add_argument("--server", metavar="URL", help="instead: an OpenAI-compatible server of any audio LLM, asked without training")
     system.add_argument("--model", metavar="NAME", help="the model's name on that server")
     system.add_argument("--key-file", default="", help="file with the server's key (or the variable EMOSLLM_API_KEY)")

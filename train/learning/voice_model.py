@@ -70,7 +70,7 @@ class VoiceModel:
         centres = share @ (means - of_letter @ emotion_offsets)
         # Centres differ for two reasons: voices do, and each is a mean of few clips.
         by_chance = within * (share.square() @ torch.tensor([1 / len(states) for _, _, states in cells])).mean()
-        ratio = within / (centres.var(dim=0) - by_chance).clamp(min=1e-6)
+        ratio: Tensor = within / (centres.var(dim=0) - by_chance).clamp(min=1e-6)
         return cls(emotion_offsets, ratio, _speaker_offsets(clips, letters, emotion_offsets, ratio))
 
 
@@ -80,7 +80,8 @@ def _letter_offsets(of_speaker: Tensor, of_letter: Tensor, means: Tensor) -> Ten
     # Offsets of speakers and of letters are known up to a constant; of all solutions this takes the smallest.
     found = torch.linalg.lstsq(design, means.double(), driver="gelsd").solution[of_speaker.shape[1] :].float()
     acted = of_letter.any(dim=0)
-    return (found - found[acted].mean(dim=0)) * acted[:, None]
+    offsets: Tensor = (found - found[acted].mean(dim=0)) * acted[:, None]
+    return offsets
 
 
 def _cells(clips: Clips, letters: Sequence[Emotion]) -> dict[Speaker, dict[int, list[int]]]:
