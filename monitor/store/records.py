@@ -141,7 +141,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the model said about one segment, how it sounded, and the words where the model transcribes."""
+    """What the model said about one segment, how it sounded, and its words where somebody wrote them down."""
 
     prediction: Prediction
     transcript: str | None = None
