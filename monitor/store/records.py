@@ -143,7 +143,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the model said about one segment, how it sounded, and the words where the model transcribes.
+    """What the model said about one segment, how it sounded, and its words where somebody wrote them down.
 
     heard_against: how it stands to the reference of the voice; None where the model has no use for one.
     """
