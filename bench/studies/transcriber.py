@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from bench.tables import table
@@ -23,15 +22,7 @@ from train.scoring.metrics import Floats, interval_95, word_error_rate
 
 _CORPUS, _DRAWS = "LibriSpeech", 2000
 _WAYS = (("int8", "en"), ("int8", ""), ("float32", "en"))
-_HEAD = [
-    "weights",
-    "language",
-    "words wrong, 95 %",
-    "with Whisper's English normaliser",
-    "CPU s per s of speech, 95 %",
-    "a clip",
-    "MB more resident",
-]
+_HEAD = ["weights", "language", "words wrong, 95 %", "with Whisper's English normaliser", "CPU s a second of speech, 95 %", "CPU s a clip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +49,12 @@ def main() -> None:
 
 
 def _row(model: str, compute_type: str, language: str, utterances: Sequence[Utterance]) -> list[object]:
-    before = psutil.Process().memory_info().rss
     transcriber = Transcriber(model, language, compute_type=compute_type, threads=1)
     clips = [_clip(transcriber, utterance) for utterance in utterances]
-    more = (psutil.Process().memory_info().rss - before) / 1e6
     whisper = EnglishTextNormalizer({})
     errors = [_told(clips, *_errors(clips, normalise)) for normalise in (str, whisper)]
     cpu_s, said = np.array([clip.cpu_s for clip in clips]), np.array([clip.said for clip in clips])
-    return [compute_type, language or "any", *errors, _told(clips, cpu_s, said), float(cpu_s.mean()), more]
+    return [compute_type, language or "any", *errors, _told(clips, cpu_s, said), float(cpu_s.mean())]
 
 
 def _clip(transcriber: Transcriber, utterance: Utterance) -> Clip:
