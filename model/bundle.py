@@ -46,7 +46,7 @@ class Bundle:
         return self.manifest.voice_space
 
     def uncalibrated(self) -> "Bundle":
-        """The same, with its answers as the language model gives them: temperature 1, nothing unsure."""
+        """The same with temperature 1 and nothing unsure; what is unlike training speech is still answered with less confidence."""
         return replace(self, manifest=self.manifest.model_copy(update={"temperature": 1.0, "unsure_below": 0.0}))
 
     @torch.inference_mode()
@@ -72,7 +72,10 @@ class Bundle:
 
     @torch.inference_mode()
     def distances(self, states: Tensor, mask: Tensor, shift: Float32 | None = None) -> list[float]:
-        """How unlike training speech each of B utterances is (Familiarity.distance), 1 where the bundle does not tell. As `embeds_of`."""
+        """How unlike training speech each of B utterances is: Familiarity.distance of their mean states, 1 where the bundle does not tell.
+
+        states, mask, shift: as in `embeds_of`.
+        """
         if self.familiarity is None:
             return [1.0] * len(states)
         real = mask[:, :, None].to(states.device)
@@ -82,7 +85,10 @@ class Bundle:
         return self.familiarity.distance(means.cpu()).tolist()
 
     def prediction(self, log_probs: Sequence[float], distance: float = 1.0) -> Prediction:
-        """Log-probabilities (L,) over the bundle's letters, in their order, to a calibrated prediction; distance: of the utterance."""
+        """Log-probabilities (L,) over the bundle's letters, in their order, to a calibrated prediction.
+
+        distance: of the utterance, from `distances`; over 0, it multiplies the temperature.
+        """
         manifest = self.manifest
         calibrated = (torch.tensor(log_probs, dtype=torch.float64) / (manifest.temperature * distance)).softmax(dim=0).tolist()
         posterior = dict(zip(manifest.letters, calibrated, strict=True))

@@ -41,6 +41,7 @@ _LEAST_SCALE = 1e-3
 def statistics_store(recipe: WhisperRecipe, corpora: Corpora, work: Path) -> ViewStore:
     """States of all views of all clips that are trained on, not standardised, computed now or found in `work`."""
     augmentation = Augmentation.of(recipe.speeds, recipe.rooms, recipe.room_share, corpora.noises)
+    # The store's own name tells of the views, and the teacher changes no state.
     heard = recipe.model_copy(update={"speeds": (), "rooms": 0, "room_share": 0, "teacher_l2": 1.0})
     name = f"states-{hashlib.sha256(repr(heard).encode()).hexdigest()[:12]}"
     return ViewStore(work, name, everyone(corpora.train), augmentation, partial(_make_extract, recipe))
