@@ -84,7 +84,10 @@ class Bundle:
 
     @torch.inference_mode()
     def distances(self, states: Tensor, mask: Tensor, shift: Float32 | None = None) -> list[float]:
-        """How unlike training speech each of B utterances is (Familiarity.distance), 1 where the bundle does not tell. As `embeds_of`."""
+        """How unlike training speech each of B utterances is: Familiarity.distance of their mean states, 1 where the bundle does not tell.
+
+        states, mask, shift: as in `embeds_of`.
+        """
         if self.familiarity is None:
             return [1.0] * len(states)
         real = mask[:, :, None].to(states.device)

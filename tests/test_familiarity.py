@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,9 @@ from model.bundle import Bundle, load_llm, open_bundle
 from model.errors import BundleError
 from model.familiarity import FAMILIARITY, Familiarity
 from model.predictor import Predictor, Sound
+from model.types import Prediction
 from tests.variants import sign
+from train.asking import from_states
 
 WIDTH, DIMENSIONS = 32, 4
 
@@ -143,18 +146,35 @@ def test_the_distance_multiplies_the_temperature(bundle: Bundle) -> None:
     assert sure.emotion == far.emotion
 
 
-def test_what_is_unlike_training_is_answered_the_same_with_less_confidence(bundle: Bundle, nano: Bundle) -> None:
+@pytest.mark.parametrize("shifted", [False, True])
+def test_what_is_unlike_training_is_answered_the_same_with_less_confidence(bundle: Bundle, nano: Bundle, shifted: bool) -> None:
     llm = load_llm(nano)
-    plain, found = Predictor(nano, llm).predict(sounds()), Predictor(bundle, llm).predict(sounds())
+    shift = np.linspace(-0.3, 0.3, bundle.encoder.width, dtype=np.float32) if shifted else None
+    plain, found = Predictor(nano, llm).predict(sounds(), shift), Predictor(bundle, llm).predict(sounds(), shift)
     states, mask = bundle.states([torch.from_numpy(sound.audio) for sound in sounds()])
-    distances = bundle.distances(states, mask)
-    assert distances[0] < 1.5
-    assert min(distances[1:]) > 2
+    distances = bundle.distances(states, mask, shift)
+    assert max(distances) > 2
     for one, other, distance in zip(plain, found, distances, strict=True):
         assert one.prediction is not None
         assert other.prediction is not None
-        before, after = (torch.tensor(list(answer.posterior.values())).log() for answer in (one.prediction, other.prediction))
-        assert torch.allclose((before / distance).log_softmax(dim=0), after, atol=1e-2)
+        assert _logs(other.prediction) == pytest.approx(_tempered(_logs(one.prediction), distance), abs=1e-2)
+
+
+def test_states_that_are_at_hand_are_answered_as_their_sound_is(bundle: Bundle) -> None:
+    llm = load_llm(bundle)
+    states, mask = bundle.states([torch.from_numpy(sound.audio) for sound in sounds()])
+    rows = [row[real] for row, real in zip(states, mask, strict=True)]
+    for one, other in zip(from_states(bundle, llm, rows, sounds()), Predictor(bundle, llm).predict(sounds()), strict=True):
+        assert other.prediction is not None
+        assert _logs(one) == pytest.approx(_logs(other.prediction), abs=1e-2)
+
+
+def _logs(prediction: Prediction) -> list[float]:
+    return torch.tensor(list(prediction.posterior.values())).log().tolist()
+
+
+def _tempered(logs: list[float], temperature: float) -> list[float]:
+    return (torch.tensor(logs) / temperature).log_softmax(dim=0).tolist()
 
 
 def test_it_stays_where_the_calibration_is_taken_off(bundle: Bundle) -> None:

@@ -22,7 +22,7 @@ from monitor.judging.listener import EngineState, Listener
 from monitor.judging.process import JudgingProcess, Wakeup
 from monitor.store.records import Judgement
 
-QUICK = EngineConfig(kind="transformers", max_batch=4)
+QUICK = EngineConfig(kind="transformers", bundle="nano", max_batch=4)
 
 
 class Record:
@@ -201,7 +201,8 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
         "from monitor.judging.bundle_choice import BundleChoice\n"
         "from monitor.config import EngineConfig; from monitor.judging.judge import Judge; from monitor.judging.listener import Listener\n"
         "log = Path(sys.argv[1]); choice = BundleChoice('nano', log.with_name('bundles.json'))\n"
-        "j = Judge(EngineConfig(kind='transformers'), choice, log, Listener(print, print, print, print), False); j.start(); time.sleep(1)\n"
+        "j = Judge(EngineConfig(kind='transformers', bundle='nano'), choice, log, Listener(print, print, print, print), False)\n"
+        "j.start(); time.sleep(1)\n"
         "import os; os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "engine.log")], check=False, cwd=Path(__file__).parent.parent)

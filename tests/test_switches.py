@@ -31,7 +31,7 @@ from tests.servers import NOBODY
 from tests.test_judge import _child_of, _sounds, _wait, never
 from tests.variants import ADAPTER, MAPPER, sign, variant
 
-QUICK = EngineConfig(kind="transformers", max_batch=4)
+QUICK = EngineConfig(kind="transformers", bundle="nano", max_batch=4)
 PATIENCE_S = 300.0
 LETTERS: dict[str, object] = {"letters": ["A", "S", "H", "N"]}
 
@@ -313,7 +313,7 @@ def test_a_server_that_is_down_makes_no_bundle_go_and_no_process_end(tmp_path: P
 def test_one_that_waits_for_a_server_that_is_down_can_be_overtaken_and_is_gone_back_from(
     tmp_path: Path, nano: Bundle, others: list[Path]
 ) -> None:
-    switched = Switched(tmp_path, EngineConfig(kind="server", url=NOBODY), tireless=True)
+    switched = Switched(tmp_path, EngineConfig(kind="server", url=NOBODY, bundle="nano"), tireless=True)
     switched.judge.use(str(others[0]))
     waits = (EngineState.AWAY, str(others[0]))
     _wait(lambda: (switched.states[-1:], switched.choice.current) == ([waits[0]], waits[1]), PATIENCE_S)

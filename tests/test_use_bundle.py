@@ -39,7 +39,7 @@ def test_what_is_said_from_then_on_is_judged_by_the_other_bundle(home: Path, tmp
     mine, bad = variant(tmp_path / "mine"), variant(tmp_path / "bad", 2)
     (bad / MAPPER).write_bytes(b"damaged")
     version = read_manifest(mine).version
-    configure(home, engine={"kind": "transformers"})
+    configure(home, engine={"kind": "transformers", "bundle": "nano"})
     running = Running(home, "--source", "-", "--at", datetime(2026, 1, 5, 9, tzinfo=UTC).isoformat(), stdin=subprocess.PIPE)
     running.until(lambda: "listening to" in running.output)
     # While it loads there is nobody to switch, and who asks is not kept waiting.

@@ -39,7 +39,7 @@ from tests.test_voice_learning import FIRST, HOUR, Spoken
 from tests.tiny_whisper import HIGH, HIGH_HZ, LOW, LOW_HZ, tiny_whisper, tone
 from tests.variants import normalising
 
-QUICK = EngineConfig(kind="transformers", max_batch=4)
+QUICK = EngineConfig(kind="transformers", bundle="nano", max_batch=4)
 PATIENCE_S = 300.0
 
 

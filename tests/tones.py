@@ -5,6 +5,7 @@ of their own.
 """
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,51 @@ teacher_share = 0.5
 average_last = 0.5
 """
 
+# QUICK's in which a Whisper's statistics are heard: beside the tones hisses, a voice that reads, and one that only validates.
+_CORPORA = """
+[[corpora]]
+name = "tones"
+by = "speaker"
+share = 6
+train = ["t0", "t1", "t2"]
+validation = ["t3"]
+test = ["t4"]
+[[corpora]]
+name = "hisses"
+by = "file"
+train = ["hiss-[01].wav"]
+test = ["hiss-[23].wav"]
+answer = {}
+[[corpora]]
+name = "reading"
+by = "speaker"
+train = ["reader"]
+answer = { N = 0.84 }
+[[corpora]]
+name = "others"
+by = "speaker"
+validation = ["other"]
+[[noises]]
+name = "hiss"
+corpus = "hisses"
+train = ["hiss-0.wav"]
+test = ["hiss-3.wav"]
+"""
+_ENCODER = """
+[encoder]
+kind = "whisper"
+source = "{source}"
+origin = "openai/whisper-small-enough"
+license = "MIT"
+layers = [1, 3]
+statistics = true
+speeds = [1.0, 1.1]
+rooms = 1
+room_share = 0.25
+[normalisation]
+prior_segments = 2.0
+"""
+
 
 def write_corpus(folder: Path, hisses: bool = False) -> Path:
     """Six speakers t0 to t5, four utterances of about a second for each letter, perhaps hisses without a voice; the manifest's path."""
@@ -185,6 +231,21 @@ def write_corpus(folder: Path, hisses: bool = False) -> Path:
         soundfile.write(folder / name, rng.normal(scale=0.05, size=2 * SAMPLE_RATE), SAMPLE_RATE)
         rows.append([name, "hisses", "", "", "CC0-1.0", "", ""])
     return write_manifest(folder / "manifest.csv", rows)
+
+
+def write_reader(folder: Path) -> Path:
+    """A manifest of what t5 says in the folder that `write_corpus` filled: a reader without labels, and a voice that only validates."""
+    rows = [[f"t5-N-{take}.wav", "reading", "reader", "", "CC0-1.0", "", ""] for take in range(TAKES)]
+    rows += [[f"t5-{letter}-{take}.wav", "others", "other", letter, "CC0-1.0", "", ""] for letter in "SU" for take in range(TAKES)]
+    return write_manifest(folder / "reader.csv", rows)
+
+
+def statistics_recipe(whisper: Path) -> str:
+    """A recipe, in TOML, over a whole Whisper in a folder; of `write_corpus` with hisses and of `write_reader`."""
+    text = re.sub(r"\[\[corpora\]\].*?(?=\[encoder\])", _CORPORA, QUICK, flags=re.DOTALL)
+    text = re.sub(r"\[encoder\].*?(?=\[mapper\])", _ENCODER.format(source=whisper), text, flags=re.DOTALL)
+    text = text.replace('sampling = "shuffle"', 'sampling = "balanced"').replace('tasks = ["ser", "joint"]', 'tasks = ["ser"]')
+    return text.replace("teacher_share = 0.5", "teacher_share = 1.0\nmixup = 0.4").replace("steps = 26", "steps = 12")
 
 
 def write_manifest(path: Path, rows: list[list[str]]) -> Path:

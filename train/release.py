@@ -146,7 +146,7 @@ def write_bundle(
     if materials.familiarity is not None:
         materials.familiarity.save(partial)
     if (settings := materials.reference) is not None:
-        numbers = {name: torch.from_numpy(getattr(settings, name)) for name in ("population_mean", "emotion_offsets", "ratio")}
+        numbers = {name: torch.from_numpy(getattr(settings, name)).contiguous() for name in ("population_mean", "emotion_offsets", "ratio")}
         save_file(numbers, partial / NORMALISER)
     materials.llm.save(None if isinstance(recipe.llm, Pretrained) else partial / "llm", partial / "adapter")
     write_confusion(confusion, partial)

@@ -34,11 +34,14 @@ _STRANGERS, _KNOWN = 0.35, 0.3
 """Shares of examples whose speaker is not known at all, and fully; the rest is in between."""
 _ERRORS = (0.0, 0.15, 0.3)
 """Of a reference, as parts of the standard deviation between speakers; one is drawn."""
+_LEAST_SCALE = 1e-3
+"""Added to the standard deviation of every channel: one that never changes must not divide by nothing."""
 
 
 def statistics_store(recipe: WhisperRecipe, corpora: Corpora, work: Path) -> ViewStore:
     """States of all views of all clips that are trained on, not standardised, computed now or found in `work`."""
     augmentation = Augmentation.of(recipe.speeds, recipe.rooms, recipe.room_share, corpora.noises)
+    # The store's own name tells of the views, and the teacher changes no state.
     heard = recipe.model_copy(update={"speeds": (), "rooms": 0, "room_share": 0, "teacher_l2": 1.0})
     name = f"states-{hashlib.sha256(repr(heard).encode()).hexdigest()[:12]}"
     return ViewStore(work, name, everyone(corpora.train), augmentation, partial(_make_extract, recipe))
@@ -65,27 +68,30 @@ class StatisticsHearing:
         seed: int,
         normalisation: NormalisationRecipe | None,
     ) -> None:
-        """Without `normalisation` every speaker is a stranger.
+        """parts: trained on, of what `store` holds. Without `normalisation` every speaker is a stranger, and nobody models voices.
 
-        Raises BundleError for weights that cannot be loaded, TrainingError for too few voices.
+        Raises BundleError for weights that cannot be loaded; TrainingError for too few voices to normalise.
         """
         encoder = WhisperEncoder.of(recipe.source, recipe.settings)
         self._store = store
         labelled = [u for part in parts for u in part.utterances if part.answer is None and u.emotion in letters]
         clean = torch.cat([store.rows(u) for u in labelled])
-        encoder.standardise(clean.mean(dim=0), clean.std(dim=0) + 1e-3)
+        encoder.standardise(clean.mean(dim=0), clean.std(dim=0) + _LEAST_SCALE)
         self.encoder: SpeechEncoder = encoder
         self._centre, self._scale = encoder.centre, encoder.scale
-        self.voices = VoiceModel.fit(self._clips(parts), letters)
+        self.voices: VoiceModel | None = None
+        self._between = torch.zeros(encoder.width)
         self.reference_settings: ReferenceSettings | None = None
         if normalisation is not None:
+            self.voices = VoiceModel.fit(self._clips(parts), letters)
+            corpora = {u.corpus for u in labelled}
+            acted = [offset for (corpus, _), offset in self.voices.speakers.items() if corpus in corpora]
+            self._between = torch.stack(acted).std(dim=0)
             mean = np.zeros(encoder.width, np.float32)  # the encoder's states are standardised
             offsets, ratio = self.voices.emotion_offsets.numpy(), self.voices.ratio.numpy()
             self.reference_settings = ReferenceSettings(normalisation.prior_segments, mean, offsets, ratio)
         speech = [u for part in parts if part.answer is None or _is_neutral(part) for u in part.utterances]
         self.familiarity = Familiarity.fit(torch.stack([self._standardised(u) for u in speech]))
-        between = [offset for speaker, offset in self.voices.speakers.items() if speaker[0] in {u.corpus for u in labelled}]
-        self._between = torch.stack(between).std(dim=0)
         self._teacher = self._taught(parts, letters, recipe.teacher_l2, seed)
 
     def length(self, utterance: Utterance) -> float:
@@ -108,8 +114,8 @@ class StatisticsHearing:
         """One standardised state (D,), its speaker known to a degree that is drawn."""
         state = self._standardised(utterance, view)
         speaker, drawn = _speaker(utterance), rng.random()
-        offset = self.voices.speakers.get(speaker) if speaker else None
-        if self.reference_settings is None or offset is None or drawn < _STRANGERS:
+        offset = self.voices.speakers.get(speaker) if self.voices is not None and speaker is not None else None
+        if offset is None or drawn < _STRANGERS:
             return state
         known = 1.0 if drawn < _STRANGERS + _KNOWN else float(rng.random())
         error = torch.from_numpy(rng.standard_normal(len(state)).astype(np.float32)) * self._between * float(rng.choice(_ERRORS))
@@ -119,10 +125,11 @@ class StatisticsHearing:
         return (self._store.rows(utterance, view)[0] - self._centre) / self._scale
 
     def _clips(self, parts: Sequence[Part]) -> Clips:
-        utterances = everyone(parts)
-        neutral = [_is_neutral(part) for part in parts for _ in part.utterances]
-        states = torch.stack([self._standardised(u) for u in utterances])
-        return Clips(states, [u.emotion for u in utterances], [_speaker(u) for u in utterances], neutral)
+        """Of all utterances; where a part has an answer, it goes before any label, as everywhere in training."""
+        utterances = [(u, part) for part in parts for u in part.utterances]
+        states = torch.stack([self._standardised(u) for u, _ in utterances])
+        emotions = [u.emotion if part.answer is None else None for u, part in utterances]
+        return Clips(states, emotions, [_speaker(u) for u, _ in utterances], [_is_neutral(part) for _, part in utterances])
 
     def _taught(self, parts: Sequence[Part], letters: Sequence[Emotion], l2: float, seed: int) -> Teacher:
         """Every corpus counts by its share, every letter in it the same; each view of each clip once, known to a degree."""

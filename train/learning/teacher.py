@@ -21,7 +21,11 @@ class Teacher:
 
     @classmethod
     def fit(cls, states: Tensor, targets: Tensor, importance: Tensor, l2: float) -> "Teacher":
-        """States (n, D), what should be answered (n, L), a distribution each, and how much each clip counts (n,); l2 penalises weights."""
+        """Minimise the cross-entropy, and l2 times the sum of squared weights; biases are not penalised.
+
+        states (n, D). targets (n, L): the probabilities that should be answered. importance (n,): how much each clip counts, over 0; only
+        ratios matter. l2: scikit-learn's C is 1 / (2 l2) where the importance adds up to 1.
+        """
         weight = torch.zeros(targets.shape[1], states.shape[1], requires_grad=True)
         bias = torch.zeros(targets.shape[1], requires_grad=True)
         share = importance / importance.sum()

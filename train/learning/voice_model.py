@@ -60,9 +60,7 @@ class VoiceModel:
                 f" there are {len(acting)} such speakers, and {'more' if free else 'no more'} than one clip of an emotion"
             )
         means = torch.stack([states.mean(dim=0) for _, _, states in cells])
-        within = (
-            torch.stack([states.sub(mean).square().sum(dim=0) for (_, _, states), mean in zip(cells, means, strict=True)]).sum(0) / free
-        )
+        within = torch.stack([(states - states.mean(dim=0)).square().sum(dim=0) for _, _, states in cells]).sum(dim=0) / free
         of_speaker = one_hot(torch.tensor([number for number, _, _ in cells]), len(acting)).float()
         of_letter = one_hot(torch.tensor([letter for _, letter, _ in cells]), len(letters)).float()
         emotion_offsets = _letter_offsets(of_speaker, of_letter, means)
@@ -78,7 +76,7 @@ def _letter_offsets(of_speaker: Tensor, of_letter: Tensor, means: Tensor) -> Ten
     """Offsets (L, D) of an additive model of cell means (C, D); which speaker and letter a cell is of: one-hot (C, S), (C, L)."""
     design = torch.cat([of_speaker, of_letter], dim=1).double()
     # Offsets of speakers and of letters are known up to a constant; of all solutions this takes the smallest.
-    found = torch.linalg.lstsq(design, means.double(), driver="gelsd").solution[of_speaker.shape[1] :].float()
+    found: Tensor = torch.linalg.lstsq(design, means.double(), driver="gelsd").solution[of_speaker.shape[1] :].float()
     acted = of_letter.any(dim=0)
     offsets: Tensor = (found - found[acted].mean(dim=0)) * acted[:, None]
     return offsets
