@@ -128,8 +128,8 @@ LIGHT = [
     ["schedule", "list"],
     ["bundles", "list"],
     ["clinic", "--help"],
-    ["bundles", "show", "nano"],
-    ["bundles", "use", "nano"],
+    ["bundles", "show", "compact"],
+    ["bundles", "use", "compact"],
     ["voice"],
     ["voice", "renew", "--help"],
 ]
@@ -179,7 +179,7 @@ def test_the_readme_quotes_the_score_that_the_bundle_was_released_with() -> None
     from model.manifest import find_bundle, read_manifest
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    manifest = read_manifest(find_bundle("nano"))
+    manifest = read_manifest(find_bundle("compact"))
     score = manifest.scores[0]
     low, high = score.interval_95
     for part in (
