@@ -30,6 +30,7 @@ from train.corpora.splits import Corpora, Part, everyone
 from train.learning import views
 from train.learning.examples import Example
 from train.learning.statistics import StatisticsHearing, statistics_store
+from train.learning.teacher import Teacher
 from train.learning.views import ViewStore
 from train.public_set import read_public_set
 from train.recipe import NormalisationRecipe, Recipe, WhisperRecipe, load_recipe
@@ -217,6 +218,25 @@ def test_the_teacher_knows_labels_reading_and_that_a_hiss_is_none_of_it(trained:
     _, hisses, reading = trained.corpora.train
     assert _letters(hearing, hisses.utterances[0]).max() < 0.55 < torch.stack(answers).max(dim=1).values.mean()
     assert int(_letters(hearing, reading.utterances[0]).argmax()) == LETTERS.index(Emotion.NEUTRAL)
+
+
+def test_for_the_teacher_corpora_count_by_share_and_letters_of_one_the_same(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many clips there are of each."""
+    given: list[tuple[Tensor, Tensor]] = []
+
+    def fit(states: Tensor, targets: Tensor, importance: Tensor, _l2: float) -> Teacher:
+        given.append((targets, importance))
+        return Teacher(torch.zeros(len(LETTERS), states.shape[1]), torch.zeros(len(LETTERS)))
+
+    monkeypatch.setattr(Teacher, "fit", fit)
+    few_sad = [u for u in tones(trained) if u.emotion is not Emotion.SAD or u.path.name.endswith("-0.wav")]
+    trained.hearing([Part("tones", 6, few_sad), *trained.corpora.train[1:]], None)
+    ((targets, importance),) = given
+    hard = targets.max(dim=1).values == 1
+    assert [float(importance[hard & (targets[:, place] == 1)].sum()) for place in range(3)] == pytest.approx([2.0, 2.0, 2.0])
+    even, calm = ~hard & (targets[:, 0] == targets[:, 1]), ~hard & (targets[:, 1] > 0.84)
+    assert (int(even.sum()), int(calm.sum())) == (2 * VIEWS, 4 * VIEWS)
+    assert [float(importance[rows].sum()) for rows in (even, calm)] == pytest.approx([1.0, 1.0])
 
 
 def test_mixup_blends_half_of_the_batches_and_the_teacher_says_what_they_are(trained: Trained, hearing: StatisticsHearing) -> None:
