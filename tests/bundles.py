@@ -13,7 +13,7 @@ from model.manifest import MANIFEST, digests, find_bundle, read_manifest, versio
 from monitor.control import Answer
 from monitor.judging.retirement import LEARNED_FROM
 
-NANO = find_bundle("compact")
+NANO = find_bundle("nano")
 VERSION = read_manifest(NANO).version
 
 
@@ -33,7 +33,7 @@ def trained(folder: Path, seed: int = 1, *, size: float = 0.01, temperature: flo
     if told:
         span = {"from": "2026-11-01T08:00:00+00:00", "to": "2026-11-25T20:00:00+00:00"}
         (folder / LEARNED_FROM).write_text(json.dumps({"segments": list(range(seed, seed + 40)), **span}))
-    version = version_of("compact", digests(folder))
+    version = version_of("nano", digests(folder))
     if told:
         (folder / DECISION).write_text(decision(version, VERSION).model_dump_json())
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -54,7 +54,7 @@ class Monitor:
 
     def __init__(self, slow: int = 0, refusing: str = "") -> None:
         self.asked: list[str] = []
-        self.using = "compact"
+        self.using = "nano"
         self._slow, self._refusing = slow, refusing
 
     def use(self, arguments: "dict[str, object]") -> Answer:

@@ -32,7 +32,7 @@ UTC_ZONE = ZoneInfo("UTC")
 EVENING = datetime(2026, 7, 14, 19, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 7, 15, tzinfo=UTC)
 NIGHT = datetime(2026, 7, 15, 3, tzinfo=UTC)
-NANO = read_manifest(find_bundle("compact"))
+NANO = read_manifest(find_bundle("nano"))
 KEEPING = Config(privacy=PrivacyConfig(keep_audio=True), retrain=RetrainConfig(min_labels=20, min_new_labels=5))
 
 _MAIN = """
@@ -145,7 +145,7 @@ def decision(verdict: Verdict, **changed: Any) -> Decision:
         "verdict": verdict,
         "reason": "it answers more as you say, and is no worse elsewhere",
         "parent": NANO.version,
-        "version": "compact-5eed5eed" if verdict is Verdict.PROMOTED else None,
+        "version": "nano-5eed5eed" if verdict is Verdict.PROMOTED else None,
         "learned": Learned(
             corrections=16, confirmations=8, checkins=0, trained=14, stopping=3, held_out=7, left_out={"its sound is silent": 1}
         ),

@@ -128,8 +128,8 @@ LIGHT = [
     ["schedule", "list"],
     ["bundles", "list"],
     ["clinic", "--help"],
-    ["bundles", "show", "compact"],
-    ["bundles", "use", "compact"],
+    ["bundles", "show", "nano"],
+    ["bundles", "use", "nano"],
     ["voice"],
     ["voice", "renew", "--help"],
 ]

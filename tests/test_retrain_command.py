@@ -95,7 +95,7 @@ def test_a_trial_says_what_would_come_of_it_and_is_not_remembered(stand_in: Stan
         lines = typed("retrain", "--now", "--dry-run").stdout.splitlines()
         assert lines[0].startswith("The new model passed; nothing was changed, because this was a trial")
         assert lines[-1] == f"The model in use stays as it is: {NANO.version}."
-    assert in_use_of(Config()) == "compact"
+    assert in_use_of(Config()) == "nano"
     assert json.loads(typed("schedule", "history", "--json").stdout) == []
 
 
@@ -159,7 +159,7 @@ def test_it_is_stopped_in_good_order(stand_in: StandIn, number: signal.Signals) 
 def test_nothing_to_say_of_a_decision_that_was_none() -> None:
     assert material_words(Material((), {})) == ["To learn from: 0 corrections, 0 confirmations."]
     assert details_words({}) == []
-    assert result_words(Result(Outcome.STOPPED, "it was stopped", {"bundle": "compact-1"})) == [
+    assert result_words(Result(Outcome.STOPPED, "it was stopped", {"bundle": "nano-1"})) == [
         "The training was stopped: it was stopped.",
-        "The model in use stays as it is: compact-1.",
+        "The model in use stays as it is: nano-1.",
     ]
