@@ -1,16 +1,18 @@
 """Calibration of voices that were left out: temperature, threshold, and what an unknown voice may be like."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.studies.shares import study
 from model.errors import TrainingError
 from model.priors import BALANCED, EVERYDAY, balanced, corrected
 from model.types import Emotion
 from tests.posteriors import FOUR, N, S, left_out
 from train import simulated_days
-from train.calibration import Calibration, training_prior
+from train.calibration import KNOWN, Calibration, training_prior
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
 from train.left_out import LeftOut
@@ -77,7 +79,10 @@ def test_the_further_corpora_lie_apart_the_more_an_unknown_voice_may_lean(monkey
     monkeypatch.setattr(simulated_days, "SPREADS", (0.1, 1.0))
     alike, apart = (Table.of(left_out(lean=lean, seed=3), 1.0, EVEN) for lean in (0.05, 1.5))
     assert fitted(alike, 24)[0] < fitted(apart, 24)[0]
-    assert fitted(apart.corpora(["corpus 0"])) == UNKNOWN
+    alone = apart.corpora(["corpus 0"])
+    assert fitted(alone) == UNKNOWN
+    twice = replace(alone.clips, corpus=np.where(np.arange(len(alone.clips.acted)) % 2, "corpus 0", "corpus 0" + KNOWN))
+    assert fitted(Table(twice, alone.posteriors)) == UNKNOWN, "the same people, heard as strangers and as known voices"
     assert UNKNOWN[0] in SPREADS
 
 
@@ -110,3 +115,13 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match="do not fit"):
         LeftOut.load(path)
+
+
+def test_the_study_of_shares_tells_every_corpus_and_every_kind_of_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated_days, "BLURS", (0.0,))
+    monkeypatch.setattr(simulated_days, "SPREADS", (0.5,))
+    lines = study(left_out(corpora=3, voices=3, clips=6), days=4)
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| 0.50")] == ["0.50"]
+    for title in ("all", "corpus 0 (spread 0.5, blur 0.0)", "everyday", "low", "even", "single", "40 segments"):
+        (row,) = [line for line in lines if line.startswith(f"| {title} ")]
+        assert 0 <= float(row.split("|")[2]) <= 1

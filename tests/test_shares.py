@@ -19,7 +19,7 @@ from train.simulated_days import Table, by_corpus, confusion_of, cross_checked, 
 
 EVEN = balanced(FOUR)
 TABLE = Table.of(left_out(), 1.0, EVEN)
-MEASURED = TABLE.corpora(["corpus 0"], leave=True)
+MEASURED = TABLE.corpora(["corpus 1", "corpus 2", "corpus 3"])
 CONFUSION_OF = confusion_of(MEASURED, (0.5, 0.0))
 KNOWN: dict[str, Confusion] = {"new-1": KnownPosteriors(CONFUSION_OF, None)}
 

@@ -14,6 +14,7 @@ from model.confusion import PosteriorConfusion, VoicePosteriors
 from model.priors import EVERYDAY, balanced
 from model.quantification import Quantifier
 from model.types import Emotion
+from train.calibration import KNOWN
 from train.left_out import LeftOut
 from train.scoring.metrics import Floats, Ints
 
@@ -50,9 +51,9 @@ class Table:
         """Calibrated, and corrected from the prior of the training."""
         return cls(clips, clips.posteriors(temperature, training_prior, balanced(clips.letters)))
 
-    def corpora(self, names: Sequence[str], leave: bool = False) -> "Table":
-        """The clips of some corpora; leave: those of all others."""
-        mask = np.isin(self.clips.corpus, names) != leave
+    def corpora(self, names: Sequence[str]) -> "Table":
+        """The clips of some corpora."""
+        mask = np.isin(self.clips.corpus, names)
         return Table(self.clips.where(mask), self.posteriors[mask])
 
 
@@ -118,7 +119,7 @@ def confusion_of(table: Table, beyond: tuple[float, float] | None = None) -> Pos
 
 def fitted(table: Table, days: int = 60) -> tuple[float, float]:
     """The spread and blur with the best interval score on simulated days of each corpus, left out in turn. days: of each corpus."""
-    if len(table.clips.corpora) < 2:
+    if not others(table.clips, table.clips.corpora[0]):
         return UNKNOWN
     tried = [(spread, blur) for blur in BLURS for spread in SPREADS]
     scores = [by_corpus(cross_checked(table, days, beyond), lambda one: one.interval_score) for beyond in tried]
@@ -132,8 +133,13 @@ def cross_checked(table: Table, days: int, beyond: tuple[float, float] | None) -
     return [
         checked
         for name in table.clips.corpora
-        for checked in check(table.corpora([name]), confusion_of(table.corpora([name], leave=True), beyond), days)
+        for checked in check(table.corpora([name]), confusion_of(table.corpora(others(table.clips, name)), beyond), days)
     ]
+
+
+def others(clips: LeftOut, name: str) -> list[str]:
+    """The corpora of other people: a corpus whose voices were known is heard twice, and is no other one."""
+    return [other for other in clips.corpora if other.removesuffix(KNOWN) != name.removesuffix(KNOWN)]
 
 
 def by_corpus(checked: Sequence[Checked], figure: Callable[[Checked], float]) -> float:
