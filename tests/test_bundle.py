@@ -119,5 +119,5 @@ def test_an_adapter_for_another_language_model_is_refused(copy: Path) -> None:
 
 
 def test_a_name_that_is_no_bundle_is_answered_with_those_there_are() -> None:
-    with pytest.raises(BundleError, match="built-in: nano"):
+    with pytest.raises(BundleError, match="built-in: compact, nano"):
         find_bundle("no-such-bundle")
