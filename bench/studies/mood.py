@@ -154,8 +154,7 @@ def _live(person: Person, plan: Plan, rng: np.random.Generator) -> Life:
                 sad += person.clips[place].emotion is Emotion.SAD
                 for reference, judged in zip(REFERENCES, (person.plain, with_frozen, following), strict=True):
                     tallies[reference].add(judged[place])
-            added = person.sums(today)
-            so_far = so_far + added if so_far is not None and added is not None else so_far
+            so_far = person.sums(today, so_far)
         life.sad.append(sad / (_WEEK * plan.segments))
         for reference, tally in tallies.items():
             life.tallies[reference].append(tally)

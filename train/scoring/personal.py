@@ -179,12 +179,12 @@ class Person:
         self._sums = [answer.sums for answer in answers]
         self.plain = [judged_as(clip, answer) for clip, answer in zip(clips, answers, strict=True)]
 
-    def sums(self, places: Sequence[int]) -> VoiceSums | None:
-        """What some clips add to the reference of the voice, in their order; None where that is nothing.
+    def sums(self, places: Sequence[int], so_far: VoiceSums | None = None) -> VoiceSums | None:
+        """The reference of the voice, `so_far` and some clips in their order; None where that is nothing.
 
         As in the monitor, each is judged with what is known of the voice by then: the better it is known, the better it is learned.
         """
-        total: VoiceSums | None = None
+        total = so_far
         done = 0
         while done < len(places):
             some = places[done : done + max(_FIRST_CLIPS, done)]
