@@ -63,15 +63,29 @@ def _honest_temperature(table: LeftOut) -> float:
     return Calibration.fit(table, EVEN, 0.8).temperature
 
 
-def test_neutral_that_is_easily_found_does_not_pay_for_other_letters() -> None:
+def test_what_is_sure_is_as_often_right_as_asked_on_every_corpus() -> None:
+    table = left_out(corpora=4, voices=8, clips=20, lean=0.2, signal=1.5)
+    hard = (table.corpus == "corpus 3") & (np.arange(len(table.acted)) % 8 == 0)
+    mixed = replace(table, acted=np.where(hard, (table.acted + 1) % len(FOUR), table.acted))
+    alike, calibration = Calibration.fit(table, EVEN, 0.8), Calibration.fit(mixed, EVEN, 0.8)
+    assert calibration.unsure_below > alike.unsure_below
+    for prior in (EVERYDAY.over(FOUR), BALANCED.over(FOUR)):
+        posteriors, weights = mixed.posteriors(calibration.temperature, EVEN, prior), mixed.weights(prior)
+        sure = posteriors.max(axis=1) >= calibration.unsure_below
+        right = posteriors.argmax(axis=1) == mixed.acted
+        for name in mixed.corpora:
+            here = sure & (mixed.corpus == name)
+            assert 0.02 < here.sum() / (mixed.corpus == name).sum() < 0.95
+            assert np.average(right[here], weights=weights[here]) >= 0.8 - 1e-9
+
+
+def test_a_corpus_of_which_hardly_anything_is_sure_says_nothing_about_the_threshold() -> None:
     table = left_out(corpora=3, voices=8, clips=20, lean=0.2, signal=1.5)
-    calibration = Calibration.fit(table, EVEN, 0.8)
-    posteriors = table.posteriors(calibration.temperature, EVEN, EVERYDAY.over(FOUR))
-    sure = posteriors.max(axis=1) >= calibration.unsure_below
-    right = posteriors.argmax(axis=1) == table.acted
-    assert 0.02 < sure.mean() < 0.95
-    for prior in (EVERYDAY, BALANCED):
-        assert np.average(right[sure], weights=table.weights(prior.over(FOUR))[sure]) >= 0.8 - 1e-9
+    of_one = table.corpus == "corpus 0"
+    dull = replace(table, log_probs=np.where(of_one[:, None], 0.05 * table.log_probs[:, ::-1], table.log_probs))
+    others = table.where(~of_one)
+    assert Calibration.fit(dull, EVEN, 0.8).unsure_below < 1
+    assert (dull.posteriors(1.0, EVEN, EVEN)[of_one].max(axis=1) < Calibration.fit(others, EVEN, 0.8).unsure_below).all()
 
 
 def test_the_further_corpora_lie_apart_the_more_an_unknown_voice_may_lean(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_the_compact_recipe_keeps_its_test_and_validation_away_from_training() -
     assert isinstance(recipe.encoder, WhisperRecipe)
     assert (recipe.encoder.source, recipe.encoder.statistics, recipe.encoder.views) == ("openai/whisper-base", True, 5)
     assert recipe.normalisation is not None
-    assert recipe.folds == 2
+    assert recipe.folds == 4
     for corpus in recipe.corpora:
         assert not set(corpus.train) & {*corpus.test, *corpus.validation}
         assert bool(corpus.folds) == (corpus.by == "speaker")

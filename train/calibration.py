@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 KNOWN = ", voices known"
 
+_TOO_FEW = 0.02
+
 # Under it a probability counts as this; the logarithm of 0 has no use.
 _FLOOR = 1e-9
 
@@ -38,19 +40,26 @@ class Calibration:
 
     @classmethod
     def fit(cls, left_out: LeftOut, training_prior: Mapping[Emotion, float], trusted_accuracy: float) -> Self:
-        """Every corpus counts the same. Both are for posteriors corrected to the prior of everyday speech, as the monitor shows them.
+        """The temperature is for posteriors corrected to the prior of everyday speech, as the monitor shows them; corpora count the same.
 
-        trusted_accuracy: what is sure must be right so often, both where letters are as frequent as that prior says and where they are
-        all alike: one emotion that is easily found in most of the speech must not pay for the others.
+        trusted_accuracy: how often a sure answer must be right on every single corpus, for strangers and for known voices, where letters
+        are as frequent as in everyday speech and where all are alike, posteriors corrected to the same. A corpus of which under 2 %
+        would be sure says nothing about a threshold.
         """
         everyday, even = (prior.over(left_out.letters) for prior in (EVERYDAY, BALANCED))
         shift = np.log([everyday[letter] / training_prior[letter] for letter in left_out.letters])
         temperature = fit_temperature(left_out.log_probs, left_out.acted, left_out.weights(everyday), shift)
-        posteriors = left_out.posteriors(temperature, training_prior, everyday)
-        confidence, right = posteriors.max(axis=1), posteriors.argmax(axis=1) == left_out.acted
-        threshold = max(threshold_for(confidence, right, trusted_accuracy, left_out.weights(prior)) for prior in (everyday, even))
-        sure = float(np.average(confidence >= threshold, weights=left_out.weights(everyday)))
-        logger.info("temperature %.3f, unsure below %.3f, sure share %.3f", temperature, threshold, sure)
+        threshold = 0.0
+        for prior in (everyday, even):
+            posteriors, weights = left_out.posteriors(temperature, training_prior, prior), left_out.weights(prior)
+            confidence, right = posteriors.max(axis=1), posteriors.argmax(axis=1) == left_out.acted
+            for name in left_out.corpora:
+                here = left_out.corpus == name
+                needed = threshold_for(confidence[here], right[here], trusted_accuracy, weights[here])
+                needed = min(needed, float(np.quantile(confidence[here], 1 - _TOO_FEW)))
+                logger.info("%s: sure from %.3f", name, needed)
+                threshold = max(threshold, needed)
+        logger.info("temperature %.3f, unsure below %.3f", temperature, threshold)
         return cls(temperature, threshold)
 
     def applied(self, judged: Sequence[Judged]) -> list[Judged]:
