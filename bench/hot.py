@@ -49,7 +49,7 @@ class Hot:
 @contextmanager
 def hot(precision: Precision = "auto") -> Iterator[Hot]:
     """Loaded and warm."""
-    bundle = open_bundle(find_bundle("nano"))
+    bundle = open_bundle(find_bundle("compact"))
     engine = EmbeddedEngine(bundle, EngineConfig().kv_cache_mib, precision)
     ready = Hot(bundle, engine, Predictor(bundle, engine), demo_segments())
     ready.predictor.predict(ready.sounds(64))

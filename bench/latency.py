@@ -62,7 +62,7 @@ def _play(folder: Path, pace: float, times: int) -> tuple[list[float], list[floa
 
         changed = lambda state, _detail: ready.set() if state is EngineState.READY else None  # noqa: E731
         listener = Listener(lambda entry: sounds.pop(entry), judged, lambda *_: None, changed)
-        judge = Judge(EngineConfig(), BundleChoice("nano", folder / "bundles.json"), folder / "engine.log", listener, tireless=False)
+        judge = Judge(EngineConfig(), BundleChoice("compact", folder / "bundles.json"), folder / "engine.log", listener, tireless=False)
         judge.start()
         if not ready.wait(_START_TIMEOUT_S):
             raise RuntimeError(f"the engine was not ready after {_START_TIMEOUT_S} s")

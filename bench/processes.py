@@ -75,7 +75,7 @@ def _idle(running: Running, engine: psutil.Process, seconds: int) -> tuple[list[
     parts = {
         "capture, segmentation and timeline (the monitor)": [monitor],
         "watching which microphone is the default (pactl)": [child for child in monitor.children() if child != engine],
-        "embedded vLLM with nano, loaded and idle (the judging process)": [engine],
+        "embedded vLLM with compact, loaded and idle (the judging process)": [engine],
     }
     time.sleep(_SETTLE_S)
     before, began = {name: _cost(processes) for name, processes in parts.items()}, time.monotonic()

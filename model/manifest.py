@@ -24,6 +24,7 @@ LEARNED_FROM = "learned_from.json"  # from which segments of a person, where it 
 FORMAT = 1
 _ALLOWED_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".md", ""}
 _PACKAGED = Path(__file__).parent / "bundles"
+_ALIASES = {"nano": "compact"}  # settings may still name the model that was built in before
 
 
 class _Record(BaseModel):
@@ -197,7 +198,7 @@ class BundleManifest(_Record):
 
 def find_bundle(name: str) -> Path:
     """A bundle's folder: the name of a built-in one, or a path. Raises BundleError naming the built-in ones."""
-    for folder in (_PACKAGED / name, Path(name).expanduser()):
+    for folder in (_PACKAGED / _ALIASES.get(name, name), Path(name).expanduser()):
         if (folder / MANIFEST).is_file():
             return folder
     built_in = ", ".join(sorted(path.parent.name for path in _PACKAGED.glob(f"*/{MANIFEST}")))

@@ -20,7 +20,7 @@ from monitor.store.keys import Keys, PlaceName
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-PACKAGED_BUNDLE = "nano"
+PACKAGED_BUNDLE = "compact"
 STORE_VARIABLE = "EMOSLLM_STORE_URL"
 """The variable of the environment that comes before [store] url."""
 

@@ -1,4 +1,4 @@
-"""Whole bundles like nano that differ from it a little, as a night makes them."""
+"""Whole bundles like compact that differ from it a little, as a night makes them."""
 
 import json
 import shutil
@@ -13,16 +13,18 @@ from model.manifest import MANIFEST, digests, find_bundle, read_manifest, versio
 from monitor.control import Answer
 from monitor.judging.retirement import LEARNED_FROM
 
-NANO = find_bundle("nano")
-VERSION = read_manifest(NANO).version
+PACKAGED = find_bundle("compact")
+NANO = Path(__file__).parent / "data" / "nano"  # was built in before compact
+VERSION = read_manifest(PACKAGED).version
+STORED = f"{VERSION}+everyday"  # with the prior it judges under
 
 
 def trained(folder: Path, seed: int = 1, *, size: float = 0.01, temperature: float = 1.1, told: bool = True, large: bool = False) -> Path:
-    """Nano with its adapter and mapper moved by `size` of their norms in each tensor, and what a night writes beside them.
+    """The built-in bundle with its adapter and mapper moved by `size` of their norms in each tensor, and what a night writes beside them.
 
     large: with encoder and language model, which take nine tenths of its room; without them it is whole, but cannot be loaded.
     """
-    shutil.copytree(NANO, folder, ignore=None if large else shutil.ignore_patterns("llm", "encoder"))
+    shutil.copytree(PACKAGED, folder, ignore=None if large else shutil.ignore_patterns("llm", "encoder"))
     random = np.random.default_rng(seed)
     for name in ("mapper.safetensors", "adapter/adapter_model.safetensors"):
         weights = {}
@@ -33,7 +35,7 @@ def trained(folder: Path, seed: int = 1, *, size: float = 0.01, temperature: flo
     if told:
         span = {"from": "2026-11-01T08:00:00+00:00", "to": "2026-11-25T20:00:00+00:00"}
         (folder / LEARNED_FROM).write_text(json.dumps({"segments": list(range(seed, seed + 40)), **span}))
-    version = version_of("nano", digests(folder))
+    version = version_of("compact", digests(folder))
     if told:
         (folder / DECISION).write_text(decision(version, VERSION).model_dump_json())
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -54,7 +56,7 @@ class Monitor:
 
     def __init__(self, slow: int = 0, refusing: str = "") -> None:
         self.asked: list[str] = []
-        self.using = "nano"
+        self.using = "compact"
         self._slow, self._refusing = slow, refusing
 
     def use(self, arguments: "dict[str, object]") -> Answer:

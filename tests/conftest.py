@@ -39,9 +39,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="session")
-def nano() -> Bundle:
+def packaged() -> Bundle:
     """The embedded default."""
-    return open_bundle(find_bundle("nano"))
+    return open_bundle(find_bundle("compact"))
 
 
 @pytest.fixture(scope="session")
@@ -58,16 +58,16 @@ def utterances() -> list[Int16]:
 
 
 @pytest.fixture(scope="session")
-def embedded(nano: Bundle) -> Iterator[EmbeddedEngine]:
+def embedded(packaged: Bundle) -> Iterator[EmbeddedEngine]:
     """Real vLLM in this process."""
-    engine = EmbeddedEngine(nano, kv_cache_mib=64)
+    engine = EmbeddedEngine(packaged, kv_cache_mib=64)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
-    """`emosllm-monitor serve` for nano, with keys and TLS."""
+    """`emosllm-monitor serve` for packaged, with keys and TLS."""
     with SharedServer(tmp_path_factory.mktemp("shared"), "--max-adapters", "2", "--at-a-time", "8", "--of-each", "40") as running:
         yield running
 

@@ -64,7 +64,7 @@ def zone_by_day() -> ZoneInfo:
 
 def live(connection: Connection, zone: ZoneInfo, first: date, number: int, person: Person = Person()) -> int:
     """Write `number` days from `first` on; returns how many segments they have. The tables must be there, and empty of these days."""
-    manifest = read_manifest(find_bundle("nano"))
+    manifest = read_manifest(find_bundle("compact"))
     random = np.random.default_rng([person.seed, number])
     mood, written = 0.0, 0
     stream = f"made-up-{person.seed}-{first}"

@@ -17,7 +17,7 @@ def judged(
     unsure: bool = False,
     corrected: Emotion | None = None,
     voice: Voice | None = None,
-    bundle: str = "nano-1",
+    bundle: str = "compact-1",
 ) -> TimelineEntry:
     """A segment that begins `at_s` after NOON. corrected: what the person says it was."""
     if isinstance(said, Emotion):

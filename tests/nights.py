@@ -32,7 +32,7 @@ UTC_ZONE = ZoneInfo("UTC")
 EVENING = datetime(2026, 7, 14, 19, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 7, 15, tzinfo=UTC)
 NIGHT = datetime(2026, 7, 15, 3, tzinfo=UTC)
-NANO = read_manifest(find_bundle("nano"))
+PACKAGED = read_manifest(find_bundle("compact"))
 KEEPING = Config(privacy=PrivacyConfig(keep_audio=True), retrain=RetrainConfig(min_labels=20, min_new_labels=5))
 
 _MAIN = """
@@ -122,7 +122,7 @@ def live(pieces: Iterable[Said], checkins: Iterable[tuple[float, Emotion]] = (),
             number = timeline.add_segment(start_sample=samples[0], end_sample=samples[1], sound=sound(place, piece.seconds), **stretch)
             numbers.append(number)
             if piece.shown is not None:
-                judgement = Judgement(Prediction({piece.shown: 0.75, Emotion.OTHER: 0.25}, False, NANO.version))
+                judgement = Judgement(Prediction({piece.shown: 0.75, Emotion.OTHER: 0.25}, False, PACKAGED.version))
                 timeline.judge({number: judgement}, keep_sound=piece.kept)
             if piece.said is not None and piece.said is piece.shown:
                 mouth.confirm(number)
@@ -140,12 +140,12 @@ def a_month(count: int = 24, first_minute: float = 0) -> list[Said]:
 
 
 def decision(verdict: Verdict, **changed: Any) -> Decision:
-    """One with all its figures, of a training that began with nano."""
+    """One with all its figures, of a training that began with compact."""
     fields: dict[str, Any] = {
         "verdict": verdict,
         "reason": "it answers more as you say, and is no worse elsewhere",
-        "parent": NANO.version,
-        "version": "nano-5eed5eed" if verdict is Verdict.PROMOTED else None,
+        "parent": PACKAGED.version,
+        "version": "compact-5eed5eed" if verdict is Verdict.PROMOTED else None,
         "learned": Learned(
             corrections=16, confirmations=8, checkins=0, trained=14, stopping=3, held_out=7, left_out={"its sound is silent": 1}
         ),
@@ -178,7 +178,7 @@ def decision(verdict: Verdict, **changed: Any) -> Decision:
 
 
 def new_bundle(folder: Path, seed: int = 1, segments: Iterable[int] = range(1, 200)) -> Path:
-    """What a night makes of nano, as far as the monitor looks at it: small, and it cannot be loaded."""
+    """What a night makes of compact, as far as the monitor looks at it: small, and it cannot be loaded."""
     trained(folder, seed, told=False)
     told = {"segments": list(segments), "from": EVENING.isoformat(), "to": MIDNIGHT.isoformat()}
     (folder / LEARNED_FROM).write_text(json.dumps(told))

@@ -60,7 +60,7 @@ class Person:
         )
         if judged:
             # Not in the order of letters, and two are equally likely: the first counts.
-            said = Prediction({Emotion.SAD: 0.4, Emotion.HAPPY: 0.4, Emotion.NEUTRAL: 0.2}, False, "nano-1")
+            said = Prediction({Emotion.SAD: 0.4, Emotion.HAPPY: 0.4, Emotion.NEUTRAL: 0.2}, False, "compact-1")
             self.timeline.judge({number: Judgement(said, words)})
         return number
 

@@ -24,7 +24,7 @@ _WARM_UP = 40
 
 
 def entries(
-    day: Day = DAY, count: int = 200, seed: int = 0, bundle: str = "nano-5c1ad689", sad: float = 0.0, voice_version: str | None = None
+    day: Day = DAY, count: int = 200, seed: int = 0, bundle: str = "compact-5c1ad689", sad: float = 0.0, voice_version: str | None = None
 ) -> list[TimelineEntry]:
     """Judged segments, some unsure, some corrected by the person. sad: how much more probability sadness gets.
 
@@ -91,7 +91,7 @@ def story(count: int = 28, last: Day = DAY, without: Sequence[int] = (5, 6, 17),
     days = []
     for number in range(-_WARM_UP, count):
         day = Day(last.on - timedelta(days=count - 1 - number), last.zone)
-        bundle = "nano-5c1ad689" if change_at is None or number < change_at else "nano-77aa10bc"
+        bundle = "compact-5c1ad689" if change_at is None or number < change_at else "compact-77aa10bc"
         sad = 1.2 if number >= count - 7 else 0.0
         made = empty_day(day) if number in without else full_day(day, 120, seed=number + 100, bundle=bundle, sad=sad)
         days.append(replace(made, now=last.end + timedelta(hours=3)))

@@ -31,10 +31,10 @@ VERY_CLOSE = 1e-3
 
 
 @pytest.fixture(scope="module")
-def others(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
-    """Two bundles like nano with mappers and adapters of their own."""
+def others(packaged: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
+    """Two bundles like packaged with mappers and adapters of their own."""
     folder = tmp_path_factory.mktemp("others")
-    return [open_bundle(variant(folder / f"other{seed}", seed), nano) for seed in (1, 2)]
+    return [open_bundle(variant(folder / f"other{seed}", seed), packaged) for seed in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def sounds(utterances: list[Int16]) -> list[Sound]:
 
 
 @pytest.fixture(scope="module")
-def expected(nano: Bundle, others: list[Bundle], sounds: list[Sound]) -> dict[str, np.ndarray]:
+def expected(packaged: Bundle, others: list[Bundle], sounds: list[Sound]) -> dict[str, np.ndarray]:
     """Posteriors (sounds, letters) of fresh language models whose adapter stands beside the weights, by version."""
-    return {bundle.manifest.version: posteriors(bundle, load_llm(bundle), sounds) for bundle in (nano, *others)}
+    return {bundle.manifest.version: posteriors(bundle, load_llm(bundle), sounds) for bundle in (packaged, *others)}
 
 
 def posteriors(bundle: Bundle, llm: LanguageModel, sounds: list[Sound]) -> np.ndarray:
@@ -54,38 +54,38 @@ def posteriors(bundle: Bundle, llm: LanguageModel, sounds: list[Sound]) -> np.nd
     return np.array([list(answer.prediction.posterior.values()) for answer in answers if answer.prediction])
 
 
-def swap_about(engine: Engine, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]) -> None:
+def swap_about(engine: Engine, packaged: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]) -> None:
     """From bundle to bundle and back, some of them twice; back at the first, its answers are the very same."""
-    first = posteriors(nano, engine, sounds)
-    assert np.abs(first - expected[nano.manifest.version]).max() < VERY_CLOSE
-    for bundle in (others[0], others[1], others[0], nano, others[1], others[1], nano):
+    first = posteriors(packaged, engine, sounds)
+    assert np.abs(first - expected[packaged.manifest.version]).max() < VERY_CLOSE
+    for bundle in (others[0], others[1], others[0], packaged, others[1], others[1], packaged):
         engine.adopt(bundle)
         assert np.abs(posteriors(bundle, engine, sounds) - expected[bundle.manifest.version]).max() < VERY_CLOSE, bundle.manifest.version
-    assert (posteriors(nano, engine, sounds) == first).all()
+    assert (posteriors(packaged, engine, sounds) == first).all()
 
 
 def test_the_bundles_say_different_things_and_not_by_their_mappers_alone(
-    nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+    packaged: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
 ) -> None:
     first, *rest = expected.values()
     assert all(np.abs(table - first).max() > 5 * CLOSE for table in rest)
     assert np.abs(rest[0] - rest[1]).max() > 5 * CLOSE
-    old_adapter = posteriors(others[0], TransformersEngine(nano), sounds)
+    old_adapter = posteriors(others[0], TransformersEngine(packaged), sounds)
     assert np.abs(old_adapter - rest[0]).max() > 5 * CLOSE
 
 
 def test_transformers_says_what_a_fresh_one_says(
-    nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+    packaged: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
 ) -> None:
-    engine = TransformersEngine(nano)
-    swap_about(engine, nano, others, sounds, expected)
+    engine = TransformersEngine(packaged)
+    swap_about(engine, packaged, others, sounds, expected)
     assert not engine._llm.training
 
 
 def test_embedded_vllm_says_what_a_fresh_one_says(
-    embedded: EmbeddedEngine, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+    embedded: EmbeddedEngine, packaged: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
 ) -> None:
-    swap_about(embedded, nano, others, sounds, expected)
+    swap_about(embedded, packaged, others, sounds, expected)
 
 
 _NEEDS_EIGHT_BITS = pytest.mark.skipif(not (has_gpu() or has_amx()), reason="nothing here multiplies 8-bit floats")
@@ -96,7 +96,7 @@ _NEEDS_EIGHT_BITS = pytest.mark.skipif(not (has_gpu() or has_amx()), reason="not
     [("float32", VERY_CLOSE, 0), pytest.param("fp8", CLOSE, 1e-5, marks=_NEEDS_EIGHT_BITS)],
 )
 def test_an_engine_as_the_judging_process_has_it_says_so_too_in_8_bits_nearly(
-    nano: Bundle,
+    packaged: Bundle,
     others: list[Bundle],
     sounds: list[Sound],
     expected: dict[str, np.ndarray],
@@ -106,7 +106,7 @@ def test_an_engine_as_the_judging_process_has_it_says_so_too_in_8_bits_nearly(
     apart: float,
 ) -> None:
     np.savez(tmp_path / "sounds.npz", *(sound.audio for sound in sounds))
-    asked = [nano, others[0], nano]
+    asked = [packaged, others[0], packaged]
     told = [precision, tmp_path / "sounds.npz", tmp_path / "said.npy", *(bundle.folder for bundle in asked)]
     subprocess.run([sys.executable, "-m", "tests.own_engine", *map(str, told)], check=True, env=os.environ | LIBRARY_SETTINGS)
     said = np.load(tmp_path / "said.npy")
@@ -116,14 +116,14 @@ def test_an_engine_as_the_judging_process_has_it_says_so_too_in_8_bits_nearly(
 
 
 def test_a_server_says_what_a_fresh_one_says_and_is_sent_what_it_has_not(
-    shared: SharedServer, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
+    shared: SharedServer, packaged: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray]
 ) -> None:
     server = shared.as_client("swapping")
-    engine = server.engine(nano)
-    swap_about(engine, nano, others, sounds, expected)
+    engine = server.engine(packaged)
+    swap_about(engine, packaged, others, sounds, expected)
     with server.client() as client:
         served = [model["id"] for model in client.get("/v1/models").json()["data"]]
-    assert set(served) == {bundle.manifest.version for bundle in (nano, *others)}
+    assert set(served) == {bundle.manifest.version for bundle in (packaged, *others)}
     engine.close()
     # Another engine, as one that is started anew, finds what was sent before.
     later = server.engine(others[0])
@@ -145,19 +145,19 @@ def _cut(folder: Path) -> Path:
 
 
 @pytest.fixture(params=["transformers", "embedded"])
-def running(request: pytest.FixtureRequest, nano: Bundle) -> Iterator[Engine]:
-    """An engine with nano. The one that all tests share gets nano back."""
-    engine: Engine = request.getfixturevalue("embedded") if request.param == "embedded" else TransformersEngine(nano)
+def running(request: pytest.FixtureRequest, packaged: Bundle) -> Iterator[Engine]:
+    """An engine with packaged. The one that all tests share gets packaged back."""
+    engine: Engine = request.getfixturevalue("embedded") if request.param == "embedded" else TransformersEngine(packaged)
     yield engine
-    engine.adopt(nano)
+    engine.adopt(packaged)
 
 
 def test_an_adapter_that_cannot_be_loaded_leaves_the_old_one(
-    running: Engine, nano: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray], tmp_path: Path
+    running: Engine, packaged: Bundle, others: list[Bundle], sounds: list[Sound], expected: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    damaged = open_bundle(_no_adapter(tmp_path / "damaged"), nano)
-    misfit = open_bundle(_cut(tmp_path / "misfit"), nano)
-    for bundle in (nano, *others):
+    damaged = open_bundle(_no_adapter(tmp_path / "damaged"), packaged)
+    misfit = open_bundle(_cut(tmp_path / "misfit"), packaged)
+    for bundle in (packaged, *others):
         running.adopt(bundle)
         for bad in (damaged, misfit):
             with pytest.raises(BundleError, match="cannot be loaded"):
@@ -178,7 +178,7 @@ def _with_one_more(name: str, folder: Path) -> Path:
     return sign(bundle)
 
 
-def test_what_would_change_other_things_than_an_adapter_does_is_refused(nano: Bundle, tmp_path: Path) -> None:
+def test_what_would_change_other_things_than_an_adapter_does_is_refused(packaged: Bundle, tmp_path: Path) -> None:
     for number, settings in enumerate(({"use_dora": True}, {"rank_pattern": {"q_proj": 4}}, {"modules_to_save": ["lm_head"]}, {"r": 0})):
         with pytest.raises(BundleError, match="cannot be loaded"):
             Adapter.load(_with(settings, tmp_path / str(number)) / "adapter")
@@ -194,48 +194,48 @@ def test_what_only_a_fresh_engine_can_serve_is_told_and_changes_nothing(
     running: Engine,
     differs: dict[str, object],
     told: str,
-    nano: Bundle,
+    packaged: Bundle,
     sounds: list[Sound],
     expected: dict[str, np.ndarray],
     tmp_path: Path,
 ) -> None:
     with pytest.raises(NeedsRestart, match=told):
-        running.adopt(open_bundle(variant(tmp_path / "other", **differs), nano))
-    assert np.abs(posteriors(nano, running, sounds) - expected[nano.manifest.version]).max() < CLOSE
+        running.adopt(open_bundle(variant(tmp_path / "other", **differs), packaged))
+    assert np.abs(posteriors(packaged, running, sounds) - expected[packaged.manifest.version]).max() < CLOSE
 
 
-def test_an_adapter_of_a_higher_rank_is_taken_up_too(running: Engine, nano: Bundle, sounds: list[Sound], tmp_path: Path) -> None:
-    wide = open_bundle(variant(tmp_path / "wide", rank=16), nano)
+def test_an_adapter_of_a_higher_rank_is_taken_up_too(running: Engine, packaged: Bundle, sounds: list[Sound], tmp_path: Path) -> None:
+    wide = open_bundle(variant(tmp_path / "wide", rank=16), packaged)
     running.adopt(wide)
     assert np.abs(posteriors(wide, running, sounds) - posteriors(wide, load_llm(wide), sounds)).max() < VERY_CLOSE
 
 
 def test_another_encoder_needs_a_fresh_engine_and_the_same_one_is_shared(
-    nano: Bundle, others: list[Bundle], embedded: EmbeddedEngine, tmp_path: Path
+    packaged: Bundle, others: list[Bundle], embedded: EmbeddedEngine, tmp_path: Path
 ) -> None:
-    assert all(bundle.encoder is nano.encoder for bundle in others)
+    assert all(bundle.encoder is packaged.encoder for bundle in others)
     folder = variant(tmp_path / "other")
     (folder / "encoder/config.json").write_text((folder / "encoder/config.json").read_text() + "\n")
-    other = open_bundle(sign(folder), nano)
-    assert other.encoder is not nano.encoder
+    other = open_bundle(sign(folder), packaged)
+    assert other.encoder is not packaged.encoder
     with pytest.raises(NeedsRestart, match="another speech encoder"):
         embedded.adopt(other)
 
 
-def test_a_bundle_that_is_damaged_shares_nothing(nano: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_that_is_damaged_shares_nothing(packaged: Bundle, tmp_path: Path) -> None:
     folder = variant(tmp_path / "other")
     (folder / "encoder/model.safetensors").unlink()
     with pytest.raises(BundleError, match=r"encoder/model\.safetensors is missing"):
-        open_bundle(folder, nano)
+        open_bundle(folder, packaged)
 
 
-def test_parts_elsewhere_are_the_same_by_name(nano: Bundle) -> None:
-    elsewhere = nano.manifest.model_copy(update={"files": {}, "llm": "somebody/llm"})
+def test_parts_elsewhere_are_the_same_by_name(packaged: Bundle) -> None:
+    elsewhere = packaged.manifest.model_copy(update={"files": {}, "llm": "somebody/llm"})
     assert elsewhere.part("somebody/llm") == "somebody/llm"
-    assert nano.manifest.part("llm").keys() == {path.name for path in (find_bundle("nano") / "llm").iterdir()}
+    assert packaged.manifest.part("llm").keys() == {path.name for path in (find_bundle("compact") / "llm").iterdir()}
 
 
-def test_many_swaps_take_no_more_memory_than_few(running: Engine, nano: Bundle, others: list[Bundle]) -> None:
+def test_many_swaps_take_no_more_memory_than_few(running: Engine, packaged: Bundle, others: list[Bundle]) -> None:
     """Each with an answer, because an adapter's weights may be taken up only then."""
     sound = Sound(np.zeros(16_000, np.float32))
     process, resident = psutil.Process(), []

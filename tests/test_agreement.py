@@ -257,7 +257,7 @@ def test_a_look_finds_check_ins_labels_prompts_and_the_speech_around_them() -> N
         for number in range(12):
             at = NOON + timedelta(days=number)
             answer = Emotion.HAPPY if number % 2 else Emotion.SAD
-            prediction = Prediction({answer: 0.8, Emotion.NEUTRAL: 0.2}, False, "nano-1")
+            prediction = Prediction({answer: 0.8, Emotion.NEUTRAL: 0.2}, False, "compact-1")
             segment_id = timeline.add_segment(
                 start_sample=number, end_sample=number + 1, start_at=at, end_at=at + timedelta(seconds=12), sound=b"12"
             )

@@ -90,10 +90,10 @@ def test_a_percentile_of_few() -> None:
     assert percentile_95(list(range(1, 101))) == pytest.approx(95.95)
 
 
-def test_the_plain_loop_writes_the_letter_that_is_most_probable_here(nano: Bundle, embedded: EmbeddedEngine) -> None:
+def test_the_plain_loop_writes_the_letter_that_is_most_probable_here(packaged: Bundle, embedded: EmbeddedEngine) -> None:
     sounds = [Sound(pcm16_to_float(pcm)) for pcm in demo_segments()[:6]]
-    plain = PlainLoop(nano)
-    ours = [answer.prediction.emotion for answer in Predictor(nano, embedded).predict(sounds) if answer.prediction]
+    plain = PlainLoop(packaged)
+    ours = [answer.prediction.emotion for answer in Predictor(packaged, embedded).predict(sounds) if answer.prediction]
     assert len(set(ours)) > 1
     assert [plain.answer(sound) for sound in sounds] == ours
 

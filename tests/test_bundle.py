@@ -14,11 +14,12 @@ from model.bundle import load_llm, open_bundle
 from model.errors import BundleError
 from model.manifest import MANIFEST, digests, find_bundle, read_manifest, verify, version_of
 from model.types import Emotion
+from tests.bundles import NANO
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    shutil.copytree(find_bundle("nano"), tmp_path / "bundle")
+    shutil.copytree(find_bundle("compact"), tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
@@ -27,18 +28,17 @@ def _rewrite(folder: Path, **changes: object) -> None:
     (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
 
 
-def test_nano_is_whole_small_and_says_what_it_is() -> None:
-    folder = find_bundle("nano")
+def test_the_built_in_bundle_is_whole_small_and_says_what_it_is() -> None:
+    folder = find_bundle("compact")
     manifest = read_manifest(folder)
     verify(folder, manifest)
-    assert sum(path.stat().st_size for path in folder.rglob("*")) < 40 * 2**20
-    assert manifest.version == version_of("nano", manifest.files)
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 60 * 2**20
+    assert manifest.version == version_of("compact", manifest.files)
     assert manifest.license == "CC-BY-NC-SA-4.0"
     assert "NonCommercial" in (folder / "LICENSE").read_text()
     assert not {Emotion.CONTEMPT, Emotion.OTHER} & set(manifest.letters)
     assert any("contempt" in limit for limit in manifest.limits)
-    (score,) = manifest.scores
-    assert "ravdess_17" in score.split
+    score = next(score for score in manifest.scores if "ravdess_17" in score.split)
     assert score.unweighted_accuracy >= 0.65
     assert score.conditions
     assert score.outliers["ESC-10"] < 0.1
@@ -46,8 +46,15 @@ def test_nano_is_whole_small_and_says_what_it_is() -> None:
     assert score.interval_95[0] < score.unweighted_accuracy < score.interval_95[1]
 
 
+def test_the_bundle_that_was_built_in_before_still_opens_and_its_name_now_means_this_one() -> None:
+    former = open_bundle(NANO)
+    assert (former.manifest.version, former.reference_settings, former.manifest.training_prior) == ("nano-7defb358", None, None)
+    assert former.speech_embeds([torch.zeros(16000)]).shape[:2] == (1, 32)
+    assert find_bundle("nano") == find_bundle("compact")
+
+
 def test_its_parts_are_those_of_the_paper() -> None:
-    bundle = open_bundle(find_bundle("nano"))
+    bundle = open_bundle(find_bundle("compact"))
     llm = load_llm(bundle)
     assert bundle.mapper.settings["queries"] == 32
     assert llm.llm.peft_config["default"].r == 8
@@ -119,5 +126,5 @@ def test_an_adapter_for_another_language_model_is_refused(copy: Path) -> None:
 
 
 def test_a_name_that_is_no_bundle_is_answered_with_those_there_are() -> None:
-    with pytest.raises(BundleError, match="built-in: compact, nano"):
+    with pytest.raises(BundleError, match="built-in: compact"):
         find_bundle("no-such-bundle")

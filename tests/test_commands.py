@@ -35,7 +35,7 @@ def test_the_demo_ends_up_on_the_timeline_and_in_the_report_through_vllm(home: P
     assert entries
     assert {entry.state for entry in entries} == {SegmentState.JUDGED}
     assert done.stdout.count("%") == len(entries)
-    assert "engine ready: embedded, nano-" in done.stdout
+    assert "engine ready: embedded, compact-" in done.stdout
     with DEMO.with_suffix(".tsv").open(encoding="utf-8", newline="") as file:
         acted = list(csv.DictReader(file, delimiter="\t"))
     for row in acted:

@@ -79,7 +79,7 @@ class Run:
         config = Config(engine=EngineConfig(kind="transformers"))
         status, view = Status("a microphone", live=True), PlainView(Console(quiet=True), UTC_ZONE)
         self.status = status
-        recorder = Recorder(config, self._timeline, BundleChoice("nano", folder / "bundles.json"), folder / "engine.log", status, view)
+        recorder = Recorder(config, self._timeline, BundleChoice("compact", folder / "bundles.json"), folder / "engine.log", status, view)
         left = list(sources)
 
         def next_source() -> Microphone:

@@ -42,7 +42,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
             for number in range(3)
         ]
         timeline.cover(Coverage.HEARD, SPOKEN_AT, SPOKEN_AT + timedelta(minutes=5))
-        timeline.judge({number: Judgement(Prediction({Emotion.SAD: 0.8, Emotion.NEUTRAL: 0.2}, False, "nano-1")) for number in ids[:2]})
+        timeline.judge({number: Judgement(Prediction({Emotion.SAD: 0.8, Emotion.NEUTRAL: 0.2}, False, "compact-1")) for number in ids[:2]})
     with showing(folder, '[report]\ncontacts = ["Dr. A. Example, 01 23 45"]\n') as running:
         yield running
 

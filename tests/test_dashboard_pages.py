@@ -166,7 +166,7 @@ def test_what_is_heard_now_appears_by_itself(browser: Browser, session: dict[str
         with timeline_in(dashboard.folder) as timeline:
             place = {"start_sample": 0, "end_sample": 1, "start_at": now - timedelta(seconds=3), "end_at": now}
             number = timeline.add_segment(**place, sound=b"\0\0")
-            timeline.judge({number: Judgement(Prediction({Emotion.SURPRISE: 0.9, Emotion.SAD: 0.1}, False, "nano-1"))})
+            timeline.judge({number: Judgement(Prediction({Emotion.SURPRISE: 0.9, Emotion.SAD: 0.1}, False, "compact-1"))})
         expect(page.locator("#day")).to_contain_text("surprise 90 %", timeout=PATIENCE_MS)
         assert before != page.locator("#day").inner_text()
         assert complaints == []

@@ -15,8 +15,8 @@ from monitor.commands.serving import serve
 from monitor.serving.launch import server_arguments, sharing_arguments
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
-NANO = find_bundle("nano")
-MANIFEST = read_manifest(NANO)
+PACKAGED = find_bundle("compact")
+MANIFEST = read_manifest(PACKAGED)
 
 
 def _flags(arguments: list[str]) -> dict[str, list[str]]:
@@ -32,7 +32,7 @@ def _flags(arguments: list[str]) -> dict[str, list[str]]:
     return flags
 
 
-SERVED = _flags(server_arguments(NANO, resolve(NANO, MANIFEST.llm), MANIFEST.version))
+SERVED = _flags(server_arguments(PACKAGED, resolve(PACKAGED, MANIFEST.llm), MANIFEST.version))
 
 
 def test_the_second_host_of_data_parallelism_runs_the_engine_that_serve_runs() -> None:

@@ -221,7 +221,7 @@ def test_the_service_should_run_this_installation_where_it_is_installed(
 def test_the_engine_really_judges_and_says_how_long_it_took() -> None:
     found = engine(TRANSFORMERS)
     assert found.verdict is Verdict.OK
-    assert "nano-" in found.detail
+    assert "compact-" in found.detail
     assert "1 s of sound judged in" in found.detail
 
 

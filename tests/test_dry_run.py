@@ -14,9 +14,9 @@ import torch
 
 from model.encoder import load_encoder
 from model.errors import TrainingError
-from model.manifest import find_bundle
 from model.types import Emotion
 from tests import tiny
+from tests.bundles import NANO
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
 from train.dry.plan import PAPER_SPEECH, Speech
@@ -147,7 +147,7 @@ def test_what_hangs_on_corpora_of_unknown_size_is_not_told(recipe: Recipe) -> No
 
 def test_encoders_side_by_side_are_counted_together_and_run(recipe: Recipe) -> None:
     whisper = WhisperRecipe(kind="whisper", source="openai/whisper-tiny", license="MIT")
-    nano = Pretrained(source=str(find_bundle("nano") / "encoder"))
+    nano = Pretrained(source=str(NANO / "encoder"))
     counts = []
     for parts in ([whisper, whisper], [whisper, nano]):
         text = dry_run(recipe.model_copy(update={"encoder": CombinedRecipe(kind="combined", parts=parts)}))

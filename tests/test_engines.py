@@ -33,18 +33,18 @@ CLOSE = 0.01
 
 
 @pytest.fixture(scope="module")
-def plain(nano: Bundle) -> TransformersEngine:
-    return TransformersEngine(nano)
+def plain(packaged: Bundle) -> TransformersEngine:
+    return TransformersEngine(packaged)
 
 
 @pytest.fixture(scope="module")
-def expected(nano: Bundle, utterances: list[Int16]) -> np.ndarray:
+def expected(packaged: Bundle, utterances: list[Int16]) -> np.ndarray:
     """Posteriors (20, letters), one at a time, without padding, vLLM or batches, the adapter beside the weights."""
-    return _posteriors(nano, load_llm(nano), utterances, together=False)
+    return _posteriors(packaged, load_llm(packaged), utterances, together=False)
 
 
 def _posteriors(bundle: Bundle, engine: LanguageModel, pcms: list[Int16], together: bool) -> np.ndarray:
-    """Uncalibrated, (utterances, letters), asked as nano was released."""
+    """Uncalibrated, (utterances, letters), asked as packaged was released."""
     requests = [_request(bundle, pcm, "| Emotion:") for pcm in pcms]
     batches = [requests] if together else [[request] for request in requests]
     return np.exp([row for batch in batches for row in engine.letter_log_probs(batch, bundle.manifest.letters)])
@@ -63,7 +63,7 @@ def _sounds(utterances: list[Int16]) -> list[Sound]:
 
 @pytest.fixture(scope="module", params=["ser", "prompt-hint", "transcript-prefix", "2 shots", "features", "everything"])
 def style(request: pytest.FixtureRequest, utterances: list[Int16]) -> Style:
-    """Ways to ask that nano was not trained for: an engine must agree on those too."""
+    """Ways to ask that packaged was not trained for: an engine must agree on those too."""
     terciles = Terciles.fit([measure(pcm16_to_float(pcm)) for pcm in utterances])
     return {
         "2 shots": Style(Strategy.SER, shots=2),
@@ -73,9 +73,9 @@ def style(request: pytest.FixtureRequest, utterances: list[Int16]) -> Style:
 
 
 @pytest.fixture(scope="module")
-def answered(nano: Bundle, plain: TransformersEngine, utterances: list[Int16], style: Style) -> np.ndarray:
+def answered(packaged: Bundle, plain: TransformersEngine, utterances: list[Int16], style: Style) -> np.ndarray:
     """Calibrated posteriors (20, letters) in a style, by transformers one at a time."""
-    predictor = Predictor(nano, plain, style)
+    predictor = Predictor(packaged, plain, style)
     return np.array([row for sound in _sounds(utterances) for row in _table(predictor, [sound])])
 
 
@@ -90,52 +90,52 @@ def test_the_utterances_are_not_all_alike(expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("together", [False, True])
 def test_transformers_alone_and_in_a_batch(
-    nano: Bundle, plain: TransformersEngine, utterances: list[Int16], expected: np.ndarray, together: bool
+    packaged: Bundle, plain: TransformersEngine, utterances: list[Int16], expected: np.ndarray, together: bool
 ) -> None:
-    assert np.abs(_posteriors(nano, plain, utterances, together) - expected).max() < CLOSE
+    assert np.abs(_posteriors(packaged, plain, utterances, together) - expected).max() < CLOSE
 
 
 @pytest.mark.parametrize("together", [False, True])
 def test_embedded_vllm_gives_the_same(
-    nano: Bundle, embedded: EmbeddedEngine, utterances: list[Int16], expected: np.ndarray, together: bool
+    packaged: Bundle, embedded: EmbeddedEngine, utterances: list[Int16], expected: np.ndarray, together: bool
 ) -> None:
-    found = _posteriors(nano, embedded, utterances, together)
+    found = _posteriors(packaged, embedded, utterances, together)
     assert np.abs(found.sum(axis=1) - 1).max() < 1e-3
     assert np.abs(found - expected).max() < CLOSE
 
 
 @pytest.mark.parametrize("together", [False, True])
 def test_a_vllm_server_gives_the_same(
-    nano: Bundle, server: Server, utterances: list[Int16], expected: np.ndarray, together: bool, monkeypatch: pytest.MonkeyPatch
+    packaged: Bundle, server: Server, utterances: list[Int16], expected: np.ndarray, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMOSLLM_API_KEY", server.key)
-    engine = open_engine(EngineConfig(kind="server", url=server.url, ca_file=server.ca_file), nano)
-    assert np.abs(_posteriors(nano, engine, utterances, together) - expected).max() < CLOSE
+    engine = open_engine(EngineConfig(kind="server", url=server.url, ca_file=server.ca_file), packaged)
+    assert np.abs(_posteriors(packaged, engine, utterances, together) - expected).max() < CLOSE
     engine.close()
 
 
 def test_embedded_vllm_gives_the_same_in_every_style(
-    nano: Bundle, embedded: EmbeddedEngine, utterances: list[Int16], style: Style, answered: np.ndarray
+    packaged: Bundle, embedded: EmbeddedEngine, utterances: list[Int16], style: Style, answered: np.ndarray
 ) -> None:
-    assert np.abs(_table(Predictor(nano, embedded, style), _sounds(utterances)) - answered).max() < CLOSE
+    assert np.abs(_table(Predictor(packaged, embedded, style), _sounds(utterances)) - answered).max() < CLOSE
 
 
 def test_a_vllm_server_gives_the_same_in_every_style(
-    nano: Bundle, server: Server, utterances: list[Int16], style: Style, answered: np.ndarray
+    packaged: Bundle, server: Server, utterances: list[Int16], style: Style, answered: np.ndarray
 ) -> None:
-    engine = server.engine(nano)
-    assert np.abs(_table(Predictor(nano, engine, style), _sounds(utterances)) - answered).max() < CLOSE
+    engine = server.engine(packaged)
+    assert np.abs(_table(Predictor(packaged, engine, style), _sounds(utterances)) - answered).max() < CLOSE
     engine.close()
 
 
-def test_styles_are_not_all_alike(nano: Bundle, plain: TransformersEngine, utterances: list[Int16], expected: np.ndarray) -> None:
-    hinted = _table(Predictor(nano, plain, Style(Strategy.PROMPT_HINT)), _sounds(utterances))
-    assert np.abs(hinted - np.array(_table(Predictor(nano, plain), _sounds(utterances)))).max() > CLOSE
+def test_styles_are_not_all_alike(packaged: Bundle, plain: TransformersEngine, utterances: list[Int16], expected: np.ndarray) -> None:
+    hinted = _table(Predictor(packaged, plain, Style(Strategy.PROMPT_HINT)), _sounds(utterances))
+    assert np.abs(hinted - np.array(_table(Predictor(packaged, plain), _sounds(utterances)))).max() > CLOSE
 
 
 @pytest.mark.parametrize(("prefix", "stop"), [(None, " |"), ("| ASR:", "| Emotion:")])
 def test_all_engines_write_the_same(
-    nano: Bundle,
+    packaged: Bundle,
     plain: TransformersEngine,
     embedded: EmbeddedEngine,
     server: Server,
@@ -143,8 +143,8 @@ def test_all_engines_write_the_same(
     prefix: str | None,
     stop: str,
 ) -> None:
-    served = server.engine(nano)
-    requests = [_request(nano, pcm, prefix) for pcm in utterances]
+    served = server.engine(packaged)
+    requests = [_request(packaged, pcm, prefix) for pcm in utterances]
     alone = [plain.write([request], stop)[0] for request in requests]
     assert len(set(alone)) > 1
     for engine in (plain, embedded, served):
@@ -201,40 +201,40 @@ def test_an_evaluation_is_told_that_a_model_takes_no_audio(published: Bundle, pl
         ServedModel(plain_server.url, published.manifest.version, plain_server.key).answer([clip])
 
 
-def test_the_adapter_is_applied(nano: Bundle, utterances: list[Int16], expected: np.ndarray) -> None:
-    without = _posteriors(nano, SpeechLLM.load(resolve(nano.folder, nano.manifest.llm)), utterances, together=True)
+def test_the_adapter_is_applied(packaged: Bundle, utterances: list[Int16], expected: np.ndarray) -> None:
+    without = _posteriors(packaged, SpeechLLM.load(resolve(packaged.folder, packaged.manifest.llm)), utterances, together=True)
     assert np.abs(without - expected).max() > CLOSE
 
 
 def test_the_predictor_answers_in_the_order_asked(
-    nano: Bundle, embedded: EmbeddedEngine, utterances: list[Int16], expected: np.ndarray
+    packaged: Bundle, embedded: EmbeddedEngine, utterances: list[Int16], expected: np.ndarray
 ) -> None:
-    answers = Predictor(nano, embedded).predict([Sound(pcm16_to_float(pcm)) for pcm in utterances])
+    answers = Predictor(packaged, embedded).predict([Sound(pcm16_to_float(pcm)) for pcm in utterances])
     for row, answer in zip(expected, answers, strict=True):
         prediction = answer.prediction
         assert prediction is not None
         assert answer.transcript is None
-        assert list(prediction.posterior) == nano.manifest.letters
-        assert prediction.emotion == nano.manifest.letters[int(row.argmax())]
-        assert prediction.bundle_version == nano.manifest.version
-        assert prediction.unsure == (prediction.confidence < nano.manifest.unsure_below)
-    assert Predictor(nano, embedded).predict([]) == []
+        assert list(prediction.posterior) == packaged.manifest.letters
+        assert prediction.emotion == packaged.manifest.letters[int(row.argmax())]
+        assert prediction.bundle_version == packaged.manifest.version
+        assert prediction.unsure == (prediction.confidence < packaged.manifest.unsure_below)
+    assert Predictor(packaged, embedded).predict([]) == []
 
 
-def test_a_wrong_key_is_a_lasting_error_that_says_where_the_key_goes(nano: Bundle, server: Server) -> None:
+def test_a_wrong_key_is_a_lasting_error_that_says_where_the_key_goes(packaged: Bundle, server: Server) -> None:
     with pytest.raises(EngineRejected, match="key_file"):
-        replace(server, key="wrong").engine(nano)
+        replace(server, key="wrong").engine(packaged)
 
 
-def test_a_server_that_is_not_there_is_a_passing_error(nano: Bundle) -> None:
+def test_a_server_that_is_not_there_is_a_passing_error(packaged: Bundle) -> None:
     with pytest.raises(EngineUnavailable, match=r"127\.0\.0\.1:9"):
-        Server(NOBODY, "").engine(nano, patience_s=1)
+        Server(NOBODY, "").engine(packaged, patience_s=1)
 
 
-def test_a_server_that_breaks_in_the_middle_is_a_passing_error_too(nano: Bundle) -> None:
+def test_a_server_that_breaks_in_the_middle_is_a_passing_error_too(packaged: Bundle) -> None:
     class Broken(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps({"data": [{"id": nano.manifest.version}]}).encode()
+            body = json.dumps({"data": [{"id": packaged.manifest.version}]}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -248,9 +248,9 @@ def test_a_server_that_breaks_in_the_middle_is_a_passing_error_too(nano: Bundle)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as broken:
         threading.Thread(target=broken.serve_forever, daemon=True).start()
-        engine = Server(f"http://127.0.0.1:{broken.server_port}", "").engine(nano, patience_s=1)
+        engine = Server(f"http://127.0.0.1:{broken.server_port}", "").engine(packaged, patience_s=1)
         with pytest.raises(EngineUnavailable, match="status 503"):
-            engine.letter_log_probs([_request(nano, np.zeros(16000, np.int16), "| Emotion:")] * 3, nano.manifest.letters)
+            engine.letter_log_probs([_request(packaged, np.zeros(16000, np.int16), "| Emotion:")] * 3, packaged.manifest.letters)
         engine.close()
         broken.shutdown()
 

@@ -50,7 +50,7 @@ def exported(path: Path, form: Form, out: Path, stretch: Stretch = EVER) -> dict
 def small() -> dict[str, list[dict[str, Any]]]:
     """A history with one of everything."""
     posterior = {"S": 0.5, "H": 0.5}
-    judged = {"emotion": "S", "confidence": 0.5, "unsure": False, "posterior": json.dumps(posterior), "bundle_version": "nano-1"}
+    judged = {"emotion": "S", "confidence": 0.5, "unsure": False, "posterior": json.dumps(posterior), "bundle_version": "compact-1"}
     first = {"stream": "one", "start_sample": 0, "end_sample": 32_000, "start_at": text_of(NOON), "zone": "Europe/Paris", "state": "judged"}
     first |= {"end_at": text_of(NOON + timedelta(seconds=2)), "judged_at": text_of(NOON), "transcript": "=hello", "reason": None, **judged}
     said = {"segment_id": 1, "emotion": "H", "confirmed": False, "at": text_of(NOON + timedelta(hours=1)), "undone_at": None}

@@ -15,6 +15,7 @@ from model.errors import BundleError
 from model.familiarity import FAMILIARITY, Familiarity
 from model.predictor import Predictor, Sound
 from model.types import Prediction
+from tests.bundles import NANO
 from tests.variants import sign
 from train.asking import from_states
 
@@ -98,11 +99,17 @@ def test_a_file_that_was_cut_is_refused(fitted: Familiarity, tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def bundle(nano: Bundle) -> Bundle:
-    """nano, which is told that utterances like the first of `sounds` are what it was trained on."""
+def without() -> Bundle:
+    """A bundle that does not know what its training speech was like."""
+    return open_bundle(NANO)
+
+
+@pytest.fixture(scope="module")
+def bundle(without: Bundle) -> Bundle:
+    """One that is told that utterances like the first of `sounds` are what it was trained on."""
     random = torch.Generator().manual_seed(0)
-    like_the_first = _mean_states(nano, sounds()[:1]) + 0.05 * torch.randn(100, nano.encoder.width, generator=random)
-    return replace(nano, familiarity=Familiarity.fit(like_the_first, dimensions=8))
+    like_the_first = _mean_states(without, sounds()[:1]) + 0.05 * torch.randn(100, without.encoder.width, generator=random)
+    return replace(without, familiarity=Familiarity.fit(like_the_first, dimensions=8))
 
 
 def sounds() -> list[Sound]:
@@ -117,10 +124,10 @@ def _mean_states(bundle: Bundle, some: list[Sound]) -> Tensor:
     return torch.stack([bundle.states([torch.from_numpy(sound.audio)])[0][0].mean(dim=0) for sound in some])
 
 
-def test_a_bundle_without_it_is_as_confident_about_everything(nano: Bundle) -> None:
-    states, mask = nano.states([torch.from_numpy(sound.audio) for sound in sounds()])
-    assert nano.distances(states, mask) == [1.0, 1.0, 1.0]
-    assert nano.prediction([-1.0] * 7) == nano.prediction([-1.0] * 7, 1.0)
+def test_a_bundle_without_it_is_as_confident_about_everything(without: Bundle) -> None:
+    states, mask = without.states([torch.from_numpy(sound.audio) for sound in sounds()])
+    assert without.distances(states, mask) == [1.0, 1.0, 1.0]
+    assert without.prediction([-1.0] * 7) == without.prediction([-1.0] * 7, 1.0)
 
 
 def test_distances_are_of_mean_states_without_padding_the_reference_subtracted(bundle: Bundle) -> None:
@@ -147,10 +154,10 @@ def test_the_distance_multiplies_the_temperature(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-def test_what_is_unlike_training_is_answered_the_same_with_less_confidence(bundle: Bundle, nano: Bundle, shifted: bool) -> None:
-    llm = load_llm(nano)
+def test_what_is_unlike_training_is_answered_the_same_with_less_confidence(bundle: Bundle, without: Bundle, shifted: bool) -> None:
+    llm = load_llm(without)
     shift = np.linspace(-0.3, 0.3, bundle.encoder.width, dtype=np.float32) if shifted else None
-    plain, found = Predictor(nano, llm).predict(sounds(), shift), Predictor(bundle, llm).predict(sounds(), shift)
+    plain, found = Predictor(without, llm).predict(sounds(), shift), Predictor(bundle, llm).predict(sounds(), shift)
     states, mask = bundle.states([torch.from_numpy(sound.audio) for sound in sounds()])
     distances = bundle.distances(states, mask, shift)
     assert max(distances) > 2

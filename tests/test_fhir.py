@@ -130,4 +130,4 @@ def test_nobody_is_named_and_no_note_is_told_unless_the_settings_name_somebody()
 def test_the_device_is_the_model_that_judged() -> None:
     resources = [entry["resource"] for entry in json.loads(to_fhir(of_days()))["entry"]]
     versions = [device["version"][1]["value"] for device in resources if device["resourceType"] == "Device"]
-    assert versions == ["nano-5c1ad689", "nano-77aa10bc"]
+    assert versions == ["compact-5c1ad689", "compact-77aa10bc"]

@@ -261,7 +261,7 @@ def test_numbers_are_not_given_again(life: Life) -> None:
 def bundle(folder: Path, learned: str | None) -> Path:
 
     folder.mkdir(parents=True)
-    manifest = json.loads((find_bundle("nano") / "bundle.json").read_text())
+    manifest = json.loads((find_bundle("compact") / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps(manifest | {"version": folder.name}))
     (folder / "mapper.safetensors").write_bytes(b"weights of " + folder.name.encode())
     if learned is not None:
@@ -287,9 +287,9 @@ def test_bundles_that_learned_from_it_are_retired_and_others_are_not(life: Life,
     assert all(sorted(file.name for file in folder.iterdir()) == ["bundle.json", "retired.json"] for folder in guilty)
     assert all((folder / "mapper.safetensors").exists() for folder in innocent)
     choice = BundleChoice(config.engine.bundle, life.folder / "bundles.json")
-    assert choice.current == "nano"
+    assert choice.current == "compact"
     assert choice.aside == "", "what is in use instead is what should be"
-    assert receipt.instead == read_manifest(find_bundle("nano")).version
+    assert receipt.instead == read_manifest(find_bundle("compact")).version
 
 
 def test_where_the_one_in_use_learned_from_it_the_one_before_is_used_instead(life: Life, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_where_the_one_in_use_learned_from_it_the_one_before_is_used_instead(lif
     in_use = Library.of(life.config).in_use
     assert in_use.current == str(life.folder / "bundles" / innocent)
     assert "erased" in in_use.uses()[-1].why
-    assert in_use.previous() == "nano"
+    assert in_use.previous() == "compact"
     assert "in use instead: " + innocent in "\n".join(receipt_of(receipt, "", remote=False))
 
 
@@ -331,12 +331,12 @@ def test_a_monitor_that_does_not_leave_it_is_named_and_a_later_forget_tries_agai
 
 def test_a_monitor_that_went_back_to_a_retired_one_is_told_too(life: Life, tmp_path: Path) -> None:
     used(life, tmp_path)
-    Library.of(life.config).in_use.use("nano", "by hand", NOON)
+    Library.of(life.config).in_use.use("compact", "by hand", NOON)
     monitor = Monitor()
     commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": monitor.use}
     with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
         receipt = forget(life.config, GONE)
-    assert (monitor.asked, receipt.instead) == (["nano"], "")
+    assert (monitor.asked, receipt.instead) == (["compact"], "")
 
 
 def test_a_bundle_that_was_half_moved_goes_too(life: Life) -> None:

@@ -39,7 +39,7 @@ class Room:
         self.path = folder / "timeline.db"
         self._timeline = Timeline.open(self.path, ZoneInfo("UTC"), keys())
         self.status = status = Status("a test", live=True)
-        choice = BundleChoice("nano", folder / "bundles.json")
+        choice = BundleChoice("compact", folder / "bundles.json")
         self.recorder = Recorder(
             Config(), self._timeline, choice, folder / "engine.log", status, PlainView(Console(quiet=True), ZoneInfo("UTC"))
         )

@@ -320,7 +320,7 @@ def test_kept_sound_goes_after_its_days_and_a_backup_is_made_a_day(database: Pat
     start = datetime.now(UTC) - timedelta(days=2)
     with closing(Timeline.open(database, PARIS, keys())) as timeline:
         entry = timeline.add_segment(start_sample=0, end_sample=1, start_at=start, end_at=start + timedelta(seconds=1), sound=b"12")
-        timeline.judge({entry: Judgement(Prediction({Emotion.SAD: 1.0}, False, "nano-1"))}, keep_sound=True)
+        timeline.judge({entry: Judgement(Prediction({Emotion.SAD: 1.0}, False, "compact-1"))}, keep_sound=True)
         jobs = {job.name: job for job in upkeep_jobs(timeline, Config())}
         results = [
             {name: job.run(datetime.now(UTC) + timedelta(days=days)).outcome.value for name, job in jobs.items()}
@@ -338,7 +338,7 @@ def test_what_a_day_is_too_long_for_is_done_hourly(database: Path) -> None:
     start = datetime.now(UTC) - timedelta(days=2)
     with closing(Timeline.open(database, PARIS, keys())) as timeline:
         entry = timeline.add_segment(start_sample=0, end_sample=1, start_at=start, end_at=start + timedelta(seconds=1), sound=b"12")
-        timeline.judge({entry: Judgement(Prediction({Emotion.SAD: 1.0}, False, "nano-1"))}, keep_sound=True)
+        timeline.judge({entry: Judgement(Prediction({Emotion.SAD: 1.0}, False, "compact-1"))}, keep_sound=True)
         often = hourly(timeline, Config())
         for act in often.values():
             act(datetime.now(UTC) + timedelta(days=30, minutes=1))

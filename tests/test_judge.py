@@ -21,8 +21,9 @@ from monitor.judging.judge import Judge
 from monitor.judging.listener import EngineState, Listener
 from monitor.judging.process import JudgingProcess, Wakeup
 from monitor.store.records import Judgement
+from tests.bundles import STORED
 
-QUICK = EngineConfig(kind="transformers", bundle="nano", max_batch=4)
+QUICK = EngineConfig(kind="transformers", bundle="compact", max_batch=4)
 
 
 class Record:
@@ -139,10 +140,10 @@ def test_a_bundle_that_is_none_is_set_aside_for_the_built_in_one(tmp_path: Path)
 def _bad_copy(folder: Path) -> Path:
     """A bundle like the built-in one that cannot be loaded, under a version of its own."""
     bad = folder / "bad"
-    shutil.copytree(find_bundle("nano"), bad)
+    shutil.copytree(find_bundle("compact"), bad)
     (bad / "mapper.safetensors").write_bytes(b"damaged")
     description = bad / "bundle.json"
-    description.write_text(description.read_text().replace(read_manifest(bad).version, "nano-bad00000"))
+    description.write_text(description.read_text().replace(read_manifest(bad).version, "compact-bad00000"))
     return bad
 
 
@@ -153,7 +154,7 @@ def test_a_bundle_that_cannot_be_used_is_set_aside_for_the_one_before_and_that_i
     judge.start()
     judge.finish(never)
     assert record.answered == [0, 1]
-    assert {judgement.prediction.bundle_version for _, judgement in record.judgements} == {read_manifest(find_bundle("nano")).version}
+    assert {judgement.prediction.bundle_version for _, judgement in record.judgements} == {STORED}
     assert any("set aside" in detail for detail in record.details)
     assert BundleChoice(config.bundle, tmp_path / "bundles.json").aside, "and that is remembered"
 
@@ -174,7 +175,7 @@ def test_an_engine_that_never_starts_is_tried_three_times_and_its_last_words_are
     assert "SIGABRT" in str(judge.error)
     assert record.states.count(EngineState.LOADING) == 3
     assert judge.waiting == 1, "it is judged when an engine is there again"
-    assert not BundleChoice("nano", tmp_path / "bundles.json").aside, "where there is no other, the bundle is not to blame"
+    assert not BundleChoice("compact", tmp_path / "bundles.json").aside, "where there is no other, the bundle is not to blame"
 
 
 def test_a_tireless_judge_goes_on_until_the_engine_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +201,8 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path\n"
         "from monitor.judging.bundle_choice import BundleChoice\n"
         "from monitor.config import EngineConfig; from monitor.judging.judge import Judge; from monitor.judging.listener import Listener\n"
-        "log = Path(sys.argv[1]); choice = BundleChoice('nano', log.with_name('bundles.json'))\n"
-        "j = Judge(EngineConfig(kind='transformers', bundle='nano'), choice, log, Listener(print, print, print, print), False)\n"
+        "log = Path(sys.argv[1]); choice = BundleChoice('compact', log.with_name('bundles.json'))\n"
+        "j = Judge(EngineConfig(kind='transformers', bundle='compact'), choice, log, Listener(print, print, print, print), False)\n"
         "j.start(); time.sleep(1)\n"
         "import os; os.kill(os.getpid(), 9)"
     )

@@ -234,8 +234,8 @@ def test_a_second_microphone_is_marked_once_and_hardly_used_does_not_count() -> 
 
 def test_where_another_model_begins_that_is_told_and_not_twice() -> None:
     days = [a_day(i, 0.2) for i in range(5)]
-    days += [replace(a_day(5 + i, 0.2, bundles=("nano-2",)), references={"a": 100}) for i in range(3)]
-    days += [replace(a_day(8, 0.2, bundles=("nano-3",)), references={"b": 100})]
+    days += [replace(a_day(5 + i, 0.2, bundles=("compact-2",)), references={"a": 100}) for i in range(3)]
+    days += [replace(a_day(8, 0.2, bundles=("compact-3",)), references={"b": 100})]
     told = sadness(days)
     assert [point.voice_changed for point in told.points[-4:]] == [False, False, False, True]
     assert sentences._voice_changes([told], "the dates named") == []

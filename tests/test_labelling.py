@@ -23,8 +23,8 @@ from tests.typed import lines, typed
 
 PARIS = ZoneInfo("Europe/Paris")
 MORNING = datetime(2026, 1, 5, 8, 1, 13, tzinfo=UTC)
-FEAR = Prediction({Emotion.FEAR: 0.84, Emotion.SAD: 0.16}, unsure=False, bundle_version="nano-1")
-PERHAPS = Prediction({Emotion.FEAR: 0.41, Emotion.SAD: 0.34, Emotion.ANGRY: 0.25}, unsure=True, bundle_version="nano-1")
+FEAR = Prediction({Emotion.FEAR: 0.84, Emotion.SAD: 0.16}, unsure=False, bundle_version="compact-1")
+PERHAPS = Prediction({Emotion.FEAR: 0.41, Emotion.SAD: 0.34, Emotion.ANGRY: 0.25}, unsure=True, bundle_version="compact-1")
 DAY = ("--day", "2026-01-05")
 
 
@@ -113,7 +113,7 @@ def test_json_holds_the_same_facts() -> None:
         "confidence": 0.41,
         "unsure": True,
         "posterior": {"F": 0.41, "S": 0.34, "A": 0.25},
-        "model": "nano-1",
+        "model": "compact-1",
     }
     assert (first["said"]["emotion"], first["said"]["confirmed"], second["said"]) == ("fear", True, None)
     assert (third["state"], third["reason"], third["estimate"], fourth["state"]) == (

@@ -18,7 +18,7 @@ from monitor.retraining import evidence
 from monitor.retraining.evidence import Material, Outdated, Piece, gather, refuse_outdated, send
 from monitor.store.kept_sound import KeptSound
 from monitor.store.timeline import Timeline
-from tests.nights import EVENING, KEEPING, NANO, UTC_ZONE, Said, live, sound, words
+from tests.nights import EVENING, KEEPING, PACKAGED, UTC_ZONE, Said, live, sound, words
 from tests.stores import keys, raw
 
 SAD, HAPPY, NEUTRAL, CONTEMPT, FEAR = Emotion.SAD, Emotion.HAPPY, Emotion.NEUTRAL, Emotion.CONTEMPT, Emotion.FEAR
@@ -26,7 +26,7 @@ SETTINGS = KEEPING.timeline
 
 
 def gathered(config: Config = KEEPING) -> Material:
-    return gather(config, NANO.letters)
+    return gather(config, PACKAGED.letters)
 
 
 def said_of(material: Material) -> list[tuple[int, Emotion, Kind, Emotion, float]]:

@@ -20,7 +20,7 @@ from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.retirement import retire
 from monitor.library import BUNDLES, Library, go_live
 from monitor.look import in_use_of
-from tests.bundles import NANO, VERSION, Monitor, trained
+from tests.bundles import PACKAGED, VERSION, Monitor, trained
 
 CONFIG = Config()
 
@@ -159,8 +159,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_what_is_half_written_goes_with_the_next_change_and_is_never_listed(library: Library, tmp_path: Path, several: list[str]) -> None:
-    shutil.copytree(NANO, library.folder / ".coming-nano-00000000")
-    shutil.copytree(NANO, library.folder / ".going-nano-00000001")
+    shutil.copytree(PACKAGED, library.folder / ".coming-compact-00000000")
+    shutil.copytree(PACKAGED, library.folder / ".going-compact-00000001")
     (library.folder / "no-bundle").mkdir()
     assert [kept.version for kept in library.all()] == several
     library.add(trained(tmp_path / "new", 7))
@@ -218,8 +218,8 @@ def test_whatever_is_killed_when_every_bundle_is_whole_and_one_is_in_use(library
             for kept in library.all():
                 verify(kept.folder, read_manifest(kept.folder))
             current = library.in_use.current
-            assert current == "nano" or library.find(current).own
-            used += current != "nano"
+            assert current == "compact" or library.find(current).own
+            used += current != "compact"
             library.sweep()
             assert not [name for name in entries(library.folder) if name.startswith(".")]
     finally:
@@ -232,14 +232,14 @@ def test_whatever_is_killed_when_every_bundle_is_whole_and_one_is_in_use(library
 
 def test_a_bundle_is_found_by_all_of_its_names(library: Library, tmp_path: Path, several: list[str]) -> None:
     version = several[0]
-    for text in (version, version[:-1], version.removeprefix("nano-"), str(library.folder / version)):
+    for text in (version, version[:-1], version.removeprefix("compact-"), str(library.folder / version)):
         assert library.find(text).version == version
-    assert library.find("nano").name == "nano"
-    assert library.find(VERSION).name == "nano"
+    assert library.find("compact").name == "compact"
+    assert library.find(VERSION).name == "compact"
     assert library.find(str(trained(tmp_path / "elsewhere", 9))).own is False
     with pytest.raises(BundleError, match=f"may mean .*{several[3]}"):
-        library.find("nano-")
-    with pytest.raises(BundleError, match="there is no bundle 'x': there are nano-"):
+        library.find("compact-")
+    with pytest.raises(BundleError, match="there is no bundle 'x': there are compact-"):
         library.find("x")
 
 
@@ -272,7 +272,7 @@ def test_the_base_stays_though_it_is_the_oldest(several: list[str]) -> None:
 def test_without_a_monitor_the_next_start_uses_it(library: Library, several: list[str]) -> None:
     assert go_live(CONFIG, several[1], "learned from you") == several[1]
     (use,) = library.in_use.uses()
-    assert (use.base, use.version, use.why) == ("nano", several[1], "learned from you")
+    assert (use.base, use.version, use.why) == ("compact", several[1], "learned from you")
     assert in_use_of(CONFIG) == str(library.folder / several[1])
     go_live(CONFIG, several[1], "again")
     assert len(library.in_use.uses()) == 1
@@ -283,9 +283,9 @@ def test_a_running_monitor_switches_first_within_a_second(library: Library, seve
     with serving(monitor):
         begun = time.monotonic()
         go_live(CONFIG, several[0], "")
-        go_live(CONFIG, "nano", "", back=True)
+        go_live(CONFIG, "compact", "", back=True)
         assert time.monotonic() - begun < 2
-    assert monitor.asked == [str(library.folder / several[0]), "nano"]
+    assert monitor.asked == [str(library.folder / several[0]), "compact"]
     assert [use.name for use in library.in_use.uses()] == monitor.asked
     assert library.in_use.previous() is None
 
@@ -310,7 +310,7 @@ def test_what_a_monitor_refuses_is_not_in_use(library: Library, several: list[st
     monitor = Monitor(refusing="the adapter's rank 64 is larger than 8")
     with serving(monitor), pytest.raises(EmosllmError, match="rank 64"):
         go_live(CONFIG, several[0], "")
-    assert (monitor.using, library.in_use.uses(), in_use_of(CONFIG)) == ("nano", [], "nano")
+    assert (monitor.using, library.in_use.uses(), in_use_of(CONFIG)) == ("compact", [], "compact")
     assert library.find(several[0]).own
 
 
@@ -319,7 +319,7 @@ def test_what_cannot_be_remembered_does_not_stay_in_use(library: Library, severa
     bundles_file().with_suffix(".new").mkdir()
     with serving(monitor), pytest.raises(BundleError, match="stays as it was"):
         go_live(CONFIG, several[0], "")
-    assert (monitor.asked, monitor.using) == ([str(library.folder / several[0]), "nano"], "nano")
+    assert (monitor.asked, monitor.using) == ([str(library.folder / several[0]), "compact"], "compact")
 
 
 def test_what_is_damaged_or_retired_reaches_no_monitor(library: Library, several: list[str]) -> None:
@@ -337,7 +337,7 @@ def test_what_was_set_aside_is_tried_again_where_somebody_says_so_but_not_gone_b
     for version in several[:2]:
         go_live(Config(retrain=RetrainConfig(keep=10)), version, "")
     BundleChoice(str(library.folder / several[0]), bundles_file()).set_aside("it died")
-    assert library.in_use.previous() == "nano"
+    assert library.in_use.previous() == "compact"
     go_live(CONFIG, several[0], "once more")
     assert (library.in_use.aside(), in_use_of(CONFIG)) == ({}, str(library.folder / several[0]))
 
@@ -345,5 +345,5 @@ def test_what_was_set_aside_is_tried_again_where_somebody_says_so_but_not_gone_b
 def test_where_the_one_in_use_is_gone_something_else_is(library: Library, several: list[str]) -> None:
     go_live(CONFIG, several[0], "")
     shutil.rmtree(library.folder / several[0])
-    assert in_use_of(CONFIG) == "nano"
+    assert in_use_of(CONFIG) == "compact"
     assert library.in_use.current == str(library.folder / several[0])

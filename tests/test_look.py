@@ -27,7 +27,7 @@ NOW = datetime(2026, 6, 30, 12, tzinfo=UTC)
 FIRST = date(2026, 4, 1)
 DAYS = 90  # April to June
 FALLS = 80
-SEVEN = read_manifest(find_bundle("nano")).letters
+SEVEN = read_manifest(find_bundle("compact")).letters
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_the_monitor_makes_summaries_nobody_asked_for_and_each_once(lived: Timel
 
 def _bundle(folder: Path, version: str, prior: dict[Emotion, float] | None = None) -> list[Emotion]:
     """A bundle of that version, without weights; returns its letters."""
-    manifest = read_manifest(find_bundle("nano")).model_copy(update={"version": version, "training_prior": prior})
+    manifest = read_manifest(find_bundle("compact")).model_copy(update={"version": version, "training_prior": prior})
     folder.mkdir(parents=True)
     (folder / "bundle.json").write_text(manifest.model_dump_json(), encoding="utf-8")
     return manifest.letters
@@ -188,7 +188,7 @@ def test_shares_have_intervals_where_the_confusion_of_the_model_in_use_is_known(
         assert high > day.speech.shares[Emotion.NEUTRAL] - 0.2
 
 
-@pytest.mark.parametrize(("version", "bundle"), [("", "nano"), ("", "no such folder"), ("gone-1", "nano")])
+@pytest.mark.parametrize(("version", "bundle"), [("", "compact"), ("", "no such folder"), ("gone-1", "compact")])
 def test_the_built_in_model_has_intervals_and_one_that_is_gone_has_none(settings: TimelineConfig, version: str, bundle: str) -> None:
     Timeline.open(settings.database_path(), PARIS, keys()).close()
     with closing(raw(settings.database_path())) as connection:
@@ -212,9 +212,9 @@ def test_days_judged_by_a_model_of_before_keep_their_intervals(settings: Timelin
 
 def test_the_model_in_use_is_the_one_that_took_the_place_of_the_configured_one(tmp_path: Path) -> None:
     config = Config()
-    assert in_use_of(config) == "nano"
+    assert in_use_of(config) == "compact"
     mine = str(_measured(tmp_path / "mine", "mine-1"))
-    InUse("nano", bundles_file()).use(mine, "", NOW)
+    InUse("compact", bundles_file()).use(mine, "", NOW)
     assert in_use_of(config) == mine
     other = str(_measured(tmp_path / "other", "other-1"))
     assert in_use_of(Config(engine=EngineConfig(bundle=other))) == other

@@ -199,12 +199,12 @@ def test_a_report_says_that_the_last_retraining_failed_and_that_a_new_model_is_i
     (said,) = [one for one in sentences.of_day(failed) if "retraining" in one]
     assert said.endswith("failed: the disk is full. The model in use stays.")
     assert sentences.of_day(replace(failed, retrainings=(*failed.retrainings, night("refused", hour=2)))) == sentences.of_day(of_one_day())
-    live = replace(of_one_day(), retrainings=(night("done", version="nano-night-1"),))
-    (said,) = [one for one in sentences.of_day(live) if "nano-night-1" in one]
-    assert said.startswith("A new model, nano-night-1, came into use on ")
-    nested = replace(of_one_day(), retrainings=(night("done", decision={"version": "nano-night-2"}),))
-    assert any("nano-night-2" in one for one in sentences.of_day(nested))
-    assert sentences.of_day(replace(live, retrainings=(night("refused", version="nano-night-1"),))) == sentences.of_day(of_one_day())
+    live = replace(of_one_day(), retrainings=(night("done", version="compact-night-1"),))
+    (said,) = [one for one in sentences.of_day(live) if "compact-night-1" in one]
+    assert said.startswith("A new model, compact-night-1, came into use on ")
+    nested = replace(of_one_day(), retrainings=(night("done", decision={"version": "compact-night-2"}),))
+    assert any("compact-night-2" in one for one in sentences.of_day(nested))
+    assert sentences.of_day(replace(live, retrainings=(night("refused", version="compact-night-1"),))) == sentences.of_day(of_one_day())
 
 
 def test_every_form_of_a_report_has_that_line_but_the_sheet_for_a_clinician() -> None:
@@ -217,7 +217,7 @@ def test_every_form_of_a_report_has_that_line_but_the_sheet_for_a_clinician() ->
         assert told["retrainings"][0]["seconds"] == 540
         assert any("failed: the disk is full" in one for one in told["sentences"])
         assert json.loads(to_json(material))["retrainings"] == []
-    assert "the disk is full" not in to_sheet(replace(of_days(), retrainings=(night("failed", "the disk is full"),)), "nano")
+    assert "the disk is full" not in to_sheet(replace(of_days(), retrainings=(night("failed", "the disk is full"),)), "compact")
 
 
 def test_a_report_finds_it_in_the_timeline(database: Path) -> None:

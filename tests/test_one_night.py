@@ -1,4 +1,4 @@
-"""A whole night with nano and a real voice, as a process: decided alike however often it was killed, and written whole or not at all."""
+"""A whole night with the built-in model and a real voice, as a process: decided alike however often killed, written whole or not at all."""
 
 import io
 import json
@@ -26,15 +26,15 @@ NUMBER = 24
 
 
 @pytest.fixture(scope="module")
-def pieces(nano: Bundle) -> list[Evidence]:
-    """A person who calls sad what nano takes for fear, and half of what it takes for happy surprise."""
+def pieces(packaged: Bundle) -> list[Evidence]:
+    """A person who calls sad what packaged takes for fear, and half of what it takes for happy surprise."""
     pcms = clips(NUMBER)
-    answers = Predictor(nano, load_llm(nano)).predict([Sound(pcm16_to_float(pcm)) for pcm in pcms])
+    answers = Predictor(packaged, load_llm(packaged)).predict([Sound(pcm16_to_float(pcm)) for pcm in pcms])
     words = {Emotion.FEAR: Emotion.SAD, Emotion.HAPPY: Emotion.SURPRISE, Emotion.SURPRISE: Emotion.HAPPY}
     return evidence(pcms, [one.prediction.emotion for one in answers if one.prediction], lambda _number, shown: words.get(shown, shown))
 
 
-def command(folder: Path, bundle: str = "nano") -> list[str]:
+def command(folder: Path, bundle: str = "compact") -> list[str]:
     places = ("--out", str(folder / "new"), "--work", str(folder / "work"))
     return [sys.executable, "-P", "-m", "train", "nightly", "--bundle", bundle, *places]
 
@@ -45,7 +45,7 @@ def as_bytes(pieces: list[Evidence]) -> bytes:
     return file.getvalue()
 
 
-def held(folder: Path, pieces: list[Evidence], bundle: str = "nano") -> "subprocess.CompletedProcess[bytes]":
+def held(folder: Path, pieces: list[Evidence], bundle: str = "compact") -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(command(folder, bundle), input=as_bytes(pieces), capture_output=True, check=False, timeout=600)
 
 
@@ -106,15 +106,17 @@ def test_a_full_disk_is_said_and_nothing_is_written(tmp_path: Path, pieces: list
     assert not (tmp_path / "new").exists()
 
 
-def test_a_new_bundle_is_whole_knows_where_it_is_from_and_answers_differently(tmp_path: Path, nano: Bundle, pieces: list[Evidence]) -> None:
-    parent = open_bundle(find_bundle("nano"))
+def test_a_new_bundle_is_whole_knows_where_it_is_from_and_answers_differently(
+    tmp_path: Path, packaged: Bundle, pieces: list[Evidence]
+) -> None:
+    parent = open_bundle(find_bundle("compact"))
     llm = load_llm(parent)
     parent.mapper.leave.bias.data += 0.1
-    decision = Decision(verdict=Verdict.PROMOTED, reason="", parent=nano.manifest.version, learned=_learned())
+    decision = Decision(verdict=Verdict.PROMOTED, reason="", parent=packaged.manifest.version, learned=_learned())
     told = write_new_bundle(parent, llm, Fit(1.2, 0.5, 0.6), pieces[:6], decision, tmp_path / "new")
     fresh = open_bundle(tmp_path / "new")
     assert fresh.manifest.version == told.version
-    assert fresh.manifest.version.startswith("nano-own-")
+    assert fresh.manifest.version.startswith("compact-own-")
     assert (fresh.manifest.temperature, fresh.manifest.unsure_below) == (1.2, 0.5)
     assert Decision.model_validate_json((fresh.folder / DECISION).read_text()) == told
     learned = json.loads((fresh.folder / LEARNED_FROM).read_text())
@@ -124,7 +126,7 @@ def test_a_new_bundle_is_whole_knows_where_it_is_from_and_answers_differently(tm
     assert json.loads((tmp_path / "child" / LEARNED_FROM).read_text())["segments"] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert str(child.version).count("-own") == 1
     sound = [Sound(pcm16_to_float(pieces[0].pcm))]
-    (before,), (after,) = Predictor(nano, load_llm(nano)).predict(sound), Predictor(fresh, load_llm(fresh)).predict(sound)
+    (before,), (after,) = Predictor(packaged, load_llm(packaged)).predict(sound), Predictor(fresh, load_llm(fresh)).predict(sound)
     assert before.prediction is not None
     assert after.prediction is not None
     assert before.prediction.posterior != after.prediction.posterior

@@ -74,18 +74,18 @@ def test_text_of_the_person_cannot_become_markup() -> None:
 
 
 def test_a_sheet_tells_limits_accuracy_coverage_and_the_patient_only_if_named() -> None:
-    sheet = to_sheet(WEEKS, "nano")
+    sheet = to_sheet(WEEKS, "compact")
     for words in ("It does not transcribe.", "95 % interval", "by chance", "NO DATA", "whose figures are not known here", NOTICE):
         assert words in sheet
     assert "About:" not in sheet
-    assert "About: <strong>A. N. Other</strong>" in to_sheet(of_days(story(14), patient="A. N. Other"), "nano")
+    assert "About: <strong>A. N. Other</strong>" in to_sheet(of_days(story(14), patient="A. N. Other"), "compact")
     assert "could not be read" in to_sheet(WEEKS, "/nowhere")
 
 
 @needs_chromium
 @pytest.mark.parametrize("kind", ["day", "weeks", "sheet"])
 def test_a_browser_asks_for_nothing_complains_of_nothing_and_finds_no_barrier(kind: str, tmp_path: Path, browser: Browser) -> None:
-    made = {"day": lambda: to_page(FULL), "weeks": lambda: to_page(WEEKS), "sheet": lambda: to_sheet(WEEKS, "nano")}[kind]()
+    made = {"day": lambda: to_page(FULL), "weeks": lambda: to_page(WEEKS), "sheet": lambda: to_sheet(WEEKS, "compact")}[kind]()
     (tmp_path / "report.html").write_text(made, encoding="utf-8")
     page = browser.new_page(bypass_csp=True)
     asked: list[str] = []

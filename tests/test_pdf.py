@@ -21,7 +21,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "25 hours": lambda: to_page(of_one_day(full_day(Day(date(2026, 10, 25), PARIS)), segments=entries(Day(date(2026, 10, 25), PARIS)))),
     "no data": lambda: to_page(of_one_day(empty_day())),
     "crowded day": lambda: _crowded(),
-    "sheet": lambda: to_sheet(of_days(patient="A. N. Other"), "nano"),
+    "sheet": lambda: to_sheet(of_days(patient="A. N. Other"), "compact"),
 }
 
 

@@ -241,7 +241,7 @@ def test_a_bundle_that_hears_every_voice_alike_is_refused_with_what_to_do(
     tmp_path: Path, voices: list[Utterance], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_manifest(tmp_path / "m.csv", voices)
-    assert main(["evaluate", "--bundle", "nano", "--manifest", str(tmp_path / "m.csv"), "--person-minutes", "0,10"]) == 1
+    assert main(["evaluate", "--bundle", "compact", "--manifest", str(tmp_path / "m.csv"), "--person-minutes", "0,10"]) == 1
     said = capsys.readouterr()
     assert "was trained without personal normalisation" in said.err
     assert "leave --person-minutes out" in said.err

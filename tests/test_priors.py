@@ -53,13 +53,13 @@ def test_everyday_speech_is_half_public_counts_and_half_even() -> None:
 
 def test_ones_own_prior_is_kept_in_a_version_and_found_again() -> None:
     prior = Prior.of(OWN)
-    version, found = unmarked(marked("nano-1", prior))
-    assert (version, found) == ("nano-1", prior)
+    version, found = unmarked(marked("compact-1", prior))
+    assert (version, found) == ("compact-1", prior)
     assert prior.over(THREE) == pytest.approx({letter: OWN[letter] / sum(OWN[one] for one in THREE) for letter in THREE}, abs=0.01)
     assert unmarked(marked("a+b", EVERYDAY)) == ("a+b", EVERYDAY)
 
 
-@pytest.mark.parametrize("version", ["nano-1", "nano-1+2", "nano+", "+x"])
+@pytest.mark.parametrize("version", ["compact-1", "compact-1+2", "nano+", "+x"])
 def test_a_version_without_a_prior_is_taken_as_it_is(version: str) -> None:
     assert unmarked(version) == (version, None)
 

@@ -128,8 +128,8 @@ LIGHT = [
     ["schedule", "list"],
     ["bundles", "list"],
     ["clinic", "--help"],
-    ["bundles", "show", "nano"],
-    ["bundles", "use", "nano"],
+    ["bundles", "show", "compact"],
+    ["bundles", "use", "compact"],
     ["voice"],
     ["voice", "renew", "--help"],
 ]

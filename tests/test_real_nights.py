@@ -1,4 +1,4 @@
-"""The monitor and the real training together, with nano: what ends it, what goes on, and what is not learned from."""
+"""The monitor and the real training together, with compact: what ends it, what goes on, and what is not learned from."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def night(config: Config = CONFIG, stop: Event | None = None, told: list[str] | 
 
 
 def the_old_one_stays() -> bool:
-    return in_use_of(CONFIG) == "nano" and not list((state_dir() / "bundles").glob("*"))
+    return in_use_of(CONFIG) == "compact" and not list((state_dir() / "bundles").glob("*"))
 
 
 def test_corrections_to_one_emotion_teach_nothing() -> None:
@@ -61,7 +61,7 @@ def test_corrections_to_one_emotion_teach_nothing() -> None:
 
 
 def test_a_damaged_bundle_is_not_learned_with(tmp_path: Path) -> None:
-    folder = shutil.copytree(find_bundle("nano"), tmp_path / "mine")
+    folder = shutil.copytree(find_bundle("compact"), tmp_path / "mine")
     with (folder / "mapper.safetensors").open("r+b") as file:
         file.seek(300)
         file.write(b"xx")

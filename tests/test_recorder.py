@@ -24,10 +24,10 @@ from tests.stores import keys, raw
 
 UTC_ZONE = ZoneInfo("UTC")
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
-SAID = Judgement(Prediction({Emotion.SAD: 1.0}, False, "nano-1"), "words that were said")
+SAID = Judgement(Prediction({Emotion.SAD: 1.0}, False, "compact-1"), "words that were said")
 
 
-def record(folder: Path, config: Config, act: Callable[[Recorder], None], bundle: str = "nano") -> Path:
+def record(folder: Path, config: Config, act: Callable[[Recorder], None], bundle: str = "compact") -> Path:
     """Let a recorder act on a fresh timeline that two segments of a second were stored in; the timeline's file."""
     path = folder / "timeline.db"
     with closing(Timeline.open(path, UTC_ZONE, keys())) as timeline:

@@ -39,7 +39,7 @@ def summary(
     heard: tuple[float, float] | None = (8, 14),
     day: Day = DAY,
     now_hour: float = 30,
-    bundles: tuple[str, ...] = ("nano-1",),
+    bundles: tuple[str, ...] = ("compact-1",),
 ) -> DaySummary:
     """segments: hour, seconds, and the emotion, "?" for unsure, None for waiting, or why it was not judged."""
     entries = []
@@ -111,7 +111,7 @@ def test_a_report_in_full() -> None:
         "  voice                  · N ? ? ? ·",
         "  N neutral   ? unsure or not judged   · no speech   blank not heard",
         "",
-        "  Judged by model nano-1.",
+        "  Judged by model compact-1.",
         "",
         *[f"  {line}" for line in WRAPPED_NOTICE],
         "",
@@ -135,7 +135,7 @@ REPORTS = {
     "25 hours": summary((9, 50, Emotion.SAD), (10, 50, Emotion.SAD), day=Day(date(2026, 10, 25), PARIS), now_hour=30),
     "23 hours": summary((9, 50, Emotion.SAD), (10, 50, Emotion.SAD), day=Day(date(2026, 3, 29), PARIS), now_hour=30),
     "24.5 hours": summary((9, 50, Emotion.SAD), day=Day(date(2026, 4, 5), ZoneInfo("Australia/Lord_Howe"))),
-    "two models": summary((9, 50, Emotion.SAD), (10, 50, Emotion.SAD), bundles=("nano-1", "nano-2")),
+    "two models": summary((9, 50, Emotion.SAD), (10, 50, Emotion.SAD), bundles=("compact-1", "compact-2")),
 }
 every_report = pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS.keys())
 
@@ -216,7 +216,7 @@ def test_the_strip_follows_the_clock_when_it_is_changed() -> None:
 
 def test_a_change_of_model_is_not_left_to_look_like_mood() -> None:
     shown = words(REPORTS["two models"])
-    assert "nano-1 (1 piece) and nano-2 (1 piece): a difference between their hours may be theirs, not yours." in shown
+    assert "compact-1 (1 piece) and compact-2 (1 piece): a difference between their hours may be theirs, not yours." in shown
 
 
 def test_json_holds_the_same_facts() -> None:
@@ -226,7 +226,7 @@ def test_json_holds_the_same_facts() -> None:
     assert (report["passed_s"], report["heard_s"]) == (86_400, 21_600)
     assert report["coverage_s"] == {"heard": 21_600, "not-running": 64_800}
     assert [part["kind"] for part in report["coverage"]] == ["not-running", "heard", "not-running"]
-    assert report["bundles"] == {"nano-1": 4}
+    assert report["bundles"] == {"compact-1": 4}
     speech = report["speech"]
     assert (speech["segments"], speech["seconds"], speech["unsure_share"]) == (6, 230, 0.25)
     assert speech["emotions"]["neutral"] == {

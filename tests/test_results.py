@@ -24,7 +24,7 @@ LETTERS = [A, S, N, H]
 
 def about(*, has_probabilities: bool = True) -> About:
     return About(
-        system="nano-1",
+        system="compact-1",
         parameters=2_800_000,
         strategy="joint",
         features=True,
@@ -211,7 +211,7 @@ def test_nothing_answered_at_all_is_all_wrong_and_still_told(tmp_path: Path) -> 
 def test_the_page_begins_with_the_headline_and_holds_the_figures(found: Evaluation) -> None:
     page = to_markdown(found)
     low, high = found.uar.interval_95
-    assert page.startswith(f"# nano-1: UAR 0.542 (95 % interval {low:.3f} to {high:.3f})\n")
+    assert page.startswith(f"# compact-1: UAR 0.542 (95 % interval {low:.3f} to {high:.3f})\n")
     for text in (
         "made up \\| test: 8 clips, 4 speakers. Chance is 0.250.",
         "**Wide interval**: only 4 speakers; fewer than 5 clips of angry (3), sad (2), neutral (2), other (1).",
@@ -310,7 +310,7 @@ def test_the_curve_of_a_worse_system_is_another_picture(found: Evaluation, tmp_p
 
 def test_pictures_of_confidence_need_probabilities(tmp_path: Path) -> None:
     for draw in (plots.reliability, plots.risk_coverage):
-        with pytest.raises(TrainingError, match="nano-1 gave no probabilities"):
+        with pytest.raises(TrainingError, match="compact-1 gave no probabilities"):
             draw(evaluate(CLIPS, LETTERS, about(has_probabilities=False)), tmp_path / "none.png")
     assert list(tmp_path.iterdir()) == []
 

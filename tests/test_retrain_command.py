@@ -21,7 +21,7 @@ from monitor.retraining.conditions import Conditions
 from monitor.retraining.evidence import Material
 from monitor.retraining.telling import decision_words, details_words, material_words, result_words
 from tests.commands import configure
-from tests.nights import NANO, Said, StandIn, a_month, decision, live, new_bundle
+from tests.nights import PACKAGED, Said, StandIn, a_month, decision, live, new_bundle
 from tests.typed import typed
 
 
@@ -79,7 +79,7 @@ def test_one_that_is_refused_leaves_the_old_one_and_the_history_knows_all_of_it(
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert lines[0] == "The new model is not used: 5 more of 7 may be luck."
-    assert lines[-1] == f"The model in use stays as it is: {NANO.version}."
+    assert lines[-1] == f"The model in use stays as it is: {PACKAGED.version}."
     (run,) = json.loads(typed("schedule", "history", "retrain", "--json").stdout)
     assert (run["outcome"], run["reason"]) == ("refused", "5 more of 7 may be luck")
     assert details_words(run["details"]) == decision_words(decision(Verdict.REFUSED))
@@ -94,8 +94,8 @@ def test_a_trial_says_what_would_come_of_it_and_is_not_remembered(stand_in: Stan
     for _ in range(2):
         lines = typed("retrain", "--now", "--dry-run").stdout.splitlines()
         assert lines[0].startswith("The new model passed; nothing was changed, because this was a trial")
-        assert lines[-1] == f"The model in use stays as it is: {NANO.version}."
-    assert in_use_of(Config()) == "nano"
+        assert lines[-1] == f"The model in use stays as it is: {PACKAGED.version}."
+    assert in_use_of(Config()) == "compact"
     assert json.loads(typed("schedule", "history", "--json").stdout) == []
 
 
@@ -159,7 +159,7 @@ def test_it_is_stopped_in_good_order(stand_in: StandIn, number: signal.Signals) 
 def test_nothing_to_say_of_a_decision_that_was_none() -> None:
     assert material_words(Material((), {})) == ["To learn from: 0 corrections, 0 confirmations."]
     assert details_words({}) == []
-    assert result_words(Result(Outcome.STOPPED, "it was stopped", {"bundle": "nano-1"})) == [
+    assert result_words(Result(Outcome.STOPPED, "it was stopped", {"bundle": "compact-1"})) == [
         "The training was stopped: it was stopped.",
-        "The model in use stays as it is: nano-1.",
+        "The model in use stays as it is: compact-1.",
     ]

@@ -39,8 +39,8 @@ from tests.bundles import Monitor
 from tests.nights import (
     EVENING,
     KEEPING,
-    NANO,
     NIGHT,
+    PACKAGED,
     Said,
     StandIn,
     Times,
@@ -237,7 +237,7 @@ def test_a_better_bundle_is_kept_and_used(stand_in: StandIn, tmp_path: Path) -> 
     assert in_use_of(KEEPING) == str(state_dir() / "bundles" / version)
     assert [use.why for use in Library.of(KEEPING).in_use.uses()] == [f"it learned from you: {result.reason}"]
     assert result.details["decision"]["version"] == version
-    assert result.details["bundle"] == NANO.version
+    assert result.details["bundle"] == PACKAGED.version
     assert json.loads(json.dumps(result.details)) == result.details
     assert not left_in_work()
     seen = stand_in.seen
@@ -265,7 +265,7 @@ def test_an_engine_that_refuses_the_new_one_keeps_the_old_one_in_use(stand_in: S
     assert result.outcome is Outcome.FAILED
     assert version in result.reason
     assert "adapters of rank 64" in result.reason
-    assert in_use_of(KEEPING) == "nano"
+    assert in_use_of(KEEPING) == "compact"
 
 
 def test_one_that_is_not_shown_to_be_better_is_not_used_and_that_is_no_failure(stand_in: StandIn) -> None:
@@ -273,7 +273,7 @@ def test_one_that_is_not_shown_to_be_better_is_not_used_and_that_is_no_failure(s
     stand_in.does(decides=decision(Verdict.REFUSED, reason="2 more of 7 may be luck"))
     result = night()
     assert (result.outcome, result.reason) == (Outcome.REFUSED, "2 more of 7 may be luck")
-    assert in_use_of(KEEPING) == "nano"
+    assert in_use_of(KEEPING) == "compact"
     assert not Library.of(KEEPING).all()
     assert not left_in_work()
 
@@ -289,7 +289,7 @@ def test_a_trial_uses_nothing_and_leaves_nothing(stand_in: StandIn, tmp_path: Pa
     promoting(stand_in, tmp_path)
     result = night(dry_run=True)
     assert (result.outcome, result.details["dry_run"]) == (Outcome.DONE, True)
-    assert in_use_of(KEEPING) == "nano"
+    assert in_use_of(KEEPING) == "compact"
     assert not Library.of(KEEPING).all()
     assert not left_in_work()
 
@@ -309,7 +309,7 @@ def test_a_training_that_fails_leaves_the_old_one_and_says_why(stand_in: StandIn
     result = night()
     assert result.outcome is Outcome.FAILED
     assert reason in result.reason
-    assert in_use_of(KEEPING) == "nano"
+    assert in_use_of(KEEPING) == "compact"
     assert set(left_in_work()) == {"failed", "weights", LEARNED_FROM}
     assert night().outcome is Outcome.FAILED
     assert not left_in_work(), "what failed twice is not gone on with"
@@ -318,8 +318,8 @@ def test_a_training_that_fails_leaves_the_old_one_and_says_why(stand_in: StandIn
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"version": "nano-00000000"}, "decided about the model nano-00000000"),
-        ({"parent": "nano-11111111"}, "began with the model nano-11111111 instead of"),
+        ({"version": "compact-00000000"}, "decided about the model compact-00000000"),
+        ({"parent": "compact-11111111"}, "began with the model compact-11111111 instead of"),
     ],
 )
 def test_a_decision_about_something_else_is_not_followed(stand_in: StandIn, tmp_path: Path, changed: dict[str, str], reason: str) -> None:
@@ -330,7 +330,7 @@ def test_a_decision_about_something_else_is_not_followed(stand_in: StandIn, tmp_
     result = night()
     assert result.outcome is Outcome.FAILED
     assert reason in result.reason
-    assert in_use_of(KEEPING) == "nano"
+    assert in_use_of(KEEPING) == "compact"
 
 
 def test_a_promise_without_a_bundle_and_one_that_could_not_be_forgotten_are_not_followed(stand_in: StandIn, tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_a_tampered_bundle_is_not_used(stand_in: StandIn, tmp_path: Path) -> Non
     assert result.outcome is Outcome.FAILED
     assert "damaged" in result.reason
     assert version
-    assert in_use_of(KEEPING) == "nano"
+    assert in_use_of(KEEPING) == "compact"
 
 
 def test_another_bundle_that_came_into_use_meanwhile_stays(stand_in: StandIn, tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_what_is_forgotten_while_it_trains_is_not_learned(stand_in: StandIn, mon
     thread.join()
     assert (result.outcome, result.reason) == (Outcome.FAILED, evidence.ERASED)
     assert not left_in_work()
-    assert in_use_of(KEEPING) == "nano"
+    assert in_use_of(KEEPING) == "compact"
 
 
 def test_what_is_forgotten_at_the_last_moment_is_not_learned_either(
@@ -457,7 +457,7 @@ def test_what_is_forgotten_at_the_last_moment_is_not_learned_either(
     result = night()
     assert (result.outcome, result.reason) == (Outcome.FAILED, evidence.ERASED)
     assert not Library.of(KEEPING).all()
-    assert in_use_of(KEEPING) == "nano"
+    assert in_use_of(KEEPING) == "compact"
 
 
 def test_what_is_forgotten_afterwards_retires_what_learned_from_it(stand_in: StandIn, tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ def test_what_is_forgotten_afterwards_retires_what_learned_from_it(stand_in: Sta
     receipt = forget(KEEPING, FIRST_MINUTE)
     assert receipt.retired == [version]
     assert is_retired(state_dir() / "bundles" / version)
-    assert in_use_of(KEEPING) == "nano"
+    assert in_use_of(KEEPING) == "compact"
 
 
 def test_a_half_trained_model_that_learned_from_it_is_forgotten_and_another_stays(stand_in: StandIn) -> None:

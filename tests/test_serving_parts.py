@@ -31,7 +31,7 @@ from monitor.serving.settings import VARIABLE, DoorSettings
 from tests.commands import run
 from tests.variants import variant
 
-NANO = find_bundle("nano")
+PACKAGED = find_bundle("compact")
 QUERIES, HIDDEN = 32, 128
 EMBEDS = Embeds(QUERIES, HIDDEN, torch.float32)
 
@@ -182,7 +182,7 @@ def test_honest_embeds_come_out_as_they_went_in(dtype: torch.dtype) -> None:
 
 def test_a_monitor_sends_as_many_digits_as_the_server_works_with(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "bfloat16"}))
-    assert (stored_dtype(str(tmp_path)), stored_dtype(str(NANO / "llm"))) == (torch.bfloat16, torch.float32)
+    assert (stored_dtype(str(tmp_path)), stored_dtype(str(PACKAGED / "llm"))) == (torch.bfloat16, torch.float32)
     request = Request((Message(role="user", content=f"{AUDIO}\nWhich emotion?"),), torch.randn(QUERIES, HIDDEN))
     data = _chat_messages(request, torch.bfloat16)[0]["content"][0]["data"]
     assert torch.equal(_loaded(Embeds(QUERIES, HIDDEN, torch.bfloat16).cleaned(data)), request.speech.bfloat16())
@@ -260,7 +260,7 @@ def _asked(**changes: object) -> bytes:
     turns = (Message(role="system", content="Judge."), Message(role="user", content=f"{AUDIO}\nWhich emotion?"))
     speech = torch.linspace(0, 1, QUERIES * HIDDEN).view(QUERIES, HIDDEN)
     question: dict[str, object] = {
-        "model": "nano-1",
+        "model": "compact-1",
         "messages": _chat_messages(Request(turns, speech), torch.float32),
         "add_generation_prompt": True,
         "continue_final_message": False,
@@ -272,10 +272,10 @@ def _asked(**changes: object) -> bytes:
 
 
 def test_a_question_gets_through_as_it_was_asked_under_the_name_that_vllm_knows() -> None:
-    told = json.loads(body_for_vllm(read_question(_asked(), EMBEDS), "anna/nano-1.0"))
+    told = json.loads(body_for_vllm(read_question(_asked(), EMBEDS), "anna/compact-1.0"))
     asked = json.loads(_asked())
     assert torch.equal(_loaded(told["messages"][1]["content"][0].pop("data")), _loaded(asked["messages"][1]["content"][0].pop("data")))
-    assert told.pop("model") == "anna/nano-1.0"
+    assert told.pop("model") == "anna/compact-1.0"
     del asked["model"]
     assert {name: told[name] for name in asked} == asked
     assert told.keys() - asked.keys() <= {"stop", "include_stop_str_in_output"}
@@ -329,7 +329,7 @@ def test_what_is_no_question_is_refused_without_being_quoted(body: bytes) -> Non
 
 @pytest.fixture
 def files(tmp_path: Path) -> AdapterFiles:
-    return AdapterFiles(tmp_path / "adapters", NANO / "adapter", rank=16)
+    return AdapterFiles(tmp_path / "adapters", PACKAGED / "adapter", rank=16)
 
 
 def _arrives(files: AdapterFiles, content: bytes, client: str = "anna") -> Path:
@@ -343,21 +343,21 @@ def test_an_adapter_is_kept_as_peft_would_write_it(files: AdapterFiles, tmp_path
     adapter = variant(tmp_path / "other", 1, rank=rank) / "adapter"
     sent = _packed(adapter)
     assert len(sent) < files.most_bytes
-    folder = files.keep(_arrives(files, sent), "anna", "nano-1")
+    folder = files.keep(_arrives(files, sent), "anna", "compact-1")
     there = load_file(folder / "adapter_model.safetensors")
     assert there.keys() == load_file(adapter / "adapter_model.safetensors").keys()
     assert all(torch.equal(tensor, there[name]) for name, tensor in load_file(adapter / "adapter_model.safetensors").items())
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == rank
-    assert files.kept() == {"anna": {"nano-1": folder}}
+    assert files.kept() == {"anna": {"compact-1": folder}}
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
 def _packed_with(folder: Path, settings: dict[str, object] | None = None, drop: str = "", **tensors: torch.Tensor) -> bytes:
-    weights = load_file(NANO / "adapter/adapter_model.safetensors")
+    weights = load_file(PACKAGED / "adapter/adapter_model.safetensors")
     first = next(iter(weights))
     changed = {name: tensors.get("first", tensor) if name == first else tensor for name, tensor in weights.items() if name != drop}
     changed |= {name: tensor for name, tensor in tensors.items() if name != "first"}
-    told = json.loads((NANO / "adapter/adapter_config.json").read_text()) | (settings or {})
+    told = json.loads((PACKAGED / "adapter/adapter_config.json").read_text()) | (settings or {})
     return bytes(save(changed, {"adapter_config": json.dumps(told)}))
 
 
@@ -379,12 +379,12 @@ def _packed_with(folder: Path, settings: dict[str, object] | None = None, drop: 
     ids=str,
 )
 def test_an_adapter_that_does_not_fit_is_not_kept(files: AdapterFiles, tmp_path: Path, change: dict[str, object], told: str) -> None:
-    name = next(iter(load_file(NANO / "adapter/adapter_model.safetensors")))
+    name = next(iter(load_file(PACKAGED / "adapter/adapter_model.safetensors")))
     if "first" in change:
-        shape = load_file(NANO / "adapter/adapter_model.safetensors")[name].shape
+        shape = load_file(PACKAGED / "adapter/adapter_model.safetensors")[name].shape
         change = {"first": change["first"] if told != "no number" else torch.full(shape, float("nan"))}
     with pytest.raises(ValueError, match=told):
-        files.keep(_arrives(files, _packed_with(tmp_path, **change)), "anna", "nano-1")  # type: ignore[arg-type]
+        files.keep(_arrives(files, _packed_with(tmp_path, **change)), "anna", "compact-1")  # type: ignore[arg-type]
     assert files.kept() == {"anna": {}}
     assert not list((tmp_path / "adapters/anna").iterdir())
 
@@ -393,17 +393,17 @@ def test_what_is_no_adapter_at_all_is_not_kept(files: AdapterFiles, tmp_path: Pa
     save_file({"x": torch.zeros(1)}, tmp_path / "bare.safetensors")
     for content in (b"", b"rubbish", (2**60).to_bytes(8, "little") + b"{}", (tmp_path / "bare.safetensors").read_bytes()):
         with pytest.raises(ValueError, match=r"safetensors|settings"):
-            files.keep(_arrives(files, content), "anna", "nano-1")
+            files.keep(_arrives(files, content), "anna", "compact-1")
     assert files.kept() == {"anna": {}}
 
 
 def test_what_a_crash_left_behind_is_erased_at_the_next_start(files: AdapterFiles, tmp_path: Path) -> None:
-    kept = files.keep(_arrives(files, _packed(NANO / "adapter")), "anna", "nano-1")
+    kept = files.keep(_arrives(files, _packed(PACKAGED / "adapter")), "anna", "compact-1")
     _arrives(files, b"half")
     half = kept.parent / "new-0.folder"
     half.mkdir()
     (half / "adapter_config.json").write_text("{}")
-    assert files.kept() == {"anna": {"nano-1": kept}}
+    assert files.kept() == {"anna": {"compact-1": kept}}
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
@@ -413,7 +413,7 @@ def test_what_a_crash_left_behind_is_erased_at_the_next_start(files: AdapterFile
 def _serving(folder: Path, **changes: object) -> Serving:
     (folder / "cert.pem").touch()
     told: dict[str, object] = {
-        **{"bundle": "nano", "host": "127.0.0.1", "port": 8000, "certificate": None, "certificate_key": None},
+        **{"bundle": "compact", "host": "127.0.0.1", "port": 8000, "certificate": None, "certificate_key": None},
         **{"clients": folder / "clients.json", "adapters": folder / "adapters", "max_adapters": 2, "at_a_time": 4, "of_each": 8},
         **{"tensor_parallel": 1, "data_parallel": 1},
     }
@@ -468,7 +468,7 @@ def test_what_vllm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     told = " ".join(arguments)
     for part in (
         *("--tensor-parallel-size 2 --data-parallel-size 3", "--max-loras 3 --max-cpu-loras 3", "--middleware monitor.serving.door.Door"),
-        f"--lora-modules {read_manifest(NANO).version}={NANO / 'adapter'}",
+        f"--lora-modules {read_manifest(PACKAGED).version}={PACKAGED / 'adapter'}",
     ):
         assert part in told
     assert told.endswith("--max-model-len 512")
@@ -476,4 +476,4 @@ def test_what_vllm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
     door = DoorSettings.model_validate_json(environment[VARIABLE])
-    assert (door.bundle, door.clients, door.rank, door.at_a_time, door.of_each) == (NANO, None, 8, 4, 8)
+    assert (door.bundle, door.clients, door.rank, door.at_a_time, door.of_each) == (PACKAGED, None, 8, 4, 8)

@@ -43,17 +43,17 @@ def posteriors(bundle: Bundle, engine: Engine, sounds: list[Sound]) -> np.ndarra
 
 
 @pytest.fixture(scope="module")
-def expected(nano: Bundle, sounds: list[Sound]) -> np.ndarray:
-    return posteriors(nano, TransformersEngine(nano), sounds)
+def expected(packaged: Bundle, sounds: list[Sound]) -> np.ndarray:
+    return posteriors(packaged, TransformersEngine(packaged), sounds)
 
 
 @pytest.fixture
-def well(nano: Bundle, server: Server, sounds: list[Sound], expected: np.ndarray) -> Iterator[None]:
+def well(packaged: Bundle, server: Server, sounds: list[Sound], expected: np.ndarray) -> Iterator[None]:
     """Whatever a test does, another client gets right answers before and after it."""
-    engine = server.engine(nano)
-    assert np.abs(posteriors(nano, engine, sounds) - expected).max() < CLOSE
+    engine = server.engine(packaged)
+    assert np.abs(posteriors(packaged, engine, sounds) - expected).max() < CLOSE
     yield
-    assert np.abs(posteriors(nano, engine, sounds) - expected).max() < CLOSE
+    assert np.abs(posteriors(packaged, engine, sounds) - expected).max() < CLOSE
     engine.close()
 
 
@@ -76,21 +76,21 @@ CHAT = "/v1/chat/completions"
 # --- who is let in ---
 
 
-def test_a_key_lets_in_until_it_is_removed(nano: Bundle, shared: SharedServer, well: None) -> None:
+def test_a_key_lets_in_until_it_is_removed(packaged: Bundle, shared: SharedServer, well: None) -> None:
     leaving = shared.as_client("leaving")
     with leaving.client() as client:
-        assert client.post(CHAT, json=question(nano)).status_code == 200
+        assert client.post(CHAT, json=question(packaged)).status_code == 200
         remove_client(shared.clients, "leaving")
-        assert client.post(CHAT, json=question(nano)).status_code == 401
+        assert client.post(CHAT, json=question(packaged)).status_code == 401
     for key in ("none", "wrong" * 1000, leaving.key):
         with leaving.client(key) as client:
-            for method, path in (("POST", CHAT), ("GET", "/v1/models"), ("GET", "/metrics"), ("PUT", "/adapters/nano-1"), ("GET", "/x")):
+            for method, path in (("POST", CHAT), ("GET", "/v1/models"), ("GET", "/metrics"), ("PUT", "/adapters/compact-1"), ("GET", "/x")):
                 assert client.request(method, path).status_code == 401, path
             assert client.get("/health").status_code == 200
             del client.headers["Authorization"]
-            assert client.post(CHAT, json=question(nano)).status_code == 401
+            assert client.post(CHAT, json=question(packaged)).status_code == 401
     with pytest.raises(AccessRefused, match="key_file"):
-        replace(leaving, key="wrong").engine(nano)
+        replace(leaving, key="wrong").engine(packaged)
 
 
 def test_only_what_a_monitor_needs_is_there(shared: SharedServer) -> None:
@@ -106,11 +106,11 @@ def test_only_what_a_monitor_needs_is_there(shared: SharedServer) -> None:
     assert "vllm:request_success_total" in told
 
 
-def test_a_certificate_that_nobody_signed_is_refused(nano: Bundle, server: Server) -> None:
+def test_a_certificate_that_nobody_signed_is_refused(packaged: Bundle, server: Server) -> None:
     with pytest.raises(AccessRefused, match="ca_file"):
-        replace(server, ca_file="").engine(nano)
+        replace(server, ca_file="").engine(packaged)
     with pytest.raises(AccessRefused, match="Hostname mismatch"):
-        replace(server, url=server.url.replace("127.0.0.1", "localhost")).engine(nano)
+        replace(server, url=server.url.replace("127.0.0.1", "localhost")).engine(packaged)
     with pytest.raises(EngineRejected, match=r"none\.pem cannot be read"):
         ServerConnection(server.url, server.key, "none.pem")
     with pytest.raises(httpx.HTTPError):
@@ -129,7 +129,7 @@ def test_plain_http_to_another_machine_is_refused(home: Path) -> None:
 # --- what harms nobody ---
 
 
-def test_requests_that_are_none_harm_nobody(nano: Bundle, shared: SharedServer, well: None) -> None:
+def test_requests_that_are_none_harm_nobody(packaged: Bundle, shared: SharedServer, well: None) -> None:
     clumsy = shared.as_client("clumsy")
     large = b" " * 2_000_000
     with clumsy.client() as client:
@@ -138,19 +138,19 @@ def test_requests_that_are_none_harm_nobody(nano: Bundle, shared: SharedServer, 
         for body in (b"", b"{", b"[" * 60_000, b"\x00\xff"):
             assert client.post(CHAT, content=body).status_code == 400
         for changes in ({"n": 100}, {"max_tokens": 100_000}, {"stream": True}, {"messages": [{"role": "user", "content": "x" * 60_000}]}):
-            assert client.post(CHAT, json={**question(nano), **changes}).status_code == 400, changes
-        spoilt = json.loads(json.dumps(question(nano)))
+            assert client.post(CHAT, json={**question(packaged), **changes}).status_code == 400, changes
+        spoilt = json.loads(json.dumps(question(packaged)))
         spoilt["messages"][1]["content"][0]["data"] = spoilt["messages"][1]["content"][0]["data"][:1000]
         assert "speech embeds" in client.post(CHAT, json=spoilt).json()["error"]["message"]
-        assert client.post(CHAT, json=question(nano, "nobody")).status_code == 404
-        assert client.post(CHAT, json=question(nano)).status_code == 200
+        assert client.post(CHAT, json=question(packaged, "nobody")).status_code == 404
+        assert client.post(CHAT, json=question(packaged)).status_code == 200
 
 
-def test_a_flood_of_one_client_costs_only_itself(nano: Bundle, shared: SharedServer, well: None) -> None:
+def test_a_flood_of_one_client_costs_only_itself(packaged: Bundle, shared: SharedServer, well: None) -> None:
     """60 that ask all the time, where 40 requests may be open and 8 are worked on: another's ten wait for those 8, not for the 40."""
     flooding, calm = shared.as_client("flooding"), shared.as_client("calm")
     statuses: list[int] = []
-    asked = question(nano)
+    asked = question(packaged)
 
     async def play() -> int:
         trusted = ssl.create_default_context(cafile=flooding.ca_file)
@@ -194,24 +194,27 @@ def _keyed(server: Server) -> dict[str, str]:
 
 
 def test_more_adapters_than_fit_in_memory_answer_in_turn_each_for_its_owner(
-    nano: Bundle, shared: SharedServer, sounds: list[Sound], expected: np.ndarray, tmp_path: Path
+    packaged: Bundle, shared: SharedServer, sounds: list[Sound], expected: np.ndarray, tmp_path: Path
 ) -> None:
-    """Three fit beside each other, nano among them; three people have one of their own."""
-    bundles = [open_bundle(variant(tmp_path / f"own{seed}", seed), nano) for seed in range(1, 4)]
+    """Three fit beside each other, packaged among them; three people have one of their own."""
+    bundles = [open_bundle(variant(tmp_path / f"own{seed}", seed), packaged) for seed in range(1, 4)]
     own = [posteriors(bundle, TransformersEngine(bundle), sounds) for bundle in bundles]
     servers = [shared.as_client(f"person{number}") for number in range(3)]
     engines = [server.engine(bundle) for server, bundle in zip(servers, bundles, strict=True)]
     for _ in range(2):
         for bundle, engine, table in zip(bundles, engines, own, strict=True):
             assert np.abs(posteriors(bundle, engine, sounds) - table).max() < CLOSE
-    everyone = shared.server.engine(nano)
-    assert np.abs(posteriors(nano, everyone, sounds) - expected).max() < CLOSE
+    everyone = shared.server.engine(packaged)
+    assert np.abs(posteriors(packaged, everyone, sounds) - expected).max() < CLOSE
     with servers[0].client() as client:
-        assert client.post(CHAT, json=question(nano, bundles[1].manifest.version)).status_code == 404, "it is another's"
+        assert client.post(CHAT, json=question(packaged, bundles[1].manifest.version)).status_code == 404, "it is another's"
         names = [path.name for path in (shared.adapters / "person1").iterdir()]
         for name in (f"person1/{names[0]}", names[0]):
-            assert client.post(CHAT, json=question(nano, name)).status_code == 404
-        assert {model["id"] for model in client.get("/v1/models").json()["data"]} == {nano.manifest.version, bundles[0].manifest.version}
+            assert client.post(CHAT, json=question(packaged, name)).status_code == 404
+        assert {model["id"] for model in client.get("/v1/models").json()["data"]} == {
+            packaged.manifest.version,
+            bundles[0].manifest.version,
+        }
     # Whoever may not ask any more leaves nothing behind; others do not notice.
     remove_client(shared.clients, "person1")
     assert np.abs(posteriors(bundles[0], engines[0], sounds) - own[0]).max() < CLOSE
@@ -221,15 +224,15 @@ def test_more_adapters_than_fit_in_memory_answer_in_turn_each_for_its_owner(
 
 
 def test_the_least_recently_used_adapters_of_a_client_go_and_come_back_when_they_are_asked_for(
-    nano: Bundle, shared: SharedServer, sounds: list[Sound], tmp_path: Path
+    packaged: Bundle, shared: SharedServer, sounds: list[Sound], tmp_path: Path
 ) -> None:
-    bundle = open_bundle(variant(tmp_path / "own", 7), nano)
+    bundle = open_bundle(variant(tmp_path / "own", 7), packaged)
     server = shared.as_client("many")
     engine = server.engine(bundle)
     first = posteriors(bundle, engine, sounds)
     with server.client() as client:
         for number in range(4):
-            assert client.put(f"/adapters/other-{number}", content=_packed(nano.folder / "adapter")).status_code == 201
+            assert client.put(f"/adapters/other-{number}", content=_packed(packaged.folder / "adapter")).status_code == 201
         assert bundle.manifest.version not in client.get("/v1/models").text
         assert len(list((shared.adapters / "many").iterdir())) == 4
         assert np.abs(posteriors(bundle, engine, sounds) - first).max() < CLOSE
@@ -238,22 +241,22 @@ def test_the_least_recently_used_adapters_of_a_client_go_and_come_back_when_they
     engine.close()
 
 
-def test_what_is_no_adapter_harms_nobody(nano: Bundle, shared: SharedServer, well: None) -> None:
+def test_what_is_no_adapter_harms_nobody(packaged: Bundle, shared: SharedServer, well: None) -> None:
     server = shared.as_client("careless")
     with server.client() as client:
         assert client.put("/adapters/bad", content=b"rubbish").status_code == 422
         assert client.put("/adapters/bad", content=b"\x00" * 20_000_000).status_code == 413
-        assert client.put(f"/adapters/{nano.manifest.version}", content=b"").status_code == 409
+        assert client.put(f"/adapters/{packaged.manifest.version}", content=b"").status_code == 409
         for name in ("..%2f..%2fx", "..", "a.b", "", "x" * 100):
             assert client.put(f"/adapters/{name}", content=b"").status_code in (404, 409), name
-        assert client.post(CHAT, json=question(nano, "bad")).status_code == 404
+        assert client.post(CHAT, json=question(packaged, "bad")).status_code == 404
     assert not list((shared.adapters / "careless").iterdir())
 
 
 # --- while the server is gone ---
 
 
-def test_a_server_that_dies_is_invisible_in_the_timeline(home: Path, nano: Bundle, shared: SharedServer) -> None:
+def test_a_server_that_dies_is_invisible_in_the_timeline(home: Path, packaged: Bundle, shared: SharedServer) -> None:
     key_file = home / "key"
     key_file.write_text(shared.server.key)
     engine = {"kind": "server", "url": shared.server.url, "key_file": str(key_file), "ca_file": shared.server.ca_file, "max_batch": 2}
@@ -284,15 +287,15 @@ def test_on_a_cpu_the_server_is_two_processes_neither_of_which_waits_busily_for_
     assert sum("resource_tracker" not in " ".join(process.cmdline()) for process in processes) == 1
 
 
-def test_an_engine_waits_for_a_while_and_then_says_so(nano: Bundle, server: Server, sounds: list[Sound]) -> None:
-    engine = server.engine(nano, patience_s=0.5)
+def test_an_engine_waits_for_a_while_and_then_says_so(packaged: Bundle, server: Server, sounds: list[Sound]) -> None:
+    engine = server.engine(packaged, patience_s=0.5)
     engine._server._client.base_url = httpx.URL("https://127.0.0.1:9")
     with pytest.raises(EngineUnavailable, match="ConnectError"):
-        posteriors(nano, engine, sounds)
+        posteriors(packaged, engine, sounds)
     engine.close()
 
 
-def test_no_key_and_nothing_asked_is_in_the_logs(home: Path, shared: SharedServer, nano: Bundle) -> None:
+def test_no_key_and_nothing_asked_is_in_the_logs(home: Path, shared: SharedServer, packaged: Bundle) -> None:
     log = shared.log.read_text()
     assert shared.server.key not in log
     assert shared.server.key not in shared.clients.read_text()

@@ -27,7 +27,7 @@ PARIS = ZoneInfo("Europe/Paris")
 ON = date(2026, 1, 5)
 NINE = datetime(2026, 1, 5, 8, tzinfo=UTC)
 NOW = datetime(2026, 1, 7, 12, tzinfo=UTC)
-SAD = Judgement(Prediction({Emotion.SAD: 0.8, Emotion.NEUTRAL: 0.2}, False, "nano-1"))
+SAD = Judgement(Prediction({Emotion.SAD: 0.8, Emotion.NEUTRAL: 0.2}, False, "compact-1"))
 
 number = st.floats(-1e6, 1e6)
 letters = st.sampled_from(Emotion)
@@ -117,7 +117,7 @@ def test_a_day_that_is_over_is_kept_the_first_time_and_read_the_next(settings: T
     assert place == ("2026-01-05", "Europe/Paris")
     assert look_at(settings) == first
     # What is read is what is kept: mark it to see that.
-    change(settings, "UPDATE day_summary SET summary = replace(summary, 'nano-1', 'marked')")
+    change(settings, "UPDATE day_summary SET summary = replace(summary, 'compact-1', 'marked')")
     assert look_at(settings).bundles == {"marked": 2}
     change(settings, "DELETE FROM day_summary")
     assert look_at(settings) == first

@@ -21,7 +21,7 @@ N, H, S = Emotion.NEUTRAL, Emotion.HAPPY, Emotion.SAD
 THREE = {N: 0.2, H: 0.3, S: 0.5}
 
 
-def judged(posterior: Mapping[Emotion, float] = THREE, unsure: bool = False, bundle: str = "nano-1") -> Prediction:
+def judged(posterior: Mapping[Emotion, float] = THREE, unsure: bool = False, bundle: str = "compact-1") -> Prediction:
     return Prediction(posterior, unsure, bundle)
 
 
@@ -69,7 +69,7 @@ def test_a_day_in_full() -> None:
     assert speech.shares == {S: 25 / 30, N: 5 / 30, H: 0}
     assert (speech.unsure, speech.unsure_share) == (Amount(1, 6), 6 / 36)
     assert (speech.waiting, speech.unjudged) == (Amount(1, 2), {"the engine did not start": Amount(2, 7)})
-    assert day.bundles == {"nano-1": 4}
+    assert day.bundles == {"compact-1": 4}
     assert (day.state, day.gaps) == (DayState.PARTIAL, (Gap.WAITING, Gap.UNJUDGED))
     nine = day.hours[9]
     assert (nine.label, nine.heard_s, nine.speech.total, nine.speech.leading) == ("09:00", 3600, Amount(2, 15), S)
@@ -159,7 +159,7 @@ def days(draw: st.DrawFn) -> DaySummary:
         )
     )
     day = Day(on, ZoneInfo(zone))
-    outcomes = [judged(), judged(unsure=True), judged({N: 1.0}, bundle="nano-2"), None, "stopped"]
+    outcomes = [judged(), judged(unsure=True), judged({N: 1.0}, bundle="compact-2"), None, "stopped"]
     clock, entries = day.start - timedelta(hours=1), []
     for pause_ms, length_ms in draw(st.lists(st.tuples(st.integers(0, 9_000_000), st.integers(1, 60_000)), max_size=40)):
         clock += timedelta(milliseconds=pause_ms)

@@ -19,6 +19,7 @@ from model.bundle import Bundle, open_bundle
 from model.errors import BundleError, EngineUnavailable
 from model.manifest import read_manifest
 from model.predictor import Predictor, Sound
+from model.priors import EVERYDAY, unmarked
 from monitor.config import EngineConfig
 from monitor.judging.bundle_choice import BundleChoice
 from monitor.judging.engine import TransformersEngine
@@ -31,9 +32,9 @@ from tests.servers import NOBODY
 from tests.test_judge import _child_of, _sounds, _wait, never
 from tests.variants import ADAPTER, MAPPER, sign, variant
 
-QUICK = EngineConfig(kind="transformers", bundle="nano", max_batch=4)
+QUICK = EngineConfig(kind="transformers", bundle="compact", max_batch=4)
 PATIENCE_S = 300.0
-LETTERS: dict[str, object] = {"letters": ["A", "S", "H", "N"]}
+LETTERS: dict[str, object] = {"letters": ["A", "S", "H", "N"], "training_prior": None, "normalisation": None}
 
 
 class Switched:
@@ -61,8 +62,8 @@ class Switched:
         _wait(lambda: EngineState.READY in self.states, PATIENCE_S)
 
     def versions(self) -> dict[int, str]:
-        """By entry."""
-        return {entry: judgement.prediction.bundle_version for entry, judgement in self.judgements}
+        """By entry, without the prior."""
+        return {entry: unmarked(judgement.prediction.bundle_version)[0] for entry, judgement in self.judgements}
 
     def use(self, bundle: Path | str) -> tuple[str, str, str]:
         """Ask for a bundle and wait for what becomes of it."""
@@ -83,7 +84,7 @@ class Switched:
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two bundles that are like nano."""
+    """Two bundles that are like packaged."""
     folder = tmp_path_factory.mktemp("others")
     return [variant(folder / f"other{seed}", seed) for seed in (1, 2)]
 
@@ -94,12 +95,13 @@ def ten(utterances: list[Int16]) -> list[Int16]:
 
 
 @pytest.fixture(scope="module")
-def said(nano: Bundle, others: list[Path], ten: list[Int16]) -> dict[str, np.ndarray]:
+def said(packaged: Bundle, others: list[Path], ten: list[Int16]) -> dict[str, np.ndarray]:
     """Posteriors (10, letters) that fresh engines give, by version."""
     tables = {}
-    for bundle in (nano, *(open_bundle(folder, nano) for folder in others)):
+    for opened in (packaged, *(open_bundle(folder, packaged) for folder in others)):
+        bundle = opened.under(EVERYDAY)
         answers = Predictor(bundle, TransformersEngine(bundle)).predict([Sound(pcm16_to_float(pcm)) for pcm in ten])
-        tables[bundle.manifest.version] = np.array([list(answer.prediction.posterior.values()) for answer in answers if answer.prediction])
+        tables[bundle.version] = np.array([list(answer.prediction.posterior.values()) for answer in answers if answer.prediction])
     return tables
 
 
@@ -109,12 +111,12 @@ def version(bundle: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["transformers", "embedded"])
 def test_under_load_every_segment_is_judged_once_by_the_bundle_it_names(
-    kind: str, tmp_path: Path, nano: Bundle, others: list[Path], ten: list[Int16], said: dict[str, np.ndarray]
+    kind: str, tmp_path: Path, packaged: Bundle, others: list[Path], ten: list[Int16], said: dict[str, np.ndarray]
 ) -> None:
     """Segments come without end while somebody switches at random, often before the last switch is over."""
     rng = random.Random(kind)
     switched = Switched(tmp_path, QUICK.model_copy(update={"kind": kind}))
-    wanted = [rng.choice([nano.folder, *others]) for _ in range(12)]
+    wanted = [rng.choice([packaged.folder, *others]) for _ in range(12)]
     for number in range(120):
         switched.submit(ten[number % 10])
         if number % 10 == 5:
@@ -133,7 +135,7 @@ def test_under_load_every_segment_is_judged_once_by_the_bundle_it_names(
     assert len(used) >= 3
     assert len(used) + sum("since" in reason for _, _, reason in switched.outcomes) == len(switched.outcomes)
     # Versions change only as the switches did, and in their order.
-    order = [nano.manifest.version, *used]
+    order = [packaged.manifest.version, *used]
     place = 0
     for told in switched.versions().values():
         place = order.index(told, place)
@@ -147,7 +149,7 @@ def _each_is_its_bundles(switched: Switched, said: dict[str, np.ndarray]) -> Non
 
 
 def test_with_processes_killed_in_between_too(
-    tmp_path: Path, nano: Bundle, others: list[Path], ten: list[Int16], said: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, packaged: Bundle, others: list[Path], ten: list[Int16], said: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("monitor.judging.judge._BACKOFF_S", (0.5,))
     switched = Switched(tmp_path, tireless=True)
@@ -179,26 +181,26 @@ def test_a_switch_that_is_asked_for_while_the_process_loads_waits_for_it(tmp_pat
     assert json.loads((tmp_path / "bundles.json").read_text())["uses"] == [], "that is for whoever asked"
 
 
-def test_what_cannot_be_taken_up_in_place_is_loaded_by_a_new_process(tmp_path: Path, nano: Bundle) -> None:
-    other = variant(tmp_path / "letters", about=LETTERS | {"version": "nano-letters0"})
+def test_what_cannot_be_taken_up_in_place_is_loaded_by_a_new_process(tmp_path: Path, packaged: Bundle) -> None:
+    other = variant(tmp_path / "letters", about=LETTERS | {"version": "compact-letters0"})
     switched = Switched(tmp_path, sounds=_sounds(8))
     _wait(lambda: bool(switched.judgements))
     for pcm in _sounds(12):
         switched.submit(pcm)
-    assert switched.use(other) == (str(other), "nano-letters0", "")
+    assert switched.use(other) == (str(other), "compact-letters0", "")
     for pcm in _sounds(4):
         switched.submit(pcm)
-    assert switched.use("nano") == ("nano", nano.manifest.version, "")
+    assert switched.use("compact") == ("compact", packaged.manifest.version, "")
     switched.judge.finish(never)
     assert [entry for entry, _ in switched.judgements] == list(range(24))
     assert EngineState.RESTARTING not in switched.states, "nothing went wrong"
     assert switched.states.count(EngineState.LOADING) == 3
     for judgement in (judgement for _, judgement in switched.judgements):
-        assert len(judgement.prediction.posterior) == (4 if judgement.prediction.bundle_version == "nano-letters0" else 7)
+        assert len(judgement.prediction.posterior) == (4 if judgement.prediction.bundle_version.startswith("compact-letters0") else 7)
 
 
 def test_one_that_a_new_process_cannot_load_is_refused_and_the_one_before_goes_on(tmp_path: Path, others: list[Path]) -> None:
-    bad = variant(tmp_path / "bad", about=LETTERS | {"version": "nano-bad00000"})
+    bad = variant(tmp_path / "bad", about=LETTERS | {"version": "compact-bad00000"})
     (bad / MAPPER).write_bytes(b"damaged")
     switched = Switched(tmp_path, sounds=_sounds(2))
     switched.use(others[0])
@@ -229,7 +231,7 @@ def _damaged(folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["transformers", "embedded"])
 def test_one_that_is_damaged_is_refused_and_the_old_one_goes_on_in_the_same_process(
-    kind: str, tmp_path: Path, nano: Bundle, ten: list[Int16], said: dict[str, np.ndarray]
+    kind: str, tmp_path: Path, packaged: Bundle, ten: list[Int16], said: dict[str, np.ndarray]
 ) -> None:
     switched = Switched(tmp_path, QUICK.model_copy(update={"kind": kind}), sounds=ten)
     for bundle, told in ((_damaged(tmp_path / "damaged"), "is damaged"), (_not_numbers(tmp_path / "nan"), "no numbers")):
@@ -241,9 +243,9 @@ def test_one_that_is_damaged_is_refused_and_the_old_one_goes_on_in_the_same_proc
     switched.judge.finish(never)
     assert [entry for entry, _ in switched.judgements] == list(range(20))
     _each_is_its_bundles(switched, said)
-    assert set(switched.versions().values()) == {nano.manifest.version}
+    assert set(switched.versions().values()) == {packaged.manifest.version}
     assert switched.states.count(EngineState.LOADING) == 1
-    assert switched.choice.current == "nano"
+    assert switched.choice.current == "compact"
 
 
 def test_without_a_process_the_next_one_is_started_with_it_at_once(
@@ -260,9 +262,9 @@ def test_without_a_process_the_next_one_is_started_with_it_at_once(
     assert switched.versions()[1] == version(others[1])
 
 
-def test_one_that_is_in_use_already_stays(tmp_path: Path, nano: Bundle) -> None:
+def test_one_that_is_in_use_already_stays(tmp_path: Path, packaged: Bundle) -> None:
     switched = Switched(tmp_path)
-    assert switched.use("nano") == ("nano", nano.manifest.version, "")
+    assert switched.use("compact") == ("compact", packaged.manifest.version, "")
     switched.judge.finish(never)
 
 
@@ -289,7 +291,7 @@ def test_one_that_goes_before_its_turn_is_refused(tmp_path: Path, others: list[P
     assert (name, told) == (str(mine), "")
     assert reason
     switched.judge.finish(never)
-    assert switched.choice.current == "nano"
+    assert switched.choice.current == "compact"
 
 
 def test_after_the_end_nothing_is_switched_and_what_was_asked_for_is_told(tmp_path: Path, others: list[Path]) -> None:
@@ -298,7 +300,7 @@ def test_after_the_end_nothing_is_switched_and_what_was_asked_for_is_told(tmp_pa
     switched.judge.finish(lambda: True)
     assert switched.outcomes == [(str(others[0]), "", "judging ended before")]
     with pytest.raises(EngineUnavailable, match="start the monitor again"):
-        switched.judge.use("nano")
+        switched.judge.use("compact")
 
 
 def test_a_server_that_is_down_makes_no_bundle_go_and_no_process_end(tmp_path: Path, others: list[Path]) -> None:
@@ -311,9 +313,9 @@ def test_a_server_that_is_down_makes_no_bundle_go_and_no_process_end(tmp_path: P
 
 
 def test_one_that_waits_for_a_server_that_is_down_can_be_overtaken_and_is_gone_back_from(
-    tmp_path: Path, nano: Bundle, others: list[Path]
+    tmp_path: Path, packaged: Bundle, others: list[Path]
 ) -> None:
-    switched = Switched(tmp_path, EngineConfig(kind="server", url=NOBODY, bundle="nano"), tireless=True)
+    switched = Switched(tmp_path, EngineConfig(kind="server", url=NOBODY, bundle="compact"), tireless=True)
     switched.judge.use(str(others[0]))
     waits = (EngineState.AWAY, str(others[0]))
     _wait(lambda: (switched.states[-1:], switched.choice.current) == ([waits[0]], waits[1]), PATIENCE_S)

@@ -25,7 +25,7 @@ from tests.stores import keys, raw
 ROOT = Path(__file__).parents[1]
 PARIS = ZoneInfo("Europe/Paris")
 NOON = datetime(2026, 7, 14, 12, 0, 0, 123456, tzinfo=UTC)
-SAD = Prediction({Emotion.SAD: 0.7, Emotion.NEUTRAL: 0.2, Emotion.HAPPY: 0.1}, unsure=False, bundle_version="nano-1")
+SAD = Prediction({Emotion.SAD: 0.7, Emotion.NEUTRAL: 0.2, Emotion.HAPPY: 0.1}, unsure=False, bundle_version="compact-1")
 SAID = Judgement(SAD)
 SOUND = b"\x01\x02" * 16_000
 
@@ -125,7 +125,7 @@ BROKEN_ROWS = {
     "judged without anything": {"state": "judged"},
     "emotion though waiting": {"emotion": "S"},
     "confidence over 1": {"state": "judged", "emotion": "S", "confidence": 7.0, "unsure": 0, "posterior": "{}"}
-    | {"bundle_version": "nano-1", "judged_at": "2026-07-14 12:00:03.000000"},
+    | {"bundle_version": "compact-1", "judged_at": "2026-07-14 12:00:03.000000"},
 }
 
 

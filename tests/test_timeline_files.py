@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 PARIS = ZoneInfo("Europe/Paris")
 NOON = datetime(2026, 7, 14, 12, tzinfo=UTC)
 EVENING = NOON + timedelta(hours=10)
-SAD = Prediction({Emotion.SAD: 0.7, Emotion.NEUTRAL: 0.3}, unsure=False, bundle_version="nano-1")
+SAD = Prediction({Emotion.SAD: 0.7, Emotion.NEUTRAL: 0.3}, unsure=False, bundle_version="compact-1")
 WRITER = """
 import sys
 from datetime import UTC, datetime, timedelta

@@ -20,6 +20,7 @@ from model.bundle import open_bundle
 from model.errors import BundleError, ConfigError, EngineUnavailable, TrainingError, TranscriberUnavailable
 from model.manifest import read_manifest
 from model.predictor import Predictor, Sound
+from model.priors import EVERYDAY
 from model.prompts import Strategy, Task, _render, emotion_prefix, messages, render
 from model.transcriber import MAX_TRANSCRIPT_BYTES, Transcriber, _bounded, find_model
 from monitor.config import Config, EngineConfig, PrivacyConfig, load_config
@@ -63,7 +64,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prefixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle like nano that is asked with the words before the letter."""
+    """A bundle like compact that is asked with the words before the letter."""
     return variant(tmp_path_factory.mktemp("bundles") / "prefixed", about={"strategy": "transcript-prefix"})
 
 
@@ -79,7 +80,7 @@ def _engine(bundle: Path | str, whisper: Path | str, **settings: object) -> Engi
 
 def _posteriors(bundle: Path, said: dict[str, np.ndarray]) -> np.ndarray:
     """What transformers makes of sounds when it is told their words."""
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle).under(EVERYDAY)
     answers = Predictor(opened, TransformersEngine(opened)).predict([Sound(pcm16_to_float(pcm), words) for words, pcm in said.items()])
     return np.array([list(answer.prediction.posterior.values()) for answer in answers if answer.prediction])
 
@@ -259,10 +260,10 @@ def test_what_was_said_is_not_remembered_with_the_requests() -> None:
 def test_a_running_monitor_takes_the_transcriber_up_with_a_bundle_that_needs_it_and_lets_it_go(
     tmp_path: Path, whisper: Path, prefixed: Path, hinted: Path
 ) -> None:
-    switched = Switched(tmp_path, _engine("nano", whisper))
+    switched = Switched(tmp_path, _engine("compact", whisper))
     switched.until_ready()
-    assert switched.judge.transcriber == "", "nano needs no words"
-    for bundle, words in ((prefixed, LOW), (hinted, LOW), (Path("nano"), None)):
+    assert switched.judge.transcriber == "", "the built-in bundle needs no words"
+    for bundle, words in ((prefixed, LOW), (hinted, LOW), (Path("compact"), None)):
         assert switched.use(str(bundle))[2] == ""
         assert bool(switched.judge.transcriber) == (words is not None)
         switched.submit(LOW_PCM)
@@ -273,19 +274,19 @@ def test_a_running_monitor_takes_the_transcriber_up_with_a_bundle_that_needs_it_
 
 
 def test_one_that_cannot_be_loaded_leaves_the_bundle_in_use(tmp_path: Path, prefixed: Path) -> None:
-    switched = Switched(tmp_path, _engine("nano", NOWHERE))
+    switched = Switched(tmp_path, _engine("compact", NOWHERE))
     switched.until_ready()
     assert "is not on this machine" in switched.use(str(prefixed))[2]
     switched.submit(LOW_PCM)
     _wait(lambda: bool(switched.judgements))
     assert switched.states.count(EngineState.LOADING) == 1
-    assert (switched.choice.current, switched.choice.aside) == ("nano", "")
+    assert (switched.choice.current, switched.choice.aside) == ("compact", "")
     switched.judge.finish(never)
 
 
 def test_where_none_is_set_such_a_bundle_is_refused_by_whoever_wants_to_use_it(home: Path, tmp_path: Path, prefixed: Path) -> None:
     needs = r"is asked with the words of each segment \(transcript-prefix\).*set \[engine\] transcriber"
-    switched = Switched(tmp_path, _engine("nano", ""))
+    switched = Switched(tmp_path, _engine("compact", ""))
     with pytest.raises(BundleError, match=needs):
         switched.judge.use(str(prefixed))
     switched.judge.finish(lambda: True)
@@ -361,7 +362,7 @@ def test_status_names_what_transcribes_and_says_where_it_failed(tmp_path: Path) 
 
 def test_the_doctor_loads_what_is_set_whether_it_is_needed_or_not(whisper: Path, prefixed: Path) -> None:
     assert "none is set" in transcriber(Config()).detail
-    idle = Config(engine=_engine("nano", whisper))
+    idle = Config(engine=_engine("compact", whisper))
     assert transcriber_there(idle).detail == f"{whisper} is in {whisper}; not loaded (--quick)"
     assert "needs no words, so the monitor does not load it" in transcriber(idle).detail
     needed = Config(engine=_engine(prefixed, whisper))
@@ -369,7 +370,7 @@ def test_the_doctor_loads_what_is_set_whether_it_is_needed_or_not(whisper: Path,
     assert found.verdict is Verdict.OK
     assert found.detail.startswith(f"{whisper}, int8, any language: loaded and tried on silence in")
     assert f"words by {whisper}, int8, any language" in engine(needed).detail
-    for broken in (_engine("nano", NOWHERE), _engine(prefixed, "")):
+    for broken in (_engine("compact", NOWHERE), _engine(prefixed, "")):
         with pytest.raises((TranscriberUnavailable, BundleError)):
             transcriber(Config(engine=broken))
 

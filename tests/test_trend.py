@@ -32,7 +32,7 @@ def a_day(
     heard_h: float = 10,
     sure_s: float = 3600,
     segments: int = 300,
-    bundles: tuple[str, ...] = ("nano-1",),
+    bundles: tuple[str, ...] = ("compact-1",),
     gaps: tuple[Gap, ...] = (),
 ) -> DaySummary:
     """Day `number` from FIRST on; sadness: its share, None for a day without data."""
@@ -195,8 +195,8 @@ def test_what_was_long_ago_is_not_usual_any_more() -> None:
 def test_another_model_is_no_mood() -> None:
     """A new model that hears twice the sadness: nothing is outside, the point says so, and what is usual begins anew."""
     old = [a_day(i, value) for i, value in enumerate(wobbling(30))]
-    mixed = a_day(30, 0.4, bundles=("nano-1", "nano-2"))
-    new = [a_day(31 + i, value, bundles=("nano-2",)) for i, value in enumerate(wobbling(12, 0.6))]
+    mixed = a_day(30, 0.4, bundles=("compact-1", "compact-2"))
+    new = [a_day(31 + i, value, bundles=("compact-2",)) for i, value in enumerate(wobbling(12, 0.6))]
     trend = sadness([*old, mixed, *new])
     assert [point.model_changed for point in trend.points] == [False] * 30 + [True] + [False] * 12
     assert all(point.outside == 0 for point in trend.points[30:])
@@ -207,7 +207,7 @@ def test_another_model_is_no_mood() -> None:
 
 
 def test_what_no_model_has_a_say_in_goes_on_through_a_new_model() -> None:
-    days = [a_day(i, 0.2, bundles=("nano-1",) if i < 20 else ("nano-2",)) for i in range(22)]
+    days = [a_day(i, 0.2, bundles=("compact-1",) if i < 20 else ("compact-2",)) for i in range(22)]
     points = trends(days)["speech_per_hour"].points
     assert points[20].model_changed
     assert points[20].band is not None
@@ -215,7 +215,7 @@ def test_what_no_model_has_a_say_in_goes_on_through_a_new_model() -> None:
 
 
 def test_going_back_to_the_old_model_goes_back_to_what_was_usual_for_it() -> None:
-    versions = ["nano-1"] * 20 + ["nano-2"] * 2 + ["nano-1"]
+    versions = ["compact-1"] * 20 + ["compact-2"] * 2 + ["compact-1"]
     points = sadness([a_day(i, 0.2, bundles=(version,)) for i, version in enumerate(versions)]).points
     assert points[22].model_changed
     assert points[22].band is not None

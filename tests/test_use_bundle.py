@@ -17,12 +17,13 @@ from monitor.judging.listener import EngineState
 from monitor.recorder import Recorder
 from monitor.status_text import status_text
 from monitor.switching import Switched, Switching
+from tests.bundles import STORED
 from tests.commands import Running, configure, stored
 from tests.conftest import DEMO
 from tests.test_recorder import UTC_ZONE, record
 from tests.variants import MAPPER, variant
 
-NANO = read_manifest(find_bundle("nano")).version
+PACKAGED = read_manifest(find_bundle("compact")).version
 
 
 def database(home: Path) -> Path:
@@ -39,13 +40,13 @@ def test_what_is_said_from_then_on_is_judged_by_the_other_bundle(home: Path, tmp
     mine, bad = variant(tmp_path / "mine"), variant(tmp_path / "bad", 2)
     (bad / MAPPER).write_bytes(b"damaged")
     version = read_manifest(mine).version
-    configure(home, engine={"kind": "transformers", "bundle": "nano"})
+    configure(home, engine={"kind": "transformers", "bundle": "compact"})
     running = Running(home, "--source", "-", "--at", datetime(2026, 1, 5, 9, tzinfo=UTC).isoformat(), stdin=subprocess.PIPE)
     running.until(lambda: "listening to" in running.output)
     # While it loads there is nobody to switch, and who asks is not kept waiting.
-    first = ask(database(home), "use-bundle", name="nano")
-    assert first == {"version": NANO, "state": "switching"} or first["state"] == "in use"
-    running.until(lambda: ask(database(home), "status")["bundle"] == NANO)
+    first = ask(database(home), "use-bundle", name="compact")
+    assert first == {"version": PACKAGED, "state": "switching"} or first["state"] == "in use"
+    running.until(lambda: ask(database(home), "status")["bundle"] == PACKAGED)
     running.until(lambda: ask(database(home), "status")["next_bundle"] is None)
     say(running, 0, 20)
     running.until(lambda: ask(database(home), "status")["judged"] == 3)
@@ -66,9 +67,9 @@ def test_what_is_said_from_then_on_is_judged_by_the_other_bundle(home: Path, tmp
     running.process.stdin.close()
     assert running.process.wait(120) == 0
     versions = [entry.prediction.bundle_version for entry in stored(home)[0] if entry.prediction]
-    assert versions[:3] == [NANO] * 3
+    assert versions[:3] == [STORED] * 3
     assert len(versions) > 3
-    assert set(versions[3:]) == {version}
+    assert set(versions[3:]) == {f"{version}+everyday"}
 
 
 def _until_in_use(running: Running, home: Path, bundle: Path, version: str) -> None:
@@ -92,14 +93,14 @@ def test_who_asks_is_told_what_became_of_it_and_nobody_else_is_kept(tmp_path: Pa
 def test_a_change_that_takes_long_is_in_the_status_until_it_is_over_and_what_failed_then_is_a_problem(tmp_path: Path) -> None:
     def act(recorder: Recorder) -> None:
         status = recorder._status
-        assert recorder.use_bundle("nano", 0.01) == ""
-        assert (status.next_bundle, status.problems) == ("nano", [])
+        assert recorder.use_bundle("compact", 0.01) == ""
+        assert (status.next_bundle, status.problems) == ("compact", [])
         told = status_text({**status.as_json(), "pid": 1}, UTC_ZONE)
-        assert "Bundle      none yet, changing to nano" in told
-        recorder._on_switched("nano", "", "it is damaged")
+        assert "Bundle      none yet, changing to compact" in told
+        recorder._on_switched("compact", "", "it is damaged")
         assert status.next_bundle == ""
-        assert status.problems == ["the bundle nano is not used: it is damaged"]
-        recorder._on_switched("nano", NANO, "")
+        assert status.problems == ["the bundle compact is not used: it is damaged"]
+        recorder._on_switched("compact", PACKAGED, "")
         assert status.problems == []
         with pytest.raises(EmosllmError, match="no bundle at"):
             recorder.use_bundle(str(tmp_path / "nothing"), 0.01)
@@ -110,9 +111,9 @@ def test_a_change_that_takes_long_is_in_the_status_until_it_is_over_and_what_fai
 
 def test_status_names_the_bundle_only_while_one_judges(tmp_path: Path) -> None:
     def act(recorder: Recorder) -> None:
-        recorder.judge._in_use = NANO
-        recorder._on_engine(EngineState.READY, f"embedded, {NANO}")
-        assert recorder._status.as_json()["bundle"] == NANO
+        recorder.judge._in_use = PACKAGED
+        recorder._on_engine(EngineState.READY, f"embedded, {PACKAGED}")
+        assert recorder._status.as_json()["bundle"] == PACKAGED
         recorder.judge._in_use = ""
         recorder._on_engine(EngineState.RESTARTING, "it died")
         assert recorder._status.as_json()["bundle"] is None

@@ -19,8 +19,8 @@ from tests.conftest import DEMO
 
 PARIS = ZoneInfo("Europe/Paris")
 NOON = datetime(2026, 1, 5, 11, 0, tzinfo=UTC)
-SAD = Prediction({Emotion.SAD: 0.7, Emotion.NEUTRAL: 0.3}, unsure=False, bundle_version="nano-1")
-UNSURE = Prediction({Emotion.SAD: 0.4, Emotion.NEUTRAL: 0.35, Emotion.FEAR: 0.25}, unsure=True, bundle_version="nano-1")
+SAD = Prediction({Emotion.SAD: 0.7, Emotion.NEUTRAL: 0.3}, unsure=False, bundle_version="compact-1")
+UNSURE = Prediction({Emotion.SAD: 0.4, Emotion.NEUTRAL: 0.35, Emotion.FEAR: 0.25}, unsure=True, bundle_version="compact-1")
 
 
 def _console() -> Console:
@@ -40,7 +40,7 @@ def test_the_panel_shows_level_speech_segments_queue_and_engine() -> None:
         unjudged=1,
         waiting=1,
     )
-    status.engine, status.engine_detail = EngineState.READY, "embedded, nano-1"
+    status.engine, status.engine_detail = EngineState.READY, "embedded, compact-1"
     status.recent.extend([Judged(NOON, 3.2, SAD), Judged(NOON, 1.0, UNSURE), Judged(NOON, 2.0, None, "the engine failed")])
     console = _console()
     console.print(LiveView(console, PARIS).render(status))
@@ -58,7 +58,7 @@ def test_the_panel_shows_level_speech_segments_queue_and_engine() -> None:
         "1 waiting",
     ):
         assert part in text, part
-    assert "engine: ready, embedded, nano-1" in text
+    assert "engine: ready, embedded, compact-1" in text
     assert "not a diagnosis" in text
 
 

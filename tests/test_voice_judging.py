@@ -14,6 +14,7 @@ from rich.console import Console
 from model.audio import Float32, Int16, float_to_pcm16, pcm16_to_float
 from model.bundle import Bundle, open_bundle
 from model.predictor import Predictor, Sound
+from model.priors import EVERYDAY
 from model.voice_reference import VoiceSums, shift_of
 from monitor.config import Config, EngineConfig
 from monitor.judging.bundle_choice import BundleChoice
@@ -39,7 +40,7 @@ from tests.test_voice_learning import FIRST, HOUR, Spoken
 from tests.tiny_whisper import HIGH, HIGH_HZ, LOW, LOW_HZ, tiny_whisper, tone
 from tests.variants import normalising
 
-QUICK = EngineConfig(kind="transformers", bundle="nano", max_batch=4)
+QUICK = EngineConfig(kind="transformers", bundle="compact", max_batch=4)
 PATIENCE_S = 300.0
 
 
@@ -47,9 +48,9 @@ PATIENCE_S = 300.0
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     """One that normalises, what a night might make of it, and one with another population."""
     folder = tmp_path_factory.mktemp("bundles")
-    first = open_bundle(normalising(folder / "first"))
-    night = open_bundle(normalising(folder / "night", adapter=3), first)
-    other = open_bundle(normalising(folder / "other", seed=9), first)
+    first = open_bundle(normalising(folder / "first")).under(EVERYDAY)
+    night = open_bundle(normalising(folder / "night", adapter=3), first).under(EVERYDAY)
+    other = open_bundle(normalising(folder / "other", seed=9), first).under(EVERYDAY)
     assert first.voice_space == night.voice_space != other.voice_space
     return {"first": first, "night": night, "other": other}
 
@@ -157,7 +158,7 @@ def test_every_segment_is_heard_against_its_own_reference_across_a_crash_and_oth
     heard.submit(ten[8], two)
     heard.until_answered()
     check(heard, night, range(9, 10))
-    assert heard.judgements[9].prediction.bundle_version == night.manifest.version
+    assert heard.judgements[9].prediction.bundle_version == night.version
 
     heard.judge.use(str(other.folder))
     _wait(lambda: len(heard.outcomes) == 2, PATIENCE_S)
@@ -204,8 +205,8 @@ def test_a_bundle_that_is_asked_with_words_hears_each_segment_against_its_refere
     heard.judge.finish(never)
 
 
-def test_a_bundle_without_a_use_for_it_is_told_of_none(nano: Bundle, ten: list[Int16], tmp_path: Path) -> None:
-    heard = Heard(tmp_path, nano)
+def test_a_bundle_without_a_use_for_it_is_told_of_none(packaged: Bundle, ten: list[Int16], tmp_path: Path) -> None:
+    heard = Heard(tmp_path, packaged)
     heard.submit(ten[0], HeldReference("space", "version", b"whatever"))
     heard.judge.start()
     heard.judge.finish(never)
@@ -216,10 +217,10 @@ def test_a_bundle_without_a_use_for_it_is_told_of_none(nano: Bundle, ten: list[I
 def test_a_reference_keeps_its_place_among_the_questions_and_another_bundle_comes_first() -> None:
     inbox, asks = Inbox(), [Ask(number, np.zeros(1, np.int16)) for number in range(4)]
     held = SetReference(HeldReference("space", "version", b""))
-    for message in (asks[0], asks[1], held, asks[2], Use("nano"), asks[3]):
+    for message in (asks[0], asks[1], held, asks[2], Use("compact"), asks[3]):
         inbox.put(message)
     taken = [inbox.take(64) for _ in range(4)]
-    assert taken == [Use("nano"), [asks[0], asks[1]], held, [asks[2], asks[3]]]
+    assert taken == [Use("compact"), [asks[0], asks[1]], held, [asks[2], asks[3]]]
 
 
 # the recorder ----------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def nano() -> Bundle:
-    return open_bundle(find_bundle("nano"))
+def packaged() -> Bundle:
+    return open_bundle(find_bundle("compact"))
 
 
 def _sounds() -> list[Sound]:
@@ -108,19 +108,19 @@ def test_bundles_of_one_encoder_and_normaliser_share_their_sums_and_others_do_no
     assert night.version != bundle.manifest.version
     assert bundle.voice_space == night.voice_space is not None
     assert other.voice_space not in (None, bundle.voice_space)
-    assert read_manifest(find_bundle("nano")).voice_space is None
+    assert read_manifest(find_bundle("compact")).voice_space is None
 
 
-def test_a_bundle_without_normalisation_answers_as_before_and_adds_nothing(nano: Bundle) -> None:
+def test_a_bundle_without_normalisation_answers_as_before_and_adds_nothing(packaged: Bundle) -> None:
     sounds = _sounds()
-    states, mask = nano.encoder([torch.from_numpy(sound.audio) for sound in sounds])
+    states, mask = packaged.encoder([torch.from_numpy(sound.audio) for sound in sounds])
     with torch.inference_mode():
-        assert torch.equal(nano.embeds_of(states, mask), nano.mapper(states, mask))
-    assert [answer.sums for answer in Predictor(nano, load_llm(nano)).predict(sounds)] == [None] * 3
+        assert torch.equal(packaged.embeds_of(states, mask), packaged.mapper(states, mask))
+    assert [answer.sums for answer in Predictor(packaged, load_llm(packaged)).predict(sounds)] == [None] * 3
 
 
-def test_a_stranger_is_heard_as_without_a_reference_bit_for_bit(bundle: Bundle, nano: Bundle) -> None:
-    answers = [Predictor(one, load_llm(one)).predict(_sounds()) for one in (bundle, nano)]
+def test_a_stranger_is_heard_as_without_a_reference_bit_for_bit(bundle: Bundle, packaged: Bundle) -> None:
+    answers = [Predictor(one, load_llm(one)).predict(_sounds()) for one in (bundle, packaged)]
     posteriors = [[dict(answer.prediction.posterior) for answer in found if answer.prediction] for found in answers]
     assert posteriors[0] == posteriors[1]
 

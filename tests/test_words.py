@@ -22,7 +22,7 @@ from tests.stores import keys, raw
 
 PARIS = ZoneInfo("Europe/Paris")
 NOON = datetime(2026, 7, 14, 12, tzinfo=UTC)
-FEAR = Prediction({Emotion.FEAR: 0.7, Emotion.SAD: 0.3}, unsure=False, bundle_version="nano-1")
+FEAR = Prediction({Emotion.FEAR: 0.7, Emotion.SAD: 0.3}, unsure=False, bundle_version="compact-1")
 HIGHEST = 2**63
 WRITER = """
 import sys

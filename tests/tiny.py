@@ -25,11 +25,12 @@ from transformers import (
 
 from model.bundle import Bundle, open_bundle
 from model.encoder import NanoEncoder
-from model.manifest import MANIFEST, BundleManifest, MapperSettings, digests, find_bundle
+from model.manifest import MANIFEST, BundleManifest, MapperSettings, digests
 from model.mapper import QPMapper
 from model.prompts import PROMPTS, SYSTEM_PROMPT, Strategy, emotion_prefix, format_answer
 from model.speech_llm import SpeechLLM
 from model.types import Emotion
+from tests.bundles import NANO
 from train.learning.nano_llm import build_tokenizer
 from train.recipe import SmallLlm
 
@@ -183,7 +184,7 @@ def bundle(llm: SpeechLLM, strategy: Literal[Strategy.SER, Strategy.JOINT] = Str
     """nano's encoder, and a mapper from random weights, before a language model; in memory, never calibrated, all nine letters."""
     torch.manual_seed(0)
     settings = MapperSettings(queries=4, layers=1, heads=4, width=48)
-    encoder = NanoEncoder.load(find_bundle("nano") / "encoder")
+    encoder = NanoEncoder.load(NANO / "encoder")
     manifest = BundleManifest(
         name="tiny",
         version="tiny-00000000",

@@ -1,4 +1,4 @@
-"""Bundles that differ from nano a little, or in what no engine can take up while it runs. All are whole: digests and version fit."""
+"""Bundles that differ from compact a little, or in what no engine can take up while it runs. All are whole: digests and version fit."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ ADAPTER, MAPPER = "adapter/adapter_model.safetensors", "mapper.safetensors"
 
 
 def variant(folder: Path, seed: int = 1, about: Mapping[str, object] | None = None, rank: int = 8, llm: float = 1.0) -> Path:
-    """A copy of nano in a new folder, with adapter and mapper changed by a seed, entries of bundle.json by `about`.
+    """A copy of compact in a new folder, with adapter and mapper changed by a seed, entries of bundle.json by `about`.
 
     rank: of the adapter, at least 8. llm: its weights times this.
     """
-    shutil.copytree(find_bundle("nano"), folder)
+    shutil.copytree(find_bundle("compact"), folder)
     torch.manual_seed(seed)
     _change(folder / ADAPTER, lambda tensor: tensor + tensor.std() * torch.randn_like(tensor))
     _change(folder / MAPPER, lambda tensor: tensor * (1 + 0.01 * torch.randn_like(tensor)))
@@ -33,12 +33,12 @@ def variant(folder: Path, seed: int = 1, about: Mapping[str, object] | None = No
 def normalising(
     folder: Path, seed: int = 0, prior_segments: float = 10.0, adapter: int | None = None, about: Mapping[str, object] | None = None
 ) -> Path:
-    """A copy of nano in a new folder that wants the reference of a voice subtracted; its population mean, of any size, is drawn by a seed.
+    """A copy in a new folder that wants the reference of a voice subtracted; its population mean, of any size, is drawn by a seed.
 
     adapter: the seed of other weights of mapper and adapter, as a night makes them. about: other entries of bundle.json.
     """
     if adapter is None:
-        shutil.copytree(find_bundle("nano"), folder)
+        shutil.copytree(find_bundle("compact"), folder)
     else:
         variant(folder, adapter)
     width = len(load_file(folder / MAPPER)["enter.weight"][0])

@@ -44,7 +44,7 @@ class _Listening(ServerConnection):
 
 def good_request(server: str, key: str, ca_file: str) -> dict[str, Any]:
     """What a monitor really asks, of a real piece of speech."""
-    bundle, connection = open_bundle(find_bundle("nano")), _Listening(server, key, ca_file, _PATIENCE_S)
+    bundle, connection = open_bundle(find_bundle("compact")), _Listening(server, key, ca_file, _PATIENCE_S)
     engine = ServerEngine(bundle, connection)
     Predictor(bundle, engine).predict([Sound(pcm16_to_float(demo_segments()[0]))])
     engine.close()

@@ -20,7 +20,7 @@ def main() -> None:
     spec, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    bundle, heard = open_bundle(find_bundle("nano")), Heard.of(float_to_pcm16(read_audio(DEMO)))
+    bundle, heard = open_bundle(find_bundle("compact")), Heard.of(float_to_pcm16(read_audio(DEMO)))
     monitors = [SimulatedMonitor(Place(**place), bundle, heard) for place in spec["places"]]
     print("ready", flush=True)
     start = float(sys.stdin.readline())

@@ -23,7 +23,7 @@ _APART_S = 120
 _ROW = (
     "INSERT INTO segment (stream, start_sample, end_sample, start_at, end_at, zone, state, emotion, confidence, unsure, posterior,"
     " bundle_version, judged_at, loudness_db, pitch_hz)"
-    " VALUES ('one', ?, ?, ?, ?, 'Europe/Paris', 'judged', 'N', 0.7, 0, ?, 'nano', ?, -21.5, 143.2)"
+    " VALUES ('one', ?, ?, ?, ?, 'Europe/Paris', 'judged', 'N', 0.7, 0, ?, 'compact', ?, -21.5, 143.2)"
 )
 _POSTERIOR = json.dumps(dict(zip("NASHUFD", (0.7, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05), strict=True)))
 

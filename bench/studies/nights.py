@@ -76,7 +76,7 @@ def _nights(actor: str, clips: Sequence[Utterance], shuffled: bool) -> Iterator[
     settings = NightSettings.load().model_copy(update={"least_labels": 1, "least_corrections": 0})
     for night in range(1, _DAYS + 1):
         with tempfile.TemporaryDirectory() as folder:
-            learner = Night(find_bundle("nano"), Path(folder) / "work", settings=settings)
+            learner = Night(find_bundle("compact"), Path(folder) / "work", settings=settings)
             decision = learner.learn(labels[: night * len(labels) // _DAYS], Path(folder) / "new")
             judge.take(learner)
             yield Measured(night, judge.score(other_half), judge.score(others), decision)
@@ -87,7 +87,7 @@ class _Judge:
     """Asks the shipped bundle, or what a night has made of it."""
 
     def __init__(self) -> None:
-        self._bundle = open_bundle(find_bundle("nano"))
+        self._bundle = open_bundle(find_bundle("compact"))
         self._predictor = Predictor(self._bundle, load_llm(self._bundle))
         self._letters = self._bundle.manifest.letters
 

@@ -1,6 +1,6 @@
 """How long it takes until another bundle is in use: while nobody speaks, with segments waiting, and where only a new process can use it.
 
-The judging process is the monitor's own, with embedded vLLM and nano; the others are nano with a changed adapter and mapper.
+The judging process is the monitor's own, with embedded vLLM and compact; the others are compact with a changed adapter and mapper.
 """
 
 import json
@@ -40,7 +40,9 @@ class _Swaps:
         self._outcome: tuple[float, str] | None = None
         self._ready = False
         listener = Listener(lambda entry: self._sounds[entry], self._judged, lambda *_: None, self._changed, self._switched)
-        self.judge = Judge(EngineConfig(), BundleChoice("nano", folder / "bundles.json"), folder / "engine.log", listener, tireless=False)
+        self.judge = Judge(
+            EngineConfig(), BundleChoice("compact", folder / "bundles.json"), folder / "engine.log", listener, tireless=False
+        )
         self.judge.start()
         self.wait(lambda: self._ready)
 
@@ -106,7 +108,7 @@ def run() -> list[str]:
         ("of that, from the last answer of the old one to in use", [alone for _, alone in loaded]),
         ("only a new process can use it (other letters)", [ended - began]),
     ]
-    lines = [f"## Another bundle in use (embedded vLLM, nano; {_ROUNDS} swaps; judging {_WAITING} takes {drain:.2f} s)", ""]
+    lines = [f"## Another bundle in use (embedded vLLM, compact; {_ROUNDS} swaps; judging {_WAITING} takes {drain:.2f} s)", ""]
     lines += ["| | median s | longest s | median, ratio to judging |", "|---|---|---|---|"]
     return lines + [f"| {name} | {(mid := statistics.median(s)):.2f} | {max(s):.2f} | {mid / drain:.2f} |" for name, s in rows]
 
@@ -131,7 +133,7 @@ def _loaded(swaps: _Swaps, sounds: list[Int16], bundle: Path) -> tuple[float, fl
 
 def _changed(folder: Path, seed: int, letters: list[str] | None = None) -> Path:
     """nano with noise in adapter and mapper."""
-    shutil.copytree(find_bundle("nano"), folder)
+    shutil.copytree(find_bundle("compact"), folder)
     torch.manual_seed(seed)
     for path in (folder / "adapter/adapter_model.safetensors", folder / "mapper.safetensors"):
         save_file({name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in load_file(path).items()}, path, {"format": "pt"})

@@ -131,7 +131,9 @@ def _of_manifest(kept: Kept) -> list[tuple[str, str]]:
     for score in manifest.scores:
         low, high = score.interval_95
         told.append(("released with", f"unweighted accuracy {score.unweighted_accuracy:.3f} ({low:.2f} to {high:.2f}) on {score.split}"))
-        told += [("knowing the person", _personal(one)) for one in score.personal if one.groups and one.minutes]
+        # Where there was less speech than asked for, several lengths found the same.
+        known = [_personal(one) for one in score.personal if one.groups and one.minutes]
+        told += [("knowing the person", text) for text in dict.fromkeys(known)]
     return told
 
 

@@ -12,7 +12,7 @@ from monitor.commands.settings import settings_of
 
 bundles = typer.Typer(no_args_is_help=True)
 
-_VERSION = "A version as `bundles list` shows it, or how one begins; nano is the built-in one."
+_VERSION = "A version as `bundles list` shows it, or how one begins; compact is the built-in one."
 _WHY = "One line that `bundles show` tells later; it is kept in a file that is not encrypted."
 _LONGEST_WHY = 200
 

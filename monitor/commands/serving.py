@@ -38,7 +38,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, d
 @serve.callback()
 def start(
     context: typer.Context,
-    bundle: Annotated[str, typer.Option(help="The model that everyone may use: nano, or a folder.")] = PACKAGED_BUNDLE,
+    bundle: Annotated[str, typer.Option(help="The model that everyone may use: compact, or a folder.")] = PACKAGED_BUNDLE,
     host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need TLS and clients.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate, with those it is signed by; PEM.")] = None,
