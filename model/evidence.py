@@ -1,7 +1,8 @@
 """What a person let be known about segments of their own speech, on its way from the monitor to a training. No torch here.
 
 It goes through a pipe, because sound does not lie in clear text on a disk. Each piece is a line of JSON, then its samples; a line `null`
-ends them, so that what broke off is not taken for the whole.
+ends them, so that what broke off is not taken for the whole. The reference of the person's voice, if there is one, goes before them in the
+same way: a line, then its bytes.
 """
 
 import json
@@ -19,6 +20,7 @@ from model.types import Emotion
 
 _BYTES_A_SAMPLE = 2
 _LONGEST_SAMPLES = 60 * 16_000
+_LONGEST_REFERENCE = 2**20
 
 
 class Kind(StrEnum):
@@ -46,8 +48,10 @@ class Evidence:
     weight: float = 1.0
 
 
-def write_evidence(file: BinaryIO, pieces: Iterable[Evidence]) -> None:
-    """Write what `read_evidence` reads. Raises OSError when nobody reads it any more."""
+def write_evidence(file: BinaryIO, pieces: Iterable[Evidence], reference: bytes | None = None) -> None:
+    """Write what `read_evidence` reads. reference: of the person's voice, as it is kept. Raises OSError when nobody reads it any more."""
+    if reference is not None:
+        file.write(json.dumps({"reference": len(reference)}).encode() + b"\n" + reference)
     for one in pieces:
         told = {
             "segment": one.segment,
@@ -65,14 +69,32 @@ def write_evidence(file: BinaryIO, pieces: Iterable[Evidence]) -> None:
 
 def read_evidence(file: BinaryIO) -> Iterator[Evidence]:
     """Piece by piece, in the order written. Raises FormatError for what broke off or is no evidence."""
+    return (one for one in _read(file) if isinstance(one, Evidence))
+
+
+def read_with_reference(file: BinaryIO) -> tuple[bytes | None, list[Evidence]]:
+    """The reference of the person's voice, if one was sent, and all pieces. Raises FormatError as `read_evidence` does."""
+    read = list(_read(file))
+    return next((one for one in read if isinstance(one, bytes)), None), [one for one in read if isinstance(one, Evidence)]
+
+
+def _read(file: BinaryIO) -> Iterator[Evidence | bytes]:
     while True:
         try:
             told = json.loads(file.readline(10_000))
             if told is None:
                 return
-            yield _piece(told, file)
+            yield _reference(told, file) if "reference" in told else _piece(told, file)
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"the evidence to learn from is incomplete or damaged ({error}); nothing was learned") from error
+
+
+def _reference(told: dict[str, object], file: BinaryIO) -> bytes:
+    size = int(str(told["reference"]))
+    reference = file.read(size) if 0 <= size <= _LONGEST_REFERENCE else b""
+    if len(reference) != size:
+        raise ValueError("the reference of the voice broke off")
+    return reference
 
 
 def _piece(told: dict[str, object], file: BinaryIO) -> Evidence:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.errors import FormatError
-from model.evidence import Evidence, Kind, read_evidence, write_evidence
+from model.evidence import Evidence, Kind, read_evidence, read_with_reference, write_evidence
 from model.types import Emotion
 
 PIECES = [
@@ -16,9 +16,9 @@ PIECES = [
 ]
 
 
-def written() -> bytes:
+def written(reference: bytes | None = None) -> bytes:
     file = io.BytesIO()
-    write_evidence(file, PIECES)
+    write_evidence(file, PIECES, reference)
     return file.getvalue()
 
 
@@ -27,6 +27,20 @@ def test_evidence_arrives_as_it_was_sent() -> None:
         assert np.array_equal(sent.pcm, got.pcm)
         for name in ("segment", "at", "emotion", "kind", "shown", "weight"):
             assert getattr(sent, name) == getattr(got, name)
+
+
+@pytest.mark.parametrize("reference", [None, b"", b"null\n" * 300])
+def test_the_reference_of_the_voice_goes_before_it(reference: bytes | None) -> None:
+    got, pieces = read_with_reference(io.BytesIO(written(reference)))
+    assert got == reference
+    assert [one.segment for one in pieces] == [7, 9]
+    assert [one.segment for one in read_evidence(io.BytesIO(written(reference)))] == [7, 9]
+
+
+def test_a_reference_that_broke_off_or_is_far_too_long_is_refused() -> None:
+    for sent in (written(b"x" * 100)[:60], b'{"reference": 2000000}\n' + b"x" * 2_000_000 + b"null\n", b'{"reference": -1}\nnull\n'):
+        with pytest.raises(FormatError, match="nothing was learned"):
+            read_with_reference(io.BytesIO(sent))
 
 
 @pytest.mark.parametrize("kept", [0, 10, 400, -6, -2])

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.nightly.gate import Floats, Ints
-from train.scoring.metrics import calibrate, fit_temperature
+from train.scoring.metrics import Floats, Ints, calibrate, fit_temperature
 
 _RANGE = (0.5, 2.0)
 
