@@ -1,8 +1,8 @@
 """What a person let be known about segments of their own speech, on its way from the monitor to a training. No torch here.
 
 It goes through a pipe, because sound does not lie in clear text on a disk. Each piece is a line of JSON, then its samples; a line `null`
-ends them, so that what broke off is not taken for the whole. The reference of the person's voice, if there is one, goes before them in the
-same way: a line, then its bytes.
+ends them, so that what broke off is not taken for the whole. How the monitor hears the person goes before them in the same way: a line,
+then the bytes of the reference of their voice.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 
 from model.audio import Int16
 from model.errors import FormatError
+from model.priors import EVERYDAY, Prior
 from model.types import Emotion
 
 _BYTES_A_SAMPLE = 2
@@ -48,10 +49,21 @@ class Evidence:
     weight: float = 1.0
 
 
-def write_evidence(file: BinaryIO, pieces: Iterable[Evidence], reference: bytes | None = None) -> None:
-    """Write what `read_evidence` reads. reference: of the person's voice, as it is kept. Raises OSError when nobody reads it any more."""
-    if reference is not None:
-        file.write(json.dumps({"reference": len(reference)}).encode() + b"\n" + reference)
+@dataclass(frozen=True, slots=True)
+class HeardWith:
+    """How the monitor hears the person. reference: `VoiceSums` of their voice as bytes; None where nothing is known of it. prior: the name
+    of what posteriors are corrected to, see Prior."""
+
+    reference: bytes | None = None
+    prior: str = EVERYDAY.name
+
+
+def write_evidence(file: BinaryIO, pieces: Iterable[Evidence], heard_with: HeardWith | None = None) -> None:
+    """Write what `read_evidence` reads. heard_with: a stranger's by default. Raises OSError when nobody reads it any more."""
+    heard_with = heard_with or HeardWith()
+    reference = heard_with.reference
+    head = {"prior": heard_with.prior, "reference": None if reference is None else len(reference)}
+    file.write(json.dumps(head).encode() + b"\n" + (reference or b""))
     for one in pieces:
         told = {
             "segment": one.segment,
@@ -72,29 +84,32 @@ def read_evidence(file: BinaryIO) -> Iterator[Evidence]:
     return (one for one in _read(file) if isinstance(one, Evidence))
 
 
-def read_with_reference(file: BinaryIO) -> tuple[bytes | None, list[Evidence]]:
-    """The reference of the person's voice, if one was sent, and all pieces. Raises FormatError as `read_evidence` does."""
+def read_all(file: BinaryIO) -> tuple[HeardWith, list[Evidence]]:
+    """How the monitor hears the person, and all pieces. Raises FormatError as `read_evidence` does."""
     read = list(_read(file))
-    return next((one for one in read if isinstance(one, bytes)), None), [one for one in read if isinstance(one, Evidence)]
+    return next((one for one in read if isinstance(one, HeardWith)), HeardWith()), [one for one in read if isinstance(one, Evidence)]
 
 
-def _read(file: BinaryIO) -> Iterator[Evidence | bytes]:
+def _read(file: BinaryIO) -> Iterator[Evidence | HeardWith]:
     while True:
         try:
             told = json.loads(file.readline(10_000))
             if told is None:
                 return
-            yield _reference(told, file) if "reference" in told else _piece(told, file)
+            yield _heard_with(told, file) if "reference" in told else _piece(told, file)
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"the evidence to learn from is incomplete or damaged ({error}); nothing was learned") from error
 
 
-def _reference(told: dict[str, object], file: BinaryIO) -> bytes:
+def _heard_with(told: dict[str, object], file: BinaryIO) -> HeardWith:
+    prior = Prior.named(str(told["prior"])).name
+    if told["reference"] is None:
+        return HeardWith(None, prior)
     size = int(str(told["reference"]))
     reference = file.read(size) if 0 <= size <= _LONGEST_REFERENCE else b""
     if len(reference) != size:
         raise ValueError("the reference of the voice broke off")
-    return reference
+    return HeardWith(reference, prior)
 
 
 def _piece(told: dict[str, object], file: BinaryIO) -> Evidence:

@@ -15,7 +15,7 @@ import pytest
 from model.audio import pcm16_to_float
 from model.bundle import Bundle, load_llm, open_bundle
 from model.decision import DECISION, Decision, Learned, Stage, Verdict
-from model.evidence import Evidence, write_evidence
+from model.evidence import Evidence, HeardWith, write_evidence
 from model.manifest import LEARNED_FROM, MANIFEST, find_bundle, read_manifest
 from model.predictor import Predictor, Sound
 from model.types import Emotion
@@ -95,7 +95,7 @@ def test_broken_evidence_and_bundles_are_refused(tmp_path: Path, pieces: list[Ev
     assert done.returncode == 1
     assert b"no bundle at" in done.stderr
     file = io.BytesIO()
-    write_evidence(file, pieces, b"of a voice")
+    write_evidence(file, pieces, HeardWith(b"of a voice"))
     done = subprocess.run(command(tmp_path), input=file.getvalue(), capture_output=True, check=False, timeout=600)
     assert done.returncode == 1
     assert b"does not normalise voices" in done.stderr

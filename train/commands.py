@@ -12,7 +12,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from model.errors import TrainingError
-from model.evidence import read_with_reference
+from model.evidence import read_all
 from model.manifest import find_bundle, read_manifest, sha256
 from model.prompts import Strategy
 from model.server_key import read_key
@@ -95,10 +95,8 @@ def nightly(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(max(1, options.threads))
     refuse_existing(options.out)
-    reference, pieces = read_with_reference(sys.stdin.buffer)
-    if reference is not None:
-        raise TrainingError(f"the bundle {options.bundle} does not normalise voices; start the night without a voice reference")
-    decision = Night(find_bundle(options.bundle), options.work, options.seed).learn(pieces, options.out)
+    heard_with, pieces = read_all(sys.stdin.buffer)
+    decision = Night(find_bundle(options.bundle), options.work, options.seed, heard_with=heard_with).learn(pieces, options.out)
     print(decision.model_dump_json(), flush=True)
 
 

@@ -20,11 +20,12 @@ import torch
 from model.audio import Float32
 from model.bundle import load_llm, open_bundle
 from model.decision import Decision, OwnTest, Recalibration, Stage, Verdict
-from model.errors import BundleError
-from model.evidence import Evidence
+from model.errors import BundleError, TrainingError
+from model.evidence import Evidence, HeardWith
 from model.predictor import Answered
 from model.priors import EVERYDAY, Prior
 from model.prompts import Strategy, Task
+from model.voice_reference import VoiceSums, shift_of
 from train.asking import answers_from_states, from_states
 from train.learning.curriculum import set_trainable
 from train.learning.objective import EmoSLLM
@@ -61,9 +62,8 @@ class _Learned:
 class Night:
     """One night with the bundle in `folder`.
 
-    work: where weights are kept, so that a stopped night goes on. settings: as shipped by default. shift (D,): what of the person's voice
-    is subtracted from encoder states, as it is while the bundle serves them; None: nothing is. prior: what the posteriors that they see
-    are corrected to.
+    work: where weights are kept, so that a stopped night goes on. settings: as shipped by default. heard_with: the reference of the
+    person's voice and the prior, as while the bundle serves them; by default a stranger's.
     bundle, llm: those of `folder`, and once it has learned the new ones, whatever the verdict.
     """
 
@@ -74,10 +74,10 @@ class Night:
         seed: int = 0,
         settings: NightSettings | None = None,
         *,
-        shift: Float32 | None = None,
-        prior: Prior = EVERYDAY,
+        heard_with: HeardWith | None = None,
     ) -> None:
-        """Raises BundleError for a bundle that is damaged, needs transcripts, or has no rehearsal set with voices to be measured with."""
+        """Raises BundleError for a bundle that is damaged, needs transcripts, or has no rehearsal set with voices to be measured with;
+        TrainingError for a reference that the bundle has no use for."""
         self.bundle = open_bundle(folder)
         if self.bundle.manifest.strategy.needs_transcript:
             raise BundleError(
@@ -87,7 +87,9 @@ class Night:
         self._letters = self.bundle.manifest.letters
         self._public = read_public_set(folder)
         self._settings = settings or NightSettings.load()
-        self._work, self._seed, self._shift, self._prior = work, seed, shift, self._to(prior)
+        heard_with = heard_with or HeardWith()
+        self._work, self._seed, self._shift = work, seed, self._shift_of(heard_with.reference)
+        self._prior = self._to(Prior.named(heard_with.prior))
         self._before: Mapping[int, Answered] = {}
         self._own: Mapping[int, OwnSegment] = {}
         self._accelerator = make_accelerator(self._course())
@@ -200,6 +202,18 @@ class Night:
         """Log-probabilities (n, L), over the temperature of the bundle in use."""
         return self._table(self._answers(pieces)) / self.bundle.manifest.temperature
 
+    def _shift_of(self, reference: bytes | None) -> Float32 | None:
+        """What of the person's voice is subtracted from encoder states (D,); None without a reference."""
+        if reference is None:
+            return None
+        settings, version = self.bundle.reference_settings, self.bundle.manifest.version
+        if settings is None:
+            raise TrainingError(f"the bundle {version} does not normalise voices; start the night without a reference of the voice")
+        try:
+            return shift_of(VoiceSums.from_bytes(reference), settings)
+        except ValueError as error:
+            raise TrainingError(f"the bundle {version} cannot use the reference of the voice: {error}; nothing was learned") from error
+
     def _to(self, prior: Prior) -> Floats:
         """What corrects the bundle's tempered log-probabilities (L,) to a prior; zeros where it does not state that of its training."""
         heard = self.bundle.manifest.training_prior
@@ -225,10 +239,10 @@ class Night:
         return Course(letters=self._letters, loop=self._settings.loop, phases=[phase])
 
     def _key(self, division: Division) -> str:
-        """Of what was begun: another bundle, evidence, reference or seed begins anew."""
+        """Of what was begun: another bundle, evidence, reference, prior or seed begins anew."""
         learned = [(one.segment, one.emotion, one.weight) for one in division.everything]
         shift = None if self._shift is None else hashlib.sha256(self._shift.tobytes()).hexdigest()
-        told = repr((self.bundle.manifest.version, self._settings, self._seed, learned, shift))
+        told = repr((self.bundle.manifest.version, self._settings, self._seed, learned, shift, self._prior.tolist()))
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
