@@ -3,16 +3,18 @@
 promotion: thousands of nights that learn letter biases alone, on clips drawn anew from each person's own; how many are promoted by what
 they truly gain, and how many are where labels say nothing.
 voices: what the promotion test can tell about other voices with the bundle's rehearsal set.
-gains: whole nights as shipped, on a person's real clips; measured on their other clips, promoted or not. --dealt: labels say nothing.
+gains: nights on a person's real clips, measured on their other clips, promoted or not, with biases alone; --whole: as shipped too.
+--dealt: labels say nothing.
 
-MANIFEST is a corpus manifest; --people names corpora, or speakers as CORPUS:SPEAKER, that the bundle was not trained on.
+MANIFEST is a corpus manifest; --people names corpora, or speakers as CORPUS:SPEAKER, that the bundle was not trained on. --strangers: the
+bundle does not know their voices. Corpora have as much of each emotion, which gains take to be so (`--prior balanced`).
 """
 
 import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -23,16 +25,18 @@ import torch
 from bench.studies.people import Life, Person, dealt, folds_of, miscorrected, people
 from bench.tables import table
 from model.audio import float_to_pcm16, read_audio
-from model.bundle import open_bundle
-from model.decision import Decision, Verdict
+from model.bundle import Bundle, open_bundle
+from model.decision import Decision
 from model.evidence import Evidence, Kind
 from model.manifest import find_bundle
 from model.predictor import Sound
+from model.priors import Prior
 from model.types import Emotion
 from train.asking import from_states
 from train.nightly.labels import Labels
 from train.nightly.night import Night
 from train.nightly.promotion import ALPHA, net_gain, other_voices, p_by_chance, p_no_better
+from train.nightly.recalibration import correction
 from train.nightly.settings import NightSettings
 from train.nightly.vector_scaling import VectorScaling
 from train.nightly.verdict import acted_in
@@ -40,11 +44,11 @@ from train.public_set import read_public_set
 from train.scoring.metrics import Floats, Ints, unweighted_accuracy
 
 _BEGIN = datetime(2026, 1, 5, 9, tzinfo=UTC)
-_LABELS = (20, 40, 60, 80, 100, 160, 170)
-_LIVES = ((0.7, 1.0), (0.7, 0.3), (0.2, 1.0), (0.2, 0.3), (0.85, 0.3))
-_TESTED = 2000
+_LABELS = (60, 100, 170)
+_GAINS = (20, 40, 80, 160)
+_LIVES = ((0.7, 1.0), (0.7, 0.3), (0.2, 1.0), (0.2, 0.3))
+_TESTED = 1000
 _DRAWS = 249
-_TEST_SHARE = 0.4
 _FLOOR = 1e-9
 
 
@@ -53,25 +57,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=["promotion", "voices", "gains"])
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--bundle", default="nano")
-    parser.add_argument("--people", default="EMOVO,ASED," + ",".join(f"RAVDESS:ravdess_{number}" for number in range(17, 21)))
-    parser.add_argument("--least-clips", type=int, default=50, help="of a person")
-    parser.add_argument("--nights", type=int, default=6, help="of a person in each setting (promotion)")
+    parser.add_argument("--bundle", default="compact")
+    parser.add_argument("--people", default="EMOVO,TurEV-DB,ASED")
+    parser.add_argument("--least-clips", type=int, default=60, help="of a person")
+    parser.add_argument("--strangers", action="store_true")
+    parser.add_argument("--prior", default="", help="everyday or balanced; by default the study's own")
+    parser.add_argument("--nights", type=int, default=4, help="of a person in each setting")
     parser.add_argument("--labels", default="", help="how many, with commas between; by default the study's own")
-    parser.add_argument("--confirms", type=float, default=0.3, help="confirmations for each correction (gains)")
+    parser.add_argument("--confirms", type=float, default=0.5, help="confirmations for each correction (gains)")
     parser.add_argument("--dealt", action="store_true")
+    parser.add_argument("--whole", action="store_true", help="one night of each person and number of labels as shipped (gains)")
     parser.add_argument("--heard", type=Path, default=Path("heard"), help="folder where what the bundle hears is kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = people(options.bundle, options.manifest, options.people, options.least_clips, options.heard)
+    bundle = open_bundle(find_bundle(options.bundle))
+    prior = Prior.named(options.prior or ("balanced" if options.study == "gains" else "everyday"))
+    known, least = not options.strangers, options.least_clips
+    found = people(bundle, options.manifest, options.people, least, options.heard, known=known, prior=prior)
     counts = [int(word) for word in options.labels.split(",") if word]
+    shift = correction(bundle.manifest, prior)
     if options.study == "promotion":
-        lines = promotion(found, _neutral_letter(options.bundle), counts or _LABELS, options.nights)
+        lines = promotion(found, bundle, shift, counts or _LABELS, options.nights)
     elif options.study == "voices":
-        lines = voices(found, options.bundle)
+        lines = voices(found, bundle, shift)
     else:
-        lines = gains(found, options.bundle, counts or (20, 40, 80, 160), options.confirms, options.dealt)
-    print("\n".join(lines))
+        confirms, nights = options.confirms, options.nights
+        lines = gains(found, bundle, shift, counts or _GAINS, nights=nights, confirms=confirms, shuffled=options.dealt, whole=options.whole)
+    print(
+        "\n".join([f"{len(found)} people, {bundle.manifest.version}, prior {prior.name}, {'known' if known else 'strangers'}", "", *lines])
+    )
 
 
 # biases alone, on made-up lives ----------------------------------------------------------------------------------
@@ -89,11 +103,11 @@ class Outcome:
     promoted: bool
 
 
-def promotion(found: Sequence[Person], neutral: int, counts: Sequence[int], nights: int) -> list[str]:
-    """Two tables: what is promoted, and what biases gain."""
-    rows, gained = [], []
+def promotion(found: Sequence[Person], bundle: Bundle, prior: Floats, counts: Sequence[int], nights: int) -> list[str]:
+    """Two tables: what is promoted, and what biases gain. prior (L,): see Life."""
+    rows, gained, neutral = [], [], bundle.manifest.letters.index(Emotion.NEUTRAL)
     for (share, confirms), count in product(_LIVES, counts):
-        lives = [Life(person, share, confirms, neutral) for person in found]
+        lives = [Life(person, share, confirms, neutral, prior) for person in found]
         true, in_deals, in_corrections = (_held(lives, count, nights, kind) for kind in (None, dealt, miscorrected))
         large, small, none = ([one for one in true if low <= one.gain < high] for low, high in ((0.1, 2), (0, 0.1), (-2, 0)))
         name = [f"{share:.0%} neutral, confirms {confirms:g}", count]
@@ -124,31 +138,36 @@ def _held(lives: Sequence[Life], count: int, nights: int, changed: Callable[[Lab
     found = []
     for number, life in enumerate(lives):
         rng = np.random.default_rng([number, count, int(100 * life.neutral), int(100 * life.confirms), changed is None])
-        even = Life(life.person, 1 / len(np.unique(life.person.acted)), life.confirms, life.neutral_letter)
+        even = Life(life.person, 1 / len(np.unique(life.person.acted)), life.confirms, life.neutral_letter, life.prior)
         speech, balanced = life.speech(_TESTED, rng), even.speech(_TESTED, rng)
         for _ in range(nights):
             log_probs, labels = life.labels(count, rng)
-            found.append(_night(log_probs, changed(labels, rng) if changed else labels, speech, balanced))
+            found.append(_night(log_probs, changed(labels, rng) if changed else labels, life.prior, speech, balanced))
     return found
 
 
-def _night(log_probs: Floats, labels: Labels, speech: tuple[Floats, Ints], balanced: tuple[Floats, Ints]) -> Outcome:
-    settings = NightSettings.load()
-    parts = folds_of(len(labels), settings.folds)
-    after = np.empty_like(log_probs)
-    for part in range(settings.folds):
-        fitted = VectorScaling.fit(log_probs[parts != part], labels.at(parts != part), settings.bias_spread)
-        after[parts == part] = fitted.of_speech(log_probs[parts == part])
-    chances = p_by_chance(after, labels, parts, draws=_DRAWS), p_no_better(log_probs, after, labels, draws=_DRAWS)
-    promoted = max(chances) <= ALPHA and net_gain(log_probs, after, labels) > 0
-    learned = VectorScaling.fit(log_probs, labels, settings.bias_spread)
+def _night(log_probs: Floats, labels: Labels, prior: Floats, speech: tuple[Floats, Ints], balanced: tuple[Floats, Ints]) -> Outcome:
+    learned, promoted = _with_biases(log_probs, labels, prior)
     figures = [_accuracies(learned, *some) for some in (speech, balanced)]
     (accuracy, now), (even, even_now) = figures
     return Outcome(accuracy, now - accuracy, even, even_now - even, promoted)
 
 
+def _with_biases(log_probs: Floats, labels: Labels, prior: Floats) -> tuple[VectorScaling, bool]:
+    """What a night with biases alone learns, and whether it is promoted."""
+    settings = NightSettings.load()
+    parts = folds_of(len(labels), settings.folds)
+    after, before = np.empty_like(log_probs), log_probs + prior
+    for part in range(settings.folds):
+        fitted = VectorScaling.fit(log_probs[parts != part], labels.at(parts != part), settings.bias_spread, prior=prior)
+        after[parts == part] = fitted.of_speech(log_probs[parts == part])
+    chances = p_by_chance(after, labels, parts, draws=_DRAWS), p_no_better(before, after, labels, draws=_DRAWS)
+    promoted = max(chances) <= ALPHA and net_gain(before, after, labels) > 0
+    return VectorScaling.fit(log_probs, labels, settings.bias_spread, prior=prior), promoted
+
+
 def _accuracies(learned: VectorScaling, log_probs: Floats, acted: Ints) -> tuple[float, float]:
-    answers = log_probs.argmax(axis=1), learned.of_speech(log_probs).argmax(axis=1)
+    answers = (log_probs + learned.prior).argmax(axis=1), learned.of_speech(log_probs).argmax(axis=1)
     before, after = (float((one == acted).mean()) for one in answers)
     return before, after
 
@@ -156,11 +175,11 @@ def _accuracies(learned: VectorScaling, log_probs: Floats, acted: Ints) -> tuple
 # other voices ----------------------------------------------------------------------------------------------------
 
 
-def voices(found: Sequence[Person], bundle: str) -> list[str]:
+def voices(found: Sequence[Person], bundle: Bundle, prior: Floats) -> list[str]:
     """How often the rehearsal set lets a bundle pass that lost so much on other voices, and what biases of people lose there."""
-    public, letters = read_public_set(find_bundle(bundle)), open_bundle(find_bundle(bundle)).manifest.letters
+    public, letters = read_public_set(bundle.folder), bundle.manifest.letters
     clips = public.measured_with
-    before = np.log(np.maximum(torch.stack([clip.posterior for clip in clips]).double().numpy(), _FLOOR))
+    before = np.log(np.maximum(torch.stack([clip.posterior for clip in clips]).double().numpy(), _FLOOR)) / public.temperature
     acted, speakers = acted_in(clips, letters), [clip.speaker for clip in clips]
     rows, rng = [], np.random.default_rng(0)
     for share in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0):
@@ -177,87 +196,108 @@ def voices(found: Sequence[Person], bundle: str) -> list[str]:
     lines += [*table(["answers that say nothing", "true fall", "pass"], rows), ""]
     falls = []
     for number, (person, (share, confirms)) in enumerate(product(found, _LIVES[:4])):
-        log_probs, labels = Life(person, share, confirms, letters.index(Emotion.NEUTRAL)).labels(100, np.random.default_rng(number))
-        learned = VectorScaling.fit(log_probs, labels, NightSettings.load().bias_spread)
-        falls.append(other_voices(before, learned.of_speech(before), acted, speakers))
+        life = Life(person, share, confirms, letters.index(Emotion.NEUTRAL), prior)
+        log_probs, labels = life.labels(100, np.random.default_rng(number))
+        learned = VectorScaling.fit(log_probs, labels, NightSettings.load().bias_spread, prior=prior)
+        falls.append(other_voices(before, learned.scale * before + learned.bias, acted, speakers))
     lost = [float(np.nanmean(one.before) - np.nanmean(one.after)) for one in falls]
     passed = np.mean([one.at_least >= -one.margin for one in falls])
     told = f"Biases from 100 labels of {len(found)} people lose {np.median(lost):.3f} there in the median, {max(lost):.3f} at most"
     return [*lines, f"{told}; {passed:.3f} pass."]
 
 
-# whole nights, on real clips -------------------------------------------------------------------------------------
+# on real clips ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Unweighted accuracy on a person's other clips: before, with biases alone, with what the night learned, and as it is then used."""
+    """Unweighted accuracy on a person's other clips: before, with biases alone, and with a whole night, NaN where there was none.
+
+    promoted: biases alone.
+    """
 
     person: str
     labels: int
     before: float
     biases: float
-    night: float
-    decision: Decision
-
-    @property
-    def used(self) -> float:
-        """What the person gets."""
-        return self.night if self.decision.verdict is Verdict.PROMOTED else self.before
+    promoted: bool
+    night: float = float("nan")
+    decision: Decision | None = None
 
 
-def gains(found: Sequence[Person], bundle: str, counts: Sequence[int], confirms: float, shuffled: bool) -> list[str]:
-    """A table by labels, and one by night."""
-    measured = [one for person in found for one in _nights(person, bundle, counts, confirms, shuffled)]
-    rows, nights = [], []
+def gains(
+    found: Sequence[Person],
+    bundle: Bundle,
+    prior: Floats,
+    counts: Sequence[int],
+    *,
+    nights: int,
+    confirms: float,
+    shuffled: bool,
+    whole: bool,
+) -> list[str]:
+    """A table by labels, and one of whole nights. prior (L,): see Life."""
+    measured = [
+        one
+        for person in found
+        for draw in range(nights)
+        for one in _nights(person, bundle, prior, counts, draw, confirms=confirms, shuffled=shuffled, whole=whole and not draw)
+    ]
+    rows, each = [], []
     for count in counts:
         some = [one for one in measured if one.labels == count]
         if some:
-            columns = ([one.before for one in some], [one.biases for one in some], [one.night for one in some], [one.used for one in some])
-            promoted = sum(one.decision.verdict is Verdict.PROMOTED for one in some)
-            rows.append(
-                [count, len({one.person for one in some}), *(f"{np.mean(column):.3f}" for column in columns), f"{promoted} of {len(some)}"]
-            )
+            used = np.mean([one.biases if one.promoted else one.before for one in some])
+            before, biases = np.mean([one.before for one in some]), np.mean([one.biases for one in some])
+            promoted = np.mean([one.promoted for one in some])
+            figures = [f"{before:.3f}", f"{biases:.3f}", f"{promoted:.2f}", f"{used:.3f}"]
+            rows.append([count, len({one.person for one in some}), len(some), *figures])
     for one in measured:
-        own = one.decision.own
-        told = f"{own.gained}, {own.lost}; {own.p_no_better:.3f}, {own.p_by_chance:.3f}" if own else ""
-        figures = [f"{value:.3f}" for value in (one.before, one.biases, one.night)]
-        nights.append([one.person, one.labels, *figures, one.decision.stage or "", told, one.decision.verdict])
-    head = ["labels", "people", "no night", "biases alone", "night", "as used", "promoted"]
-    each = ["person", "labels", "no night", "biases alone", "night", "stage", "gained, lost; p better, p chance", "verdict"]
-    return [*table(head, rows), "", *table(each, nights)]
+        if one.decision is not None:
+            own = one.decision.own
+            told = f"{own.gained}, {own.lost}; {own.p_no_better:.3f}, {own.p_by_chance:.3f}" if own else ""
+            figures = [f"{value:.3f}" for value in (one.before, one.biases, one.night)]
+            each.append([one.person, one.labels, *figures, one.decision.steps, told, one.decision.verdict, f"{one.decision.seconds:.0f}"])
+    head = ["labels", "people", "nights", "no night", "biases alone", "promoted", "as used"]
+    of_each = ["person", "labels", "no night", "biases alone", "night", "steps", "gained, lost; p better, p chance", "verdict", "s"]
+    return [*table(head, rows), "", *(table(of_each, each) if each else [])]
 
 
-def _nights(person: Person, bundle: str, counts: Sequence[int], confirms: float, shuffled: bool) -> Iterator[Measured]:
-    rng = np.random.default_rng(sum(map(ord, person.name)))
-    order = rng.permutation(len(person.clips))
-    test, rest = np.split(order, [int(_TEST_SHARE * len(order))])
-    shown = person.log_probs.argmax(axis=1)
+def _nights(
+    person: Person, bundle: Bundle, prior: Floats, counts: Sequence[int], draw: int, *, confirms: float, shuffled: bool, whole: bool
+) -> Iterator[Measured]:
+    rng = np.random.default_rng([draw, *person.name.encode()])
+    test, rest = np.flatnonzero(person.tested), rng.permutation(np.flatnonzero(~person.tested))
+    shown = (person.log_probs + prior).argmax(axis=1)
     said = rest[rng.random(len(rest)) < np.where(shown[rest] == person.acted[rest], confirms, 1.0)]
     words = rng.permutation(person.acted[said]) if shuffled else person.acted[said]
-    letters = open_bundle(find_bundle(bundle)).manifest.letters
-    settings = NightSettings.load().model_copy(update={"least_labels": 1, "least_corrections": 0})
     for count in counts:
         if count > len(said):
             continue
-        pieces = [
-            _piece(person, i, k, letters[word], letters[shown[i]])
-            for k, (i, word) in enumerate(zip(said[:count], words[:count], strict=True))
-        ]
-        labels = Labels.of(pieces, letters)
-        biases = VectorScaling.fit(person.log_probs[said[:count]], labels, settings.bias_spread)
-        with tempfile.TemporaryDirectory() as name:
-            night = Night(find_bundle(bundle), Path(name) / "work", settings=settings)
-            decision = night.learn(pieces, Path(name) / "new")
-            predictions = from_states(
-                night.bundle.uncalibrated(), night.llm, [person.states(i) for i in test], [Sound(np.zeros(0, np.float32))] * len(test)
-            )
-        answers = np.log(np.maximum([[one.posterior[letter] for letter in letters] for one in predictions], _FLOOR))
-        learned = answers + np.array([decision.letter_bias.get(letter, 0.0) for letter in letters])
-        before = person.log_probs[test]
-        scores = [_uar(person.acted[test], rows) for rows in (before, biases.of_speech(before), learned)]
-        yield Measured(person.name, count, *scores, decision)
-        print(person.name, count, *(f"{score:.3f}" for score in scores), decision.verdict, decision.reason, file=sys.stderr, flush=True)
+        labels = Labels(words[:count], shown[said[:count]], words[:count] != shown[said[:count]], np.ones(count))
+        biases, promoted = _with_biases(person.log_probs[said[:count]], labels, prior)
+        rows = person.log_probs[test] + prior, biases.of_speech(person.log_probs[test])
+        one = Measured(person.name, count, *(_uar(person.acted[test], some) for some in rows), promoted)
+        if whole:
+            night, decision = _whole(person, bundle, said[:count], labels, test)
+            one = replace(one, night=night, decision=decision)
+            print(one, file=sys.stderr, flush=True)
+        yield one
+
+
+def _whole(person: Person, bundle: Bundle, said: Ints, labels: Labels, test: Ints) -> tuple[float, Decision]:
+    letters = bundle.manifest.letters
+    pieces = [_piece(person, i, k, letters[labels.said[k]], letters[labels.shown[k]]) for k, i in enumerate(said)]
+    settings = NightSettings.load().model_copy(update={"least_labels": 1, "least_corrections": 0})
+    with tempfile.TemporaryDirectory() as name:
+        night = Night(bundle.folder, Path(name) / "work", settings=settings, heard_with=person.heard_with)
+        decision = night.learn(pieces, Path(name) / "new")
+    learned = night.bundle.under(Prior.named(person.heard_with.prior))
+    calibration = decision.calibration
+    changed = {"letter_bias": decision.letter_bias, "temperature": calibration.temperature_after if calibration else 1.0}
+    learned = replace(learned, manifest=learned.manifest.model_copy(update=changed))
+    answers = from_states(learned, night.llm, person.states(test), [Sound(np.zeros(0, np.float32))] * len(test))
+    return _uar(person.acted[test], np.array([[one.posterior[letter] for letter in letters] for one in answers])), decision
 
 
 def _piece(person: Person, clip: int, number: int, word: Emotion, shown: Emotion) -> Evidence:
@@ -268,10 +308,6 @@ def _piece(person: Person, clip: int, number: int, word: Emotion, shown: Emotion
 
 def _uar(acted: Ints, rows: Floats) -> float:
     return unweighted_accuracy(acted, rows.argmax(axis=1), rows.shape[1])
-
-
-def _neutral_letter(bundle: str) -> int:
-    return open_bundle(find_bundle(bundle)).manifest.letters.index(Emotion.NEUTRAL)
 
 
 if __name__ == "__main__":

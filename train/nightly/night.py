@@ -33,7 +33,7 @@ from train.learning.trainer import Materials, Trainer, make_accelerator
 from train.nightly.folds import Division, divide
 from train.nightly.labels import Labels
 from train.nightly.new_bundle import write_new_bundle
-from train.nightly.recalibration import Fit, recalibrated
+from train.nightly.recalibration import Fit, correction, recalibrated
 from train.nightly.settings import NightSettings
 from train.nightly.stopping import Stopping
 from train.nightly.training_set import OwnSegment, encode_own, training_set
@@ -89,7 +89,7 @@ class Night:
         self._settings = settings or NightSettings.load()
         heard_with = heard_with or HeardWith()
         self._work, self._seed, self._shift = work, seed, self._shift_of(heard_with.reference)
-        self._prior = self._to(Prior.named(heard_with.prior))
+        self._prior = correction(self.bundle.manifest, Prior.named(heard_with.prior))
         self._before: Mapping[int, Answered] = {}
         self._own: Mapping[int, OwnSegment] = {}
         self._accelerator = make_accelerator(self._course())
@@ -183,7 +183,9 @@ class Night:
         before = np.log(np.maximum(torch.stack([clip.posterior for clip in clips]).double().numpy(), _FLOOR))
         after = np.log(np.maximum([[one.posterior[letter] for letter in self._letters] for one in found], _FLOOR))
         known = self._public
-        old, new = recalibrated(before, after, acted_in(clips, self._letters), known.temperature, known.unsure_below, self._to(EVERYDAY))
+        old, new = recalibrated(
+            before, after, acted_in(clips, self._letters), known.temperature, known.unsure_below, correction(manifest, EVERYDAY)
+        )
         if not learned.steps:
             new = replace(new, temperature=manifest.temperature, unsure_below=manifest.unsure_below)
         new = replace(new, temperature=new.temperature / learned.scaling.scale)
@@ -213,14 +215,6 @@ class Night:
             return shift_of(VoiceSums.from_bytes(reference), settings)
         except ValueError as error:
             raise TrainingError(f"the bundle {version} cannot use the reference of the voice: {error}; nothing was learned") from error
-
-    def _to(self, prior: Prior) -> Floats:
-        """What corrects the bundle's tempered log-probabilities (L,) to a prior; zeros where it does not state that of its training."""
-        heard = self.bundle.manifest.training_prior
-        if heard is None:
-            return np.zeros(len(self._letters))
-        expected = prior.over(self._letters)
-        return np.asarray(np.log([expected[letter] / heard[letter] for letter in self._letters]))
 
     def _table(self, answers: Sequence[Answered]) -> Floats:
         """Log-probabilities (n, L); an answer outside the grammar says nothing."""
