@@ -56,9 +56,7 @@ def main(picture: Path = _PICTURE) -> None:
 def _dashboard(folder: Path) -> Iterator[str]:
     """The link of a running dashboard over made-up days in `folder`."""
     database, keys, config = folder / "timeline.db", Keys("file", folder / "emosllm-monitor"), folder / "config.toml"
-    config.write_text(
-        f'[timeline]\ndatabase = "{database}"\nzone = "{_ZONE}"\nkey = "file"\n', encoding="utf-8"
-    )
+    config.write_text(f'[timeline]\ndatabase = "{database}"\nzone = "{_ZONE}"\nkey = "file"\n', encoding="utf-8")
     Timeline.open(database, _ZONE, keys).close()
     connection = connect(database, keys.find(database), read_only=False, timeout_s=5.0)
     version = f"{read_manifest(find_bundle('compact')).version}+everyday"

@@ -49,8 +49,10 @@ class Bundle:
         return self.manifest.voice_space
 
     def uncalibrated(self) -> "Bundle":
-        """The same, with its answers as the language model gives them: temperature 1, the prior of its training, nothing unsure."""
-        return replace(self, manifest=self.manifest.model_copy(update={"temperature": 1.0, "unsure_below": 0.0}), prior=None)
+        """The same, with its answers as the language model gives them: no letter bias, temperature 1, the prior of its training, nothing
+        unsure."""
+        plain = {"letter_bias": {}, "temperature": 1.0, "unsure_below": 0.0}
+        return replace(self, manifest=self.manifest.model_copy(update=plain), prior=None)
 
     def under(self, prior: Prior) -> "Bundle":
         """The same, its posteriors corrected to a prior; one that does not state the prior of its training is left as it is."""
@@ -102,8 +104,9 @@ class Bundle:
         distance: of the utterance to training speech, see `distances`.
         """
         manifest = self.manifest
-        tempered = (torch.tensor(log_probs, dtype=torch.float64) / (manifest.temperature * distance)).softmax(dim=0).tolist()
-        posterior = dict(zip(manifest.letters, tempered, strict=True))
+        bias = torch.tensor([manifest.letter_bias.get(letter, 0.0) for letter in manifest.letters], dtype=torch.float64)
+        tempered = torch.tensor(log_probs, dtype=torch.float64) / (manifest.temperature * distance)
+        posterior = dict(zip(manifest.letters, (tempered + bias).softmax(dim=0).tolist(), strict=True))
         if self.prior is not None and manifest.training_prior is not None:
             posterior = corrected(posterior, self.prior.over(manifest.letters), manifest.training_prior)
         return Prediction(posterior, max(posterior.values()) < manifest.unsure_below, self.version)

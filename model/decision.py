@@ -14,11 +14,18 @@ DECISION = "decision.json"
 
 
 class Verdict(StrEnum):
-    """promoted: better, by both tests, and no worse elsewhere. refused: not shown to be. too-little: nothing was trained."""
+    """promoted: shown to be better for the person. refused: not shown to be. too-little: nothing was trained."""
 
     PROMOTED = "promoted"
     REFUSED = "refused"
     TOO_LITTLE = "too-little"
+
+
+class Stage(StrEnum):
+    """What a night learned. biases: of the letters, with a temperature. weights: those of mapper and adapter too."""
+
+    BIASES = "biases"
+    WEIGHTS = "weights"
 
 
 class _Record(BaseModel):
@@ -26,24 +33,25 @@ class _Record(BaseModel):
 
 
 class Learned(_Record):
-    """What was there to learn from, in segments: by kind; those that the new bundle learned from, and those that told it when to stop;
-    those that were held out for the gate, in one round or another; left_out: those that could not be used, by reason."""
+    """What there is to learn from, in segments: by kind. trained: those that the new bundle learned from. stopping: those that only told it
+    when to stop. held_out: those that it was tested on. left_out: those that cannot be used, by reason."""
 
     corrections: int
     confirmations: int
     checkins: int
     trained: int
-    stopping: int
+    stopping: int = 0
     held_out: int
     left_out: dict[str, int] = {}
 
 
 class OwnTest(_Record):
-    """The person's held-out segments, each later than all that was learned from before it was asked about.
+    """The person's labels, each answered by a model that had not learned from it.
 
     right_before, right_after: answered as the person says, by the bundle in use and by the new one. gained, lost: by one of the two only.
-    p_no_better: exact one-sided McNemar test. p_by_chance: of hitting the corrections so well with labels that say nothing about the sound.
-    alpha: what both must not exceed.
+    net_gain: gained less lost, a confirmation counting as many times as it is rarer than a correction; None in nights before it was used.
+    p_no_better: chance that a bundle which is no better would fit the labels so much better. p_by_chance: chance that corrections which say
+    nothing about the sound would go so well with what the new bundle hears. alpha: what both must not exceed.
     """
 
     segments: int
@@ -51,6 +59,7 @@ class OwnTest(_Record):
     right_after: int
     gained: int
     lost: int
+    net_gain: float | None = None
     p_no_better: float
     p_by_chance: float
     alpha: float
@@ -65,10 +74,10 @@ class ClassChange(_Record):
 
 
 class PublicTest(_Record):
-    """The public set that comes with the bundle: voices that this night did not learn from.
+    """The rehearsal set that comes with the bundle: voices that this night did not learn from.
 
-    uar: unweighted accuracy. change_at_least: one-sided 95 % lower bound of how it changed, which must not lie under -margin; no recall may
-    fall by more than class_margin.
+    uar: unweighted accuracy. change_at_least: one-sided 95 % lower bound of how it changed, which must not lie under -margin.
+    class_margin: by so much a recall was allowed to fall; None: by any amount.
     """
 
     clips: int
@@ -78,7 +87,7 @@ class PublicTest(_Record):
     change_at_least: float
     margin: float
     classes: dict[Emotion, ClassChange]
-    class_margin: float
+    class_margin: float | None = None
 
 
 class Recalibration(_Record):
@@ -95,7 +104,8 @@ class Recalibration(_Record):
 class Decision(_Record):
     """verdict and reason, one sentence for people. parent: version it began with. version: of the new bundle, where there is one.
 
-    steps: optimizer steps of the kept weights. seconds: of the whole.
+    stage: what was learned; None where nothing was. letter_bias: in log-odds, over what the language model answers. steps: optimizer steps
+    of the kept weights. seconds: of the whole.
     """
 
     verdict: Verdict
@@ -106,5 +116,7 @@ class Decision(_Record):
     own: OwnTest | None = None
     public: PublicTest | None = None
     calibration: Recalibration | None = None
+    stage: Stage | None = None
+    letter_bias: dict[Emotion, float] = {}
     steps: int = 0
     seconds: float = 0.0

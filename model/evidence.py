@@ -1,7 +1,8 @@
 """What a person let be known about segments of their own speech, on its way from the monitor to a training. No torch here.
 
 It goes through a pipe, because sound does not lie in clear text on a disk. Each piece is a line of JSON, then its samples; a line `null`
-ends them, so that what broke off is not taken for the whole.
+ends them, so that what broke off is not taken for the whole. How the monitor hears the person goes before them in the same way: a line,
+then the bytes of the reference of their voice.
 """
 
 import json
@@ -15,10 +16,12 @@ import numpy as np
 
 from model.audio import Int16
 from model.errors import FormatError
+from model.priors import EVERYDAY, Prior
 from model.types import Emotion
 
 _BYTES_A_SAMPLE = 2
 _LONGEST_SAMPLES = 60 * 16_000
+_LONGEST_REFERENCE = 2**20
 
 
 class Kind(StrEnum):
@@ -46,8 +49,21 @@ class Evidence:
     weight: float = 1.0
 
 
-def write_evidence(file: BinaryIO, pieces: Iterable[Evidence]) -> None:
-    """Write what `read_evidence` reads. Raises OSError when nobody reads it any more."""
+@dataclass(frozen=True, slots=True)
+class HeardWith:
+    """How the monitor hears the person. reference: `VoiceSums` of their voice as bytes; None where nothing is known of it. prior: the name
+    of what posteriors are corrected to, see Prior."""
+
+    reference: bytes | None = None
+    prior: str = EVERYDAY.name
+
+
+def write_evidence(file: BinaryIO, pieces: Iterable[Evidence], heard_with: HeardWith | None = None) -> None:
+    """Write what `read_evidence` reads. heard_with: a stranger's by default. Raises OSError when nobody reads it any more."""
+    heard_with = heard_with or HeardWith()
+    reference = heard_with.reference
+    head = {"prior": heard_with.prior, "reference": None if reference is None else len(reference)}
+    file.write(json.dumps(head).encode() + b"\n" + (reference or b""))
     for one in pieces:
         told = {
             "segment": one.segment,
@@ -65,14 +81,35 @@ def write_evidence(file: BinaryIO, pieces: Iterable[Evidence]) -> None:
 
 def read_evidence(file: BinaryIO) -> Iterator[Evidence]:
     """Piece by piece, in the order written. Raises FormatError for what broke off or is no evidence."""
+    return (one for one in _read(file) if isinstance(one, Evidence))
+
+
+def read_all(file: BinaryIO) -> tuple[HeardWith, list[Evidence]]:
+    """How the monitor hears the person, and all pieces. Raises FormatError as `read_evidence` does."""
+    read = list(_read(file))
+    return next((one for one in read if isinstance(one, HeardWith)), HeardWith()), [one for one in read if isinstance(one, Evidence)]
+
+
+def _read(file: BinaryIO) -> Iterator[Evidence | HeardWith]:
     while True:
         try:
             told = json.loads(file.readline(10_000))
             if told is None:
                 return
-            yield _piece(told, file)
+            yield _heard_with(told, file) if "reference" in told else _piece(told, file)
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"the evidence to learn from is incomplete or damaged ({error}); nothing was learned") from error
+
+
+def _heard_with(told: dict[str, object], file: BinaryIO) -> HeardWith:
+    prior = Prior.named(str(told["prior"])).name
+    if told["reference"] is None:
+        return HeardWith(None, prior)
+    size = int(str(told["reference"]))
+    reference = file.read(size) if 0 <= size <= _LONGEST_REFERENCE else b""
+    if len(reference) != size:
+        raise ValueError("the reference of the voice broke off")
+    return HeardWith(reference, prior)
 
 
 def _piece(told: dict[str, object], file: BinaryIO) -> Evidence:

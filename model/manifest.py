@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from model.errors import BundleError
 from model.paralinguistics import Terciles
@@ -147,7 +147,8 @@ class BundleManifest(_Record):
     strategy: how it is asked; one that needs transcripts is for monitors with a transcriber. prompt: which of the ten prompts. shots: how
     many examples of the output the instruction holds. features: where low, medium and high begin for the voice's description in the
     instruction; None without one. normalisation: how the reference of a voice is used; None where the bundle hears every voice alike.
-    letters: those this bundle can answer with. temperature: divides the log-probabilities before they are shown.
+    letters: those this bundle can answer with. temperature: divides the log-probabilities before they are shown. letter_bias: what is then
+    added to those of letters, for the one person whom a night learned from (vector scaling, Guo et al., 2017); none in a released bundle.
     unsure_below: a highest probability under it makes a segment unsure, after the correction to the prior. training_prior: how often its
     training heard each letter, 0 to 1; None where that is not known, and then posteriors are not corrected.
     files: SHA-256 of every other file in the folder.
@@ -162,6 +163,7 @@ class BundleManifest(_Record):
     features: Terciles | None = None
     normalisation: Normalisation | None = None
     letters: Annotated[list[Emotion], Field(min_length=2)]
+    letter_bias: dict[Emotion, FiniteFloat] = {}
     temperature: Annotated[float, Field(gt=0)]
     unsure_below: Annotated[float, Field(ge=0, le=1)]
     training_prior: dict[Emotion, Annotated[float, Field(gt=0, le=1)]] | None = None
@@ -177,9 +179,11 @@ class BundleManifest(_Record):
     files: dict[str, str]
 
     @model_validator(mode="after")
-    def _prior_fits(self) -> Self:
+    def _of_its_letters(self) -> Self:
         if self.training_prior is not None and set(self.training_prior) != set(self.letters):
             raise ValueError("training_prior must name each of the letters, and no other")
+        if foreign := self.letter_bias.keys() - set(self.letters):
+            raise ValueError(f"letter_bias names {', '.join(sorted(foreign))}, which the bundle cannot answer")
         return self
 
     def part(self, source: str) -> dict[str, str] | str:

@@ -110,12 +110,14 @@ class Predictor:
         if self._style.strategy.needs_transcript and any(sound.transcript is None for sound in sounds):
             raise ValueError(f"the strategy {self._style.strategy} needs the transcript of every utterance")
         heard = self._hear(sounds, shift)
-        if self._style.strategy is Strategy.JOINT:
-            answers = self._write_then_judge(sounds, heard)
-        else:
-            predictions = self.judge(sounds, [one.embeds for one in heard], [one.distance for one in heard])
-            answers = [Answered(prediction) for prediction in predictions]
+        answers = self.answer(sounds, [one.embeds for one in heard], [one.distance for one in heard])
         return [self._with_sums(answer, one.state, sound) for answer, one, sound in zip(answers, heard, sounds, strict=True)]
+
+    def answer(self, sounds: Sequence[Sound], speech: Sequence[Tensor], distances: Sequence[float]) -> list[Answered]:
+        """As `predict`, of utterances whose speech embeds (Q, H) and distances are at hand, see `judge`; without sums."""
+        if self._style.strategy is Strategy.JOINT:
+            return self._write_then_judge(sounds, speech, distances)
+        return [Answered(prediction) for prediction in self.judge(sounds, speech, distances)]
 
     def unknown(self) -> Prediction:
         """What is known where the model's answer was not in the grammar: nothing beyond the prior, and so it is unsure."""
@@ -142,14 +144,14 @@ class Predictor:
             return self._style.turns(sound, emotion_prefix(sound.transcript), Task.JOINT)
         return self._style.turns(sound, emotion_prefix(), Task.SER)
 
-    def _write_then_judge(self, sounds: Sequence[Sound], heard: Sequence[_Heard]) -> list[Answered]:
+    def _write_then_judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor], distances: Sequence[float]) -> list[Answered]:
         """The model writes the transcript; where what it wrote is in the grammar, the letter follows with its probabilities."""
-        requests = [Request(self._style.turns(sound, None, Task.JOINT), one.embeds) for sound, one in zip(sounds, heard, strict=True)]
+        requests = [Request(self._style.turns(sound, None, Task.JOINT), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
         written = [written_transcript(text) for text in self._llm.write(requests, _UP_TO_EMOTION)]
         usable = [i for i, transcript in enumerate(written) if transcript is not None]
         worded = [replace(sounds[i], transcript=written[i]) for i in usable]
         answers = [Answered(None)] * len(sounds)
-        predictions = self.judge(worded, [heard[i].embeds for i in usable], [heard[i].distance for i in usable]) if usable else []
+        predictions = self.judge(worded, [speech[i] for i in usable], [distances[i] for i in usable]) if usable else []
         for i, prediction in zip(usable, predictions, strict=True):
             answers[i] = Answered(prediction, written[i])
         return answers

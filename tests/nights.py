@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from model.decision import ClassChange, Decision, Learned, OwnTest, PublicTest, Recalibration, Verdict
+from model.decision import ClassChange, Decision, Learned, OwnTest, PublicTest, Recalibration, Stage, Verdict
 from model.manifest import LEARNED_FROM, MANIFEST, digests, find_bundle, read_manifest
 from model.types import Emotion, Prediction
 from monitor.config import Config, PrivacyConfig, RetrainConfig
@@ -143,25 +143,24 @@ def decision(verdict: Verdict, **changed: Any) -> Decision:
     """One with all its figures, of a training that began with compact."""
     fields: dict[str, Any] = {
         "verdict": verdict,
-        "reason": "it answers more as you say, and is no worse elsewhere",
+        "reason": "it answers more as you do",
         "parent": PACKAGED.version,
         "version": "compact-5eed5eed" if verdict is Verdict.PROMOTED else None,
-        "learned": Learned(
-            corrections=16, confirmations=8, checkins=0, trained=14, stopping=3, held_out=7, left_out={"its sound is silent": 1}
+        "learned": Learned(corrections=16, confirmations=8, checkins=0, trained=24, held_out=24, left_out={"its sound is silent": 1}),
+        "own": OwnTest(
+            segments=24, right_before=8, right_after=15, gained=8, lost=1, net_gain=5.5, p_no_better=0.031, p_by_chance=0.0004, alpha=0.05
         ),
-        "own": OwnTest(segments=7, right_before=1, right_after=6, gained=5, lost=0, p_no_better=0.03125, p_by_chance=0.0004, alpha=0.05),
         "public": PublicTest(
             clips=240,
             speakers=4,
             uar_before=0.704,
             uar_after=0.699,
             change_at_least=-0.011,
-            margin=0.02,
+            margin=0.28,
             classes={
                 Emotion.SAD: ClassChange(clips=32, before=0.75, after=0.78),
                 Emotion.FEAR: ClassChange(clips=32, before=0.7, after=0.66),
             },
-            class_margin=0.05,
         ),
         "calibration": Recalibration(
             temperature_before=1.2,
@@ -171,7 +170,9 @@ def decision(verdict: Verdict, **changed: Any) -> Decision:
             sure_share_before=0.61,
             sure_share_after=0.64,
         ),
-        "steps": 60,
+        "stage": Stage.WEIGHTS,
+        "letter_bias": {Emotion.SAD: -0.62, Emotion.NEUTRAL: 0.62},
+        "steps": 30,
         "seconds": 423.0,
     }
     return Decision(**{**fields, **changed})

@@ -61,6 +61,22 @@ def test_its_parts_are_those_of_the_paper() -> None:
     assert bundle.speech_embeds([torch.zeros(16000)]).shape == (1, 32, llm.hidden_size)
 
 
+def test_letter_biases_move_answers_after_the_temperature_and_only_letters_it_has_may_have_one(copy: Path) -> None:
+    _rewrite(copy, letter_bias={"S": 1.5, "N": -0.5}, temperature=2.0)
+    plain, biased = open_bundle(find_bundle("compact")), open_bundle(copy)
+    log_probs = torch.linspace(-3, 0, len(plain.manifest.letters)).log_softmax(0)
+    bias = torch.tensor([{"S": 1.5, "N": -0.5}.get(letter, 0.0) for letter in plain.manifest.letters])
+    assert not plain.manifest.letter_bias
+    expected = (log_probs.double() / 2 + bias).softmax(0).tolist()
+    assert list(biased.prediction(log_probs.tolist()).posterior.values()) == pytest.approx(expected, abs=1e-6)
+    raw = list(biased.uncalibrated().prediction(log_probs.tolist()).posterior.values())
+    assert raw == pytest.approx(log_probs.exp().tolist(), abs=1e-6)
+    for wrong in ({"C": 1.0}, {"S": "much"}, {"S": float("inf")}):
+        _rewrite(copy, letter_bias=wrong)
+        with pytest.raises(BundleError, match="letter_bias"):
+            open_bundle(copy)
+
+
 def _truncate(folder: Path) -> None:
     (folder / "mapper.safetensors").write_bytes((folder / "mapper.safetensors").read_bytes()[:-8])
 

@@ -9,13 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.audio import pcm16_to_float
 from model.bundle import Bundle, load_llm, open_bundle
-from model.decision import DECISION, Decision, Learned, Verdict
-from model.evidence import Evidence, write_evidence
-from model.manifest import LEARNED_FROM, MANIFEST, find_bundle
+from model.decision import DECISION, Decision, Learned, Stage, Verdict
+from model.evidence import Evidence, HeardWith, write_evidence
+from model.manifest import LEARNED_FROM, MANIFEST, find_bundle, read_manifest
 from model.predictor import Predictor, Sound
 from model.types import Emotion
 from tests.persons import clips, evidence
@@ -55,11 +56,15 @@ def test_a_night_that_was_killed_goes_on_and_decides_as_one_that_was_not(tmp_pat
     decided = Decision.model_validate_json(whole.stdout)
     assert decided.own is not None
     assert decided.public is not None
-    assert decided.own.segments == round(0.75 * NUMBER)
+    assert decided.own.segments == NUMBER
+    assert decided.learned.trained == NUMBER
+    assert decided.stage is (Stage.WEIGHTS if decided.steps else Stage.BIASES)
+    assert set(decided.letter_bias) == set(read_manifest(find_bundle("compact")).letters)
+    assert sum(decided.letter_bias.values()) == pytest.approx(0, abs=1e-3)
     assert decided.public.clips > 200
     assert decided.verdict is Verdict.REFUSED or (tmp_path / "whole/new" / MANIFEST).is_file()
     killed = tmp_path / "killed"
-    for begun in ("round-1/checkpoints", "round-2/looks.json"):
+    for begun in ("fold-1/checkpoints", "fold-2/looks.json"):
         process = subprocess.Popen(command(killed), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdin is not None
         process.stdin.write(as_bytes(pieces))
@@ -89,6 +94,11 @@ def test_broken_evidence_and_bundles_are_refused(tmp_path: Path, pieces: list[Ev
     done = held(tmp_path, pieces, bundle=str(tmp_path / "nobody"))
     assert done.returncode == 1
     assert b"no bundle at" in done.stderr
+    file = io.BytesIO()
+    write_evidence(file, pieces, HeardWith(b"of a voice"))
+    done = subprocess.run(command(tmp_path), input=file.getvalue(), capture_output=True, check=False, timeout=600)
+    assert done.returncode == 1
+    assert b"does not normalise voices" in done.stderr
 
 
 def test_a_full_disk_is_said_and_nothing_is_written(tmp_path: Path, pieces: list[Evidence]) -> None:
@@ -132,5 +142,31 @@ def test_a_new_bundle_is_whole_knows_where_it_is_from_and_answers_differently(
     assert before.prediction.posterior != after.prediction.posterior
 
 
+def test_biases_alone_make_another_bundle_that_answers_by_them(tmp_path: Path, nano: Bundle, pieces: list[Evidence]) -> None:
+    """Nothing of mapper and adapter changes; what the person says is one emotion more often is answered more often."""
+    letters, llm = nano.manifest.letters, load_llm(nano)
+    sounds = [Sound(pcm16_to_float(one.pcm)) for one in pieces[:6]]
+    versions = set()
+    for bias in (0.0, 8.0):
+        by_letter = {letter: bias * (letter is Emotion.DISGUST) for letter in letters}
+        learned = {"learned": _learned(), "stage": Stage.BIASES, "letter_bias": by_letter}
+        decision = Decision(verdict=Verdict.PROMOTED, reason="", parent="compact", **learned)
+        fit = Fit(nano.manifest.temperature, nano.manifest.unsure_below, 0.6)
+        told = write_new_bundle(nano, llm, fit, pieces[:6], decision, tmp_path / f"{bias}")
+        fresh = open_bundle(tmp_path / f"{bias}")
+        versions.add(told.version)
+        assert fresh.manifest.version == told.version
+        assert fresh.manifest.letter_bias == by_letter
+        assert fresh.manifest.files["mapper.safetensors"] == nano.manifest.files["mapper.safetensors"]
+        answers = [one.prediction for one in Predictor(fresh, load_llm(fresh)).predict(sounds)]
+        before = [one.prediction for one in Predictor(nano, llm).predict(sounds)]
+        for now, then in zip(answers, before, strict=True):
+            assert now is not None
+            assert then is not None
+            odds = [one.posterior[Emotion.DISGUST] / one.posterior[Emotion.NEUTRAL] for one in (now, then)]
+            assert np.log(odds[0] / odds[1]) == pytest.approx(bias, abs=1e-3)
+    assert len(versions) == 2, "what answers otherwise has a version of its own"
+
+
 def _learned() -> Learned:
-    return Learned(corrections=4, confirmations=2, checkins=0, trained=4, stopping=1, held_out=3)
+    return Learned(corrections=4, confirmations=2, checkins=0, trained=6, held_out=6)

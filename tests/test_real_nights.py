@@ -96,7 +96,7 @@ def test_it_is_stopped_and_goes_on_to_a_decision() -> None:
     assert kept
     result = night(told=told)
     decision = result.details["decision"]
-    assert decision["own"]["segments"] == 22
+    assert decision["own"]["segments"] == 30
     # Noise that is named in turns holds nothing to be learned.
     assert (result.outcome, decision["verdict"]) == (Outcome.REFUSED, "refused")
     assert json.loads(json.dumps(result.details)) == result.details

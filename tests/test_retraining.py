@@ -233,7 +233,7 @@ def test_a_better_bundle_is_kept_and_used(stand_in: StandIn, tmp_path: Path) -> 
     numbers = live(a_month())
     version = promoting(stand_in, tmp_path)
     result = night()
-    assert (result.outcome, result.reason) == (Outcome.DONE, "it answers more as you say, and is no worse elsewhere")
+    assert (result.outcome, result.reason) == (Outcome.DONE, "it answers more as you do")
     assert in_use_of(KEEPING) == str(state_dir() / "bundles" / version)
     assert [use.why for use in Library.of(KEEPING).in_use.uses()] == [f"it learned from you: {result.reason}"]
     assert result.details["decision"]["version"] == version

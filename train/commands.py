@@ -12,7 +12,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from model.errors import TrainingError
-from model.evidence import read_evidence
+from model.evidence import read_all
 from model.manifest import find_bundle, read_manifest, sha256
 from model.prompts import Strategy
 from model.server_key import read_key
@@ -90,13 +90,13 @@ def _word_errors(options: argparse.Namespace, utterances: Sequence[Utterance], s
 
 
 def nightly(options: argparse.Namespace) -> None:
-    """One night, from evidence on standard input to a decision as JSON on standard output."""
+    """One night, from labelled segments on standard input to a decision as JSON on standard output."""
     from train.nightly.night import Night
 
     torch.set_num_threads(max(1, options.threads))
     refuse_existing(options.out)
-    pieces = list(read_evidence(sys.stdin.buffer))
-    decision = Night(find_bundle(options.bundle), options.work, options.seed).learn(pieces, options.out)
+    heard_with, pieces = read_all(sys.stdin.buffer)
+    decision = Night(find_bundle(options.bundle), options.work, options.seed, heard_with=heard_with).learn(pieces, options.out)
     print(decision.model_dump_json(), flush=True)
 
 

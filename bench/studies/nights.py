@@ -1,142 +1,313 @@
-"""What nights of training are worth on voices that nothing was trained or tuned on: `python -m bench.studies.nights MANIFEST [--shuffled]`.
+"""Whether nights of training help people whom a bundle never heard: `python -m bench.studies.nights {promotion,voices,gains} MANIFEST`.
 
-Each of RAVDESS's actors 17 to 20 in turn is the person. Half of their clips, at random, are five days of six segments, every one of which
-they correct or confirm; after each day a night is held with all labels so far, beginning with the shipped bundle. Measured are the other
-half of the clips, and all clips of the other three actors, which show what is forgotten. The gate decides as it would; what was learned is
-measured whether it lets it through or not. --shuffled: labels are dealt out anew among the segments, so that there is nothing to learn.
+promotion: thousands of nights that learn letter biases alone, on clips drawn anew from each person's own; how many are promoted by what
+they truly gain, and how many are where labels say nothing.
+voices: what the promotion test can tell about other voices with the bundle's rehearsal set.
+gains: nights on a person's real clips, measured on their other clips, promoted or not, with biases alone; --whole: as shipped too.
+--dealt: labels say nothing.
+
+MANIFEST is a corpus manifest; --people names corpora, or speakers as CORPUS:SPEAKER, that the bundle was not trained on. --strangers: the
+bundle does not know their voices. Corpora have as much of each emotion, which gains take to be so (`--prior balanced`).
 """
 
 import argparse
-import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import repeat
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from bench.studies.people import Life, Person, dealt, folds_of, miscorrected, people
+from bench.tables import table
 from model.audio import float_to_pcm16, read_audio
-from model.bundle import load_llm, open_bundle
+from model.bundle import Bundle, open_bundle
 from model.decision import Decision
 from model.evidence import Evidence, Kind
 from model.manifest import find_bundle
-from model.predictor import Predictor, Sound
+from model.predictor import Sound
+from model.priors import Prior
 from model.types import Emotion
-from train.corpora.manifest import Utterance, read_manifest
+from train.asking import from_states
+from train.nightly.labels import Labels
 from train.nightly.night import Night
+from train.nightly.promotion import ALPHA, net_gain, other_voices, p_by_chance, p_no_better
+from train.nightly.recalibration import correction
 from train.nightly.settings import NightSettings
-from train.scoring.metrics import unweighted_accuracy
-from train.workers import worker_pool
+from train.nightly.vector_scaling import VectorScaling
+from train.nightly.verdict import acted_in
+from train.public_set import read_public_set
+from train.scoring.metrics import Floats, Ints, unweighted_accuracy
 
-_ACTORS = tuple(f"ravdess_{number}" for number in range(17, 21))
-_DAYS = 5
 _BEGIN = datetime(2026, 1, 5, 9, tzinfo=UTC)
+_LABELS = (60, 100, 170)
+_GAINS = (20, 40, 80, 160)
+_LIVES = ((0.7, 1.0), (0.7, 0.3), (0.2, 1.0), (0.2, 0.3))
+_TESTED = 1000
+_DRAWS = 249
+_FLOOR = 1e-9
+
+
+def main() -> None:
+    """Print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=["promotion", "voices", "gains"])
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--bundle", default="compact")
+    parser.add_argument("--people", default="EMOVO,TurEV-DB,ASED")
+    parser.add_argument("--least-clips", type=int, default=60, help="of a person")
+    parser.add_argument("--strangers", action="store_true")
+    parser.add_argument("--prior", default="", help="everyday or balanced; by default the study's own")
+    parser.add_argument("--nights", type=int, default=4, help="of a person in each setting")
+    parser.add_argument("--labels", default="", help="how many, with commas between; by default the study's own")
+    parser.add_argument("--confirms", type=float, default=0.5, help="confirmations for each correction (gains)")
+    parser.add_argument("--dealt", action="store_true")
+    parser.add_argument("--whole", action="store_true", help="one night of each person and number of labels as shipped (gains)")
+    parser.add_argument("--heard", type=Path, default=Path("heard"), help="folder where what the bundle hears is kept")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    bundle = open_bundle(find_bundle(options.bundle))
+    prior = Prior.named(options.prior or ("balanced" if options.study == "gains" else "everyday"))
+    known, least = not options.strangers, options.least_clips
+    found = people(bundle, options.manifest, options.people, least, options.heard, known=known, prior=prior)
+    counts = [int(word) for word in options.labels.split(",") if word]
+    shift = correction(bundle.manifest, prior)
+    if options.study == "promotion":
+        lines = promotion(found, bundle, shift, counts or _LABELS, options.nights)
+    elif options.study == "voices":
+        lines = voices(found, bundle, shift)
+    else:
+        confirms, nights = options.confirms, options.nights
+        lines = gains(found, bundle, shift, counts or _GAINS, nights=nights, confirms=confirms, shuffled=options.dealt, whole=options.whole)
+    print(
+        "\n".join([f"{len(found)} people, {bundle.manifest.version}, prior {prior.name}, {'known' if known else 'strangers'}", "", *lines])
+    )
+
+
+# biases alone, on made-up lives ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One night with biases. accuracy, balanced: of the bundle in use on the person's speech, and where all emotions are as frequent.
+    gain, balanced_gain: what the night truly changes them by."""
+
+    accuracy: float
+    gain: float
+    balanced: float
+    balanced_gain: float
+    promoted: bool
+
+
+def promotion(found: Sequence[Person], bundle: Bundle, prior: Floats, counts: Sequence[int], nights: int) -> list[str]:
+    """Two tables: what is promoted, and what biases gain. prior (L,): see Life."""
+    rows, gained, neutral = [], [], bundle.manifest.letters.index(Emotion.NEUTRAL)
+    for (share, confirms), count in product(_LIVES, counts):
+        lives = [Life(person, share, confirms, neutral, prior) for person in found]
+        true, in_deals, in_corrections = (_held(lives, count, nights, kind) for kind in (None, dealt, miscorrected))
+        large, small, none = ([one for one in true if low <= one.gain < high] for low, high in ((0.1, 2), (0, 0.1), (-2, 0)))
+        name = [f"{share:.0%} neutral, confirms {confirms:g}", count]
+        rows.append([*name, *(cell for some in (large, small, none, in_deals, in_corrections) for cell in (len(some), _share(some)))])
+        worst = min((one.gain for one in true if one.promoted), default=0.0)
+        rows[-1].append(f"{worst:+.3f}")
+        used = [one.gain if one.promoted else 0.0 for one in true]
+        columns = [[one.accuracy for one in true], [one.gain for one in true], used]
+        columns += [[one.balanced for one in true], [one.balanced_gain for one in true]]
+        gained.append(
+            [
+                *name,
+                *(f"{np.mean(column):+.3f}" if place in (1, 2, 4) else f"{np.mean(column):.3f}" for place, column in enumerate(columns)),
+            ]
+        )
+        print(rows[-1], gained[-1], file=sys.stderr, flush=True)
+    pairs = ["gain 0.1 or more: nights", "promoted", "0 to 0.1: nights", "promoted", "under 0: nights", "promoted"]
+    pairs += ["dealt at random: nights", "promoted", "only corrections at random: nights", "promoted", "least gain promoted"]
+    head = ["life", "labels", "accuracy, no night", "gain", "gain used", "all emotions alike, no night", "gain"]
+    return [*table(["life", "labels", *pairs], rows), "", *table(head, gained)]
+
+
+def _share(some: Sequence[Outcome]) -> str:
+    return f"{np.mean([one.promoted for one in some]):.3f}" if some else ""
+
+
+def _held(lives: Sequence[Life], count: int, nights: int, changed: Callable[[Labels, np.random.Generator], Labels] | None) -> list[Outcome]:
+    found = []
+    for number, life in enumerate(lives):
+        rng = np.random.default_rng([number, count, int(100 * life.neutral), int(100 * life.confirms), changed is None])
+        even = Life(life.person, 1 / len(np.unique(life.person.acted)), life.confirms, life.neutral_letter, life.prior)
+        speech, balanced = life.speech(_TESTED, rng), even.speech(_TESTED, rng)
+        for _ in range(nights):
+            log_probs, labels = life.labels(count, rng)
+            found.append(_night(log_probs, changed(labels, rng) if changed else labels, life.prior, speech, balanced))
+    return found
+
+
+def _night(log_probs: Floats, labels: Labels, prior: Floats, speech: tuple[Floats, Ints], balanced: tuple[Floats, Ints]) -> Outcome:
+    learned, promoted = _with_biases(log_probs, labels, prior)
+    figures = [_accuracies(learned, *some) for some in (speech, balanced)]
+    (accuracy, now), (even, even_now) = figures
+    return Outcome(accuracy, now - accuracy, even, even_now - even, promoted)
+
+
+def _with_biases(log_probs: Floats, labels: Labels, prior: Floats) -> tuple[VectorScaling, bool]:
+    """What a night with biases alone learns, and whether it is promoted."""
+    settings = NightSettings.load()
+    parts = folds_of(len(labels), settings.folds)
+    after, before = np.empty_like(log_probs), log_probs + prior
+    for part in range(settings.folds):
+        fitted = VectorScaling.fit(log_probs[parts != part], labels.at(parts != part), settings.bias_spread, prior=prior)
+        after[parts == part] = fitted.of_speech(log_probs[parts == part])
+    chances = p_by_chance(after, labels, parts, draws=_DRAWS), p_no_better(before, after, labels, draws=_DRAWS)
+    promoted = max(chances) <= ALPHA and net_gain(before, after, labels) > 0
+    return VectorScaling.fit(log_probs, labels, settings.bias_spread, prior=prior), promoted
+
+
+def _accuracies(learned: VectorScaling, log_probs: Floats, acted: Ints) -> tuple[float, float]:
+    answers = (log_probs + learned.prior).argmax(axis=1), learned.of_speech(log_probs).argmax(axis=1)
+    before, after = (float((one == acted).mean()) for one in answers)
+    return before, after
+
+
+# other voices ----------------------------------------------------------------------------------------------------
+
+
+def voices(found: Sequence[Person], bundle: Bundle, prior: Floats) -> list[str]:
+    """How often the rehearsal set lets a bundle pass that lost so much on other voices, and what biases of people lose there."""
+    public, letters = read_public_set(bundle.folder), bundle.manifest.letters
+    clips = public.measured_with
+    before = np.log(np.maximum(torch.stack([clip.posterior for clip in clips]).double().numpy(), _FLOOR)) / public.temperature
+    acted, speakers = acted_in(clips, letters), [clip.speaker for clip in clips]
+    rows, rng = [], np.random.default_rng(0)
+    for share in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0):
+        tried = []
+        for _ in range(100):
+            # So many answers say nothing any more.
+            after = before.copy()
+            lost = rng.random(len(clips)) < share
+            after[lost] = after[lost][:, rng.permutation(len(letters))]
+            tried.append(other_voices(before, after, acted, speakers))
+        fall = np.mean([np.nanmean(one.before) - np.nanmean(one.after) for one in tried])
+        rows.append([f"{share:.0%}", f"{fall:.3f}", f"{np.mean([one.at_least >= -one.margin for one in tried]):.2f}"])
+    lines = [f"{len(clips)} clips of {len(set(speakers))} voices; at most {tried[0].margin:.3f} may be lost.", ""]
+    lines += [*table(["answers that say nothing", "true fall", "pass"], rows), ""]
+    falls = []
+    for number, (person, (share, confirms)) in enumerate(product(found, _LIVES[:4])):
+        life = Life(person, share, confirms, letters.index(Emotion.NEUTRAL), prior)
+        log_probs, labels = life.labels(100, np.random.default_rng(number))
+        learned = VectorScaling.fit(log_probs, labels, NightSettings.load().bias_spread, prior=prior)
+        falls.append(other_voices(before, learned.scale * before + learned.bias, acted, speakers))
+    lost = [float(np.nanmean(one.before) - np.nanmean(one.after)) for one in falls]
+    passed = np.mean([one.at_least >= -one.margin for one in falls])
+    told = f"Biases from 100 labels of {len(found)} people lose {np.median(lost):.3f} there in the median, {max(lost):.3f} at most"
+    return [*lines, f"{told}; {passed:.3f} pass."]
+
+
+# on real clips ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One night of one person. own, others: unweighted accuracy on the other half of their clips, and on the other actors."""
+    """Unweighted accuracy on a person's other clips: before, with biases alone, and with a whole night, NaN where there was none.
 
-    night: int
-    own: float
-    others: float
-    decision: Decision | None
+    promoted: biases alone.
+    """
 
-
-def main() -> None:
-    """Print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("--shuffled", action="store_true")
-    options = parser.parse_args()
-    clips = [u for u in read_manifest(options.manifest) if u.speaker in _ACTORS and u.emotion]
-    with worker_pool(os.cpu_count() or 1, torch.set_num_threads, (1,)) as pool:
-        lived = dict(zip(_ACTORS, pool.map(_lived, _ACTORS, repeat(clips), repeat(options.shuffled)), strict=False))
-    print("\n".join(_table(lived)))
+    person: str
+    labels: int
+    before: float
+    biases: float
+    promoted: bool
+    night: float = float("nan")
+    decision: Decision | None = None
 
 
-def _lived(actor: str, clips: Sequence[Utterance], shuffled: bool) -> list[Measured]:
-    """The state before, then after each night."""
-    return list(_nights(actor, clips, shuffled))
+def gains(
+    found: Sequence[Person],
+    bundle: Bundle,
+    prior: Floats,
+    counts: Sequence[int],
+    *,
+    nights: int,
+    confirms: float,
+    shuffled: bool,
+    whole: bool,
+) -> list[str]:
+    """A table by labels, and one of whole nights. prior (L,): see Life."""
+    measured = [
+        one
+        for person in found
+        for draw in range(nights)
+        for one in _nights(person, bundle, prior, counts, draw, confirms=confirms, shuffled=shuffled, whole=whole and not draw)
+    ]
+    rows, each = [], []
+    for count in counts:
+        some = [one for one in measured if one.labels == count]
+        if some:
+            used = np.mean([one.biases if one.promoted else one.before for one in some])
+            before, biases = np.mean([one.before for one in some]), np.mean([one.biases for one in some])
+            promoted = np.mean([one.promoted for one in some])
+            figures = [f"{before:.3f}", f"{biases:.3f}", f"{promoted:.2f}", f"{used:.3f}"]
+            rows.append([count, len({one.person for one in some}), len(some), *figures])
+    for one in measured:
+        if one.decision is not None:
+            own = one.decision.own
+            told = f"{own.gained}, {own.lost}; {own.p_no_better:.3f}, {own.p_by_chance:.3f}" if own else ""
+            figures = [f"{value:.3f}" for value in (one.before, one.biases, one.night)]
+            each.append([one.person, one.labels, *figures, one.decision.steps, told, one.decision.verdict, f"{one.decision.seconds:.0f}"])
+    head = ["labels", "people", "nights", "no night", "biases alone", "promoted", "as used"]
+    of_each = ["person", "labels", "no night", "biases alone", "night", "steps", "gained, lost; p better, p chance", "verdict", "s"]
+    return [*table(head, rows), "", *(table(of_each, each) if each else [])]
 
 
-def _nights(actor: str, clips: Sequence[Utterance], shuffled: bool) -> Iterator[Measured]:
-    own = [u for u in clips if u.speaker == actor]
-    order = np.random.default_rng(int(actor[-2:])).permutation(len(own))
-    days, other_half = [own[i] for i in order[: len(own) // 2]], [own[i] for i in order[len(own) // 2 :]]
-    others = [u for u in clips if u.speaker != actor]
-    judge = _Judge()
-    yield Measured(0, judge.score(other_half), judge.score(others), None)
-    labels = judge.labels(days, shuffled)
-    # The shipped settings would train from 20 labels on; here every night is held, to see what it is worth.
+def _nights(
+    person: Person, bundle: Bundle, prior: Floats, counts: Sequence[int], draw: int, *, confirms: float, shuffled: bool, whole: bool
+) -> Iterator[Measured]:
+    rng = np.random.default_rng([draw, *person.name.encode()])
+    test, rest = np.flatnonzero(person.tested), rng.permutation(np.flatnonzero(~person.tested))
+    shown = (person.log_probs + prior).argmax(axis=1)
+    said = rest[rng.random(len(rest)) < np.where(shown[rest] == person.acted[rest], confirms, 1.0)]
+    words = rng.permutation(person.acted[said]) if shuffled else person.acted[said]
+    for count in counts:
+        if count > len(said):
+            continue
+        labels = Labels(words[:count], shown[said[:count]], words[:count] != shown[said[:count]], np.ones(count))
+        biases, promoted = _with_biases(person.log_probs[said[:count]], labels, prior)
+        rows = person.log_probs[test] + prior, biases.of_speech(person.log_probs[test])
+        one = Measured(person.name, count, *(_uar(person.acted[test], some) for some in rows), promoted)
+        if whole:
+            night, decision = _whole(person, bundle, said[:count], labels, test)
+            one = replace(one, night=night, decision=decision)
+            print(one, file=sys.stderr, flush=True)
+        yield one
+
+
+def _whole(person: Person, bundle: Bundle, said: Ints, labels: Labels, test: Ints) -> tuple[float, Decision]:
+    letters = bundle.manifest.letters
+    pieces = [_piece(person, i, k, letters[labels.said[k]], letters[labels.shown[k]]) for k, i in enumerate(said)]
     settings = NightSettings.load().model_copy(update={"least_labels": 1, "least_corrections": 0})
-    for night in range(1, _DAYS + 1):
-        with tempfile.TemporaryDirectory() as folder:
-            learner = Night(find_bundle("compact"), Path(folder) / "work", settings=settings)
-            decision = learner.learn(labels[: night * len(labels) // _DAYS], Path(folder) / "new")
-            judge.take(learner)
-            yield Measured(night, judge.score(other_half), judge.score(others), decision)
-            print(f"{actor}, night {night}: {decision.verdict}, {decision.reason}; {decision.own}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        night = Night(bundle.folder, Path(name) / "work", settings=settings, heard_with=person.heard_with)
+        decision = night.learn(pieces, Path(name) / "new")
+    learned = night.bundle.under(Prior.named(person.heard_with.prior))
+    calibration = decision.calibration
+    changed = {"letter_bias": decision.letter_bias, "temperature": calibration.temperature_after if calibration else 1.0}
+    learned = replace(learned, manifest=learned.manifest.model_copy(update=changed))
+    answers = from_states(learned, night.llm, person.states(test), [Sound(np.zeros(0, np.float32))] * len(test))
+    return _uar(person.acted[test], np.array([[one.posterior[letter] for letter in letters] for one in answers])), decision
 
 
-class _Judge:
-    """Asks the shipped bundle, or what a night has made of it."""
-
-    def __init__(self) -> None:
-        self._bundle = open_bundle(find_bundle("compact"))
-        self._predictor = Predictor(self._bundle, load_llm(self._bundle))
-        self._letters = self._bundle.manifest.letters
-
-    def take(self, learner: Night) -> None:
-        """From now on ask the bundle as it has learned."""
-        self._predictor = Predictor(learner.bundle, learner.llm)
-
-    def score(self, clips: Sequence[Utterance]) -> float:
-        """Unweighted accuracy."""
-        said = np.array([self._letters.index(one) for one in self._answers(clips)])
-        return unweighted_accuracy(np.array([self._letters.index(u.emotion) for u in clips if u.emotion]), said, len(self._letters))
-
-    def labels(self, clips: Sequence[Utterance], shuffled: bool) -> list[Evidence]:
-        """What the person says of each clip, an hour after the other."""
-        acted = [u.emotion for u in clips if u.emotion]
-        if shuffled:
-            acted = [acted[i] for i in np.random.default_rng(len(acted)).permutation(len(acted))]
-        return [
-            Evidence(
-                number,
-                _BEGIN + timedelta(days=number * _DAYS // len(clips), hours=number % 6),
-                float_to_pcm16(read_audio(clip.path)),
-                emotion,
-                Kind.CONFIRMATION if emotion is shown else Kind.CORRECTION,
-                shown,
-            )
-            for number, (clip, emotion, shown) in enumerate(zip(clips, acted, self._answers(clips), strict=True))
-        ]
-
-    def _answers(self, clips: Sequence[Utterance]) -> list[Emotion]:
-        answers = self._predictor.predict([Sound(read_audio(u.path)) for u in clips])
-        return [one.prediction.emotion for one in answers if one.prediction]
+def _piece(person: Person, clip: int, number: int, word: Emotion, shown: Emotion) -> Evidence:
+    pcm = float_to_pcm16(read_audio(person.clips[clip].path))
+    kind = Kind.CONFIRMATION if word is shown else Kind.CORRECTION
+    return Evidence(number, _BEGIN + timedelta(hours=number), pcm, word, kind, shown)
 
 
-def _table(lived: dict[str, list[Measured]]) -> list[str]:
-    lines = ["| after | own voice, other half | change | other actors | change | let through |", "|---|---|---|---|---|---|"]
-    first = [nights[0] for nights in lived.values()]
-    for night in range(_DAYS + 1):
-        now = [nights[night] for nights in lived.values()]
-        own, others = np.mean([one.own for one in now]), np.mean([one.others for one in now])
-        changes = own - np.mean([one.own for one in first]), others - np.mean([one.others for one in first])
-        through = sum(one.decision is not None and one.decision.verdict.value == "promoted" for one in now)
-        name = f"night {night}, {night * 6} labels" if night else "nothing"
-        lines.append(f"| {name} | {own:.3f} | {changes[0]:+.3f} | {others:.3f} | {changes[1]:+.3f} | {through} of {len(now)} |")
-    lines += ["", "| actor | own voice: before, after each night | other actors: before, after the last |", "|---|---|---|"]
-    for actor, nights in lived.items():
-        own_row = " ".join(f"{one.own:.3f}" for one in nights)
-        lines.append(f"| {actor} | {own_row} | {nights[0].others:.3f} {nights[-1].others:.3f} |")
-    return lines
+def _uar(acted: Ints, rows: Floats) -> float:
+    return unweighted_accuracy(acted, rows.argmax(axis=1), rows.shape[1])
 
 
 if __name__ == "__main__":

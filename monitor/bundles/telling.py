@@ -122,6 +122,7 @@ def _of_manifest(kept: Kept) -> list[tuple[str, str]]:
         ("made", manifest.created),
         ("answers", ", ".join(letter.name.lower() for letter in manifest.letters)),
         ("calibration", f"temperature {manifest.temperature:g}, unsure below {manifest.unsure_below:g}"),
+        ("biases", ", ".join(f"{letter.word} {value:+.2f}" for letter, value in manifest.letter_bias.items()) or "none"),
         ("asked", f"{manifest.strategy}, prompt {manifest.prompt}, {manifest.shots} shots"),
         ("encoder, LLM", f"{manifest.encoder}, {manifest.llm}"),
         ("licence", manifest.license),
@@ -146,17 +147,17 @@ def _of_decision(decision: Decision) -> list[tuple[str, str]]:
     learned = decision.learned
     told = [
         ("decided", f"{decision.verdict}: {decision.reason}"),
-        ("evidence", f"{learned.corrections} corrections, {learned.confirmations} confirmations, {learned.checkins} check-ins"),
+        ("labels", f"{learned.corrections} corrections, {learned.confirmations} confirmations, {learned.checkins} check-ins"),
     ]
     if decision.own:
         own = decision.own
-        change = f"{own.right_before} -> {own.right_after} of {own.segments} right"
+        change = f"{own.right_before} -> {own.right_after} of {own.segments} right, {own.gained} gained and {own.lost} lost"
         told.append(("your speech", f"{change}, p {own.p_no_better:.3f}; by chance {own.p_by_chance:.3f}; at most {own.alpha:g}"))
     if decision.public:
         public = decision.public
         clips = f"{public.clips} clips of {public.speakers} speakers"
         change = f"unweighted accuracy {public.uar_before:.3f} -> {public.uar_after:.3f}"
-        told.append(("others", f"{clips}: {change}, a fall of {-public.change_at_least:.3f} at most; {public.margin:g} is allowed"))
+        told.append(("others", f"{clips}: {change}, a fall of at most {-public.change_at_least:.3f} (95 %); {public.margin:g} is allowed"))
         told += [
             (f"  {letter.name.lower()}", f"recall {one.before:.2f} -> {one.after:.2f} of {one.clips}")
             for letter, one in public.classes.items()

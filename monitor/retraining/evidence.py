@@ -14,7 +14,7 @@ import numpy as np
 
 from model.audio import s_to_samples
 from model.errors import EmosllmError
-from model.evidence import Evidence, Kind, write_evidence
+from model.evidence import Evidence, HeardWith, Kind, write_evidence
 from model.types import Emotion
 from monitor.config import Config, TimelineConfig
 from monitor.day.agreement import NEAR
@@ -104,10 +104,10 @@ def gather(config: Config, letters: Collection[Emotion]) -> Material:
     return Material(tuple(sorted(pieces, key=lambda piece: (piece.start_at, piece.segment))), dict(left_out))
 
 
-def send(settings: TimelineConfig, pieces: Iterable[Piece], file: BinaryIO) -> None:
-    """Write them with their sound, for `read_evidence`. Raises Outdated where it is gone, TimelineError, and the file's OSError."""
+def send(settings: TimelineConfig, pieces: Iterable[Piece], file: BinaryIO, heard_with: HeardWith) -> None:
+    """Write them with their sound, for `read_all`. Raises Outdated where it is gone, TimelineError, and the file's OSError."""
     with KeptSound.open(settings.database_path(), settings.keys()) as kept:
-        write_evidence(file, (_with_sound(piece, kept.sound(piece.segment)) for piece in pieces))
+        write_evidence(file, (_with_sound(piece, kept.sound(piece.segment)) for piece in pieces), heard_with)
 
 
 def refuse_outdated(settings: TimelineConfig, pieces: Sequence[Piece]) -> None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from model.decision import Decision, Verdict
 from model.errors import BundleError, EmosllmError, TimelineError, TrainingError
-from model.evidence import Kind
+from model.evidence import HeardWith, Kind
 from model.manifest import BundleManifest, find_bundle, read_manifest
 from monitor.config import Config, RetrainConfig, state_dir
 from monitor.jobs.job import NotNow, Outcome, Result
@@ -26,6 +26,7 @@ from monitor.look import in_use_of
 from monitor.retraining.conditions import Conditions
 from monitor.retraining.evidence import Material, Outdated, gather, refuse_outdated, send
 from monitor.retraining.process import Halted, TrainingProcess
+from monitor.retraining.reference import current_reference_sums
 from monitor.retraining.telling import left_out_words, material_words
 from monitor.retraining.work import Work
 from monitor.store.backup import Backups
@@ -127,13 +128,14 @@ class _Retraining:
         """Have it trained, and read what it decided. Raises Halted, Outdated, NotNow, TrainingError."""
         self.work.begin(material.pieces, self.now)
         shutil.rmtree(self.work.out, ignore_errors=True)
+        heard_with = HeardWith(current_reference_sums(self.config.timeline, manifest.voice_space), self.config.engine.expected().name)
         threads = str(self.config.retrain.max_cores)
         arguments = ["nightly", "--bundle", str(folder), "--out", str(self.work.out), "--work", str(self.work.weights)]
         process = TrainingProcess(
             [*arguments, "--threads", threads],
             self.config.retrain,
             state_dir() / LOG,
-            lambda file: send(self.config.timeline, material.pieces, file),
+            lambda file: send(self.config.timeline, material.pieces, file, heard_with),
             self.tell,
             self._watch(material),
         )

@@ -1,9 +1,9 @@
-"""Tells in plain words what there is to learn from, what a training decided, and what its figures mean. Prints nothing."""
+"""Says in plain words what there is to learn from, what a training decided, and what its figures mean. Prints nothing."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from model.decision import Decision, Learned, OwnTest, PublicTest, Recalibration, Verdict
+from model.decision import Decision, OwnTest, PublicTest, Recalibration, Stage, Verdict
 from model.evidence import Kind
 from monitor.jobs.job import Outcome, Result
 from monitor.retraining.evidence import Material
@@ -48,15 +48,15 @@ def result_words(result: Result) -> list[str]:
 
 def decision_words(decision: Decision) -> list[str]:
     """The figures of a decision, each with what it means."""
-    lines = [*_learned(decision.learned)]
+    lines = [*_learned(decision)]
     if decision.own is not None:
         lines += _own(decision.own)
     if decision.public is not None:
         lines += _public(decision.public)
     if decision.calibration is not None and decision.verdict is Verdict.PROMOTED:
         lines += _calibration(decision.calibration)
-    if decision.steps:
-        lines.append(f"It took {_count(decision.steps, 'step')} and {_minutes(decision.seconds)}.")
+    if decision.seconds:
+        lines.append(f"It took {_minutes(decision.seconds)}.")
     return lines
 
 
@@ -66,49 +66,58 @@ def details_words(details: Mapping[str, Any]) -> list[str]:
     return decision_words(Decision.model_validate(told)) if told else []
 
 
-def _learned(learned: Learned) -> Iterator[str]:
-    yield (
-        f"Of your pieces of speech it learned from {learned.trained}; {learned.stopping} told it when to stop. It was tested on"
-        f" {learned.held_out}, on each before anything later, or itself, was learned from."
-    )
+def _learned(decision: Decision) -> Iterator[str]:
+    learned = decision.learned
+    if decision.verdict is not Verdict.TOO_LITTLE:
+        yield (
+            f"It learned from {_count(learned.trained, 'piece')} of your speech, and was tested on {learned.held_out}, each answered by a"
+            " model that had not learned from it."
+        )
     for reason, count in sorted(learned.left_out.items()):
         yield f"The training left out {count}: {reason}."
+    if decision.stage is not None:
+        biases = ", ".join(f"{emotion.word} {value:+.1f}" for emotion, value in decision.letter_bias.items())
+        weights = f"; then mapper and adapter, in {_count(decision.steps, 'step')}" if decision.stage is Stage.WEIGHTS else ""
+        yield f"It learned a bias for each emotion, in log-odds ({biases}){weights}."
 
 
 def _own(own: OwnTest) -> Iterator[str]:
+    weighed = ""
+    if own.net_gain is not None:
+        weighed = f" Weighed by how rarely you confirm, the net gain is {own.net_gain:.1f}."
     yield (
-        f"Of {_count(own.segments, 'piece')} in the test, the model in use answers {own.right_before} as you say, and the new one"
-        f" {own.right_after}: {own.gained} gained, {own.lost} lost."
+        f"Of {_count(own.segments, 'label')}, the model in use answers {own.right_before} as you do, and the new one {own.right_after}:"
+        f" {own.gained} gained, {own.lost} lost.{weighed}"
     )
     yield (
-        f"If it were no better than the one in use, so much would be gained by luck with a chance of {_chance(own.p_no_better)}; if your"
-        f" corrections said nothing about the sound, they would go so well with its answers with a chance of {_chance(own.p_by_chance)}."
-        f" Both must be at most {_chance(own.alpha)}."
+        f"If it were no better than the one in use, the chance of such a gain would be {_chance(own.p_no_better)}; if your corrections said"
+        f" nothing about the sound, the chance that they go so well with its answers would be {_chance(own.p_by_chance)}. Both must be at"
+        f" most {_chance(own.alpha)}."
     )
 
 
 def _public(public: PublicTest) -> Iterator[str]:
     yield (
         f"On {_count(public.clips, 'clip')} of {_count(public.speakers, 'other voice')} its unweighted accuracy is {public.uar_after:.3f};"
-        f" that of the model it all began with is {public.uar_before:.3f}."
+        f" that of the released model is {public.uar_before:.3f}."
     )
     yield (
-        f"With 95 % certainty it fell by no more than {-100 * public.change_at_least:.1f} points; at most {100 * public.margin:.1f} are"
-        " allowed."
+        f"With 95 % certainty it fell by at most {-100 * public.change_at_least:.1f} points; {100 * public.margin:.1f} are allowed, because"
+        " it serves you alone."
     )
     losses = {emotion: change.before - change.after for emotion, change in public.classes.items() if change.before > change.after}
     if losses:
         worst = max(losses, key=lambda emotion: losses[emotion])
         change = public.classes[worst]
         yield (
-            f"Most was lost on {worst.word}: recognised in {change.before:.0%} before and {change.after:.0%} now"
-            f" ({_count(change.clips, 'clip')}); at most {public.class_margin * 100:.0f} points may be lost on any emotion."
+            f"The largest loss there is on {worst.word}: recognised in {change.before:.0%} before and {change.after:.0%} now"
+            f" ({_count(change.clips, 'clip')})."
         )
 
 
 def _calibration(new: Recalibration) -> Iterator[str]:
     yield (
-        f"Its confidence was fitted anew: temperature {new.temperature_before:.2f} before and {new.temperature_after:.2f} now; under"
+        f"Its confidence is fitted anew: temperature {new.temperature_before:.2f} before and {new.temperature_after:.2f} now; under"
         f" {new.unsure_below_after:.0%} it counts as unsure ({new.unsure_below_before:.0%} before), so that it is sure in"
         f" {new.sure_share_after:.0%} of those clips ({new.sure_share_before:.0%} before)."
     )

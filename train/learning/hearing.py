@@ -30,11 +30,15 @@ from train.learning.mixup import MIXED_CHANCE, Mixup
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """states (B, T, D) and mask (B, T), True where real; letters (B, L): what the encoder's own classifier hears, if it has one."""
+    """states (B, T, D) and mask (B, T), True where real; letters (B, L): what the encoder's own classifier hears, if it has one.
+
+    offsets (B, L): what the letters' log-probabilities are known to lack in each example, if anything; learned is what is left.
+    """
 
     states: Tensor
     mask: Tensor
     letters: Tensor | None
+    offsets: Tensor | None = None
 
 
 class Hearing(Protocol):

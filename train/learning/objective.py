@@ -34,6 +34,8 @@ class EmoSLLM(nn.Module):
         rows = torch.tensor([i for i, one in enumerate(asked) if one.letter_at >= 0], dtype=torch.long, device=targets.device)
         places = torch.tensor([one.letter_at for one in asked if one.letter_at >= 0], dtype=torch.long, device=targets.device)
         at_letters = log_probs[rows, places][:, list(letters)]  # (rows, L)
+        if heard is not None and heard.offsets is not None:
+            at_letters = _moved(at_letters, heard.offsets.to(at_letters.device)[rows])
         letter_loss = -(soft.to(at_letters.device)[rows] * at_letters).sum()
         plain = targets.clone()
         plain[rows, places] = IGNORED
@@ -47,3 +49,8 @@ class EmoSLLM(nn.Module):
         shape = (size, len(self.mapper.queries), self.llm.hidden_size)
         noise: Tensor = torch.randn(shape, device=table.device) * table.std().detach()
         return noise
+
+
+def _moved(log_probs: Tensor, offsets: Tensor) -> Tensor:
+    """Log-probabilities of letters (B, L) with offsets added; together the letters stay as probable as they were."""
+    return (log_probs + offsets).log_softmax(dim=1) + log_probs.logsumexp(dim=1, keepdim=True)

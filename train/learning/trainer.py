@@ -198,8 +198,8 @@ class Trainer:
         if phase.input == "noise":
             return None
         heard, device = self._materials.hearing.hear(micro, phase.mixup), self._accelerator.device
-        letters = heard.letters.to(device) if heard.letters is not None else None
-        return Heard(heard.states.to(device), heard.mask.to(device), letters)
+        letters, offsets = (part.to(device) if part is not None else None for part in (heard.letters, heard.offsets))
+        return Heard(heard.states.to(device), heard.mask.to(device), letters, offsets)
 
     def _loss(self, current: _Current, micro: list[Example], asked: list[Asked], heard: Heard | None) -> Tensor:
         soft = _soft_targets(current.phase, micro, self._recipe.letters, heard)

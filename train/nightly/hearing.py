@@ -28,10 +28,14 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heardable:
-    """One utterance to be learned from. views: states (T, D) of each; target (L,): what is to be answered, a distribution."""
+    """One utterance to be learned from. views: states (T, D) of each. target (L,): what is to be answered, a distribution.
+
+    offset (L,): see Heard.
+    """
 
     views: Sequence[Tensor]
     target: Tensor
+    offset: Tensor
 
 
 class NightHearing:
@@ -51,7 +55,8 @@ class NightHearing:
         found = [self._known[example.utterance.path] for example in examples]
         rows = [one.views[example.seed % len(one.views)] for one, example in zip(found, examples, strict=True)]
         mask = pad_sequence([row.new_ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
-        return Heard(pad_sequence(rows, batch_first=True), mask, torch.stack([one.target for one in found]))
+        targets, offsets = (torch.stack(parts) for parts in ([one.target for one in found], [one.offset for one in found]))
+        return Heard(pad_sequence(rows, batch_first=True), mask, targets, offsets)
 
 
 def views_of(pcm: Int16, count: int, rng: np.random.Generator) -> list[Float32]:

@@ -1,4 +1,4 @@
-"""Writes the bundle of a night: everything of the one it began with, but mapper, adapter, calibration and what it learned from."""
+"""Writes the bundle of a night: everything of the one it began with, but mapper, adapter, biases, calibration and what it learned from."""
 
 import json
 import shutil
@@ -32,7 +32,8 @@ def write_new_bundle(parent: Bundle, llm: SpeechLLM, fit: Fit, learned: Sequence
     llm.save(None, partial / "adapter")
     (partial / LEARNED_FROM).write_text(json.dumps(_learned(parent.folder, learned)), encoding="utf-8")
     name = parent.manifest.name.removesuffix(_SUFFIX) + _SUFFIX
-    version = version_of(name, digests(partial))
+    # Biases are no file of their own, and have a say in its answers.
+    version = version_of(name, {**digests(partial), "letter_bias": json.dumps(decision.letter_bias)})
     decision = decision.model_copy(update={"version": version})
     (partial / DECISION).write_text(decision.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (partial / CARD).write_text(_card(parent, decision), encoding="utf-8")
@@ -41,6 +42,7 @@ def write_new_bundle(parent: Bundle, llm: SpeechLLM, fit: Fit, learned: Sequence
             "name": name,
             "version": version,
             "created": datetime.now(UTC).date().isoformat(),
+            "letter_bias": decision.letter_bias,
             "temperature": round(fit.temperature, 4),
             "unsure_below": round(fit.unsure_below, 4),
             "limits": [*(limit for limit in parent.manifest.limits if limit != _LIMIT), _LIMIT],

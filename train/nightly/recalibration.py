@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.nightly.gate import Floats, Ints
-from train.scoring.metrics import calibrate, fit_temperature
+from model.manifest import BundleManifest
+from model.priors import Prior
+from train.scoring.metrics import Floats, Ints, calibrate, fit_temperature
 
 _RANGE = (0.5, 2.0)
 
@@ -22,6 +23,15 @@ class Fit:
     temperature: float
     unsure_below: float
     sure_share: float
+
+
+def correction(manifest: BundleManifest, prior: Prior) -> Floats:
+    """What corrects a bundle's tempered log-probabilities (L,) to a prior; zeros where it does not state that of its training."""
+    heard = manifest.training_prior
+    if heard is None:
+        return np.zeros(len(manifest.letters))
+    expected = prior.over(manifest.letters)
+    return np.asarray(np.log([expected[letter] / heard[letter] for letter in manifest.letters]))
 
 
 def recalibrated(

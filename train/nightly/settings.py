@@ -16,9 +16,10 @@ class NightSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: Count
+    folds: Annotated[int, Field(ge=2)]
     least_labels: Count
     least_corrections: Annotated[int, Field(ge=0)]
+    bias_spread: Annotated[float, Field(gt=0)]
     stopping: Annotated[float, Field(gt=0, lt=1)]
     own_share: Annotated[float, Field(gt=0, lt=1)]
     smoothing: Share

@@ -1,4 +1,4 @@
-"""When a round has learned enough: once labels that it does not learn from are clearly answered worse. Chooses the weights that are kept.
+"""When weights have learned enough: once labels that they do not learn from are clearly answered worse. Chooses the weights that are kept.
 
 Weights are looked at, and kept, part of the way from where they began: that keeps most of what was learned and forgets little of what
 was known (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models"). The labels that say when to stop are few, so the best of the
@@ -28,10 +28,19 @@ class Stopping:
 
     network: as it begins; what may learn takes gradients. score: what the network as it is scores on each label, the more the better.
     patience: looks in a row that are clearly worse than the best before it is enough. way: how much of the way is gone, over 0 to 1.
+    until: so many steps are enough, and kept, whatever the score, which is not asked for then.
     """
 
-    def __init__(self, network: nn.Module, folder: Path, score: Callable[[], Iterable[float]], patience: int, way: float) -> None:
-        self._folder, self._score, self._patience, self._way = folder, score, patience, way
+    def __init__(
+        self,
+        network: nn.Module,
+        folder: Path,
+        score: Callable[[], Iterable[float]],
+        patience: int,
+        way: float,
+        until: int | None = None,
+    ) -> None:
+        self._folder, self._score, self._patience, self._way, self._until = folder, score, patience, way, until
         self._network = network
         self._learning = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self._begin = {name: p.detach().clone() for name, p in self._learning.items()}
@@ -43,12 +52,16 @@ class Stopping:
     @property
     def steps(self) -> int:
         """Of the weights that are kept."""
+        if self._until is not None:
+            return self._until
         return [steps for steps in self._looks if self._as_good_as_the_best(steps)][-1]
 
     def look(self, steps: int) -> bool:
         """To be called when so many steps are done; True when it is enough. Raises TrainingError when the disk is full."""
         if steps not in self._looks:
             self._look(steps)
+        if self._until is not None:
+            return steps >= self._until
         last = list(self._looks)[-self._patience :]
         return len(self._looks) > self._patience and not any(self._as_good_as_the_best(look) for look in last)
 
@@ -66,12 +79,13 @@ class Stopping:
         shown = {name: self._begin[name] + self._way * (value - self._begin[name]) for name, value in reached.items()}
         self._put(shown)
         self._network.eval()
-        found = [float(value) for value in self._score()]
+        found = [float(value) for value in self._score()] if self._until is None else []
         self._put(reached)
         self._keep(steps, shown)
         self._looks[steps] = found
         self._note()
-        logger.info("after %d steps: %.3f on the labels that say when to stop", steps, np.mean(found))
+        if found:
+            logger.info("after %d steps: %.3f on the labels that say when to stop", steps, np.mean(found))
 
     def _as_good_as_the_best(self, steps: int) -> bool:
         """Within a standard error of the difference."""

@@ -1,4 +1,4 @@
-"""What teaches is always earlier than what it is asked about."""
+"""Every label is held out once, from what learned of other times."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ import pytest
 from model.evidence import Evidence, Kind
 from model.types import Emotion
 from tests.persons import BEGIN
-from train.nightly.division import divide
+from train.nightly.folds import divide
 from train.nightly.settings import NightSettings
 
 SETTINGS = NightSettings.load()
@@ -26,29 +26,31 @@ def labels(count: int) -> list[Evidence]:
 
 
 @pytest.mark.parametrize("count", [20, 21, 40, 200])
-def test_each_round_is_asked_about_what_came_after_all_it_learned_from(count: int) -> None:
+def test_each_label_is_held_out_once_from_what_learned_of_other_times(count: int) -> None:
     pieces = labels(count)
     division = divide(np.random.default_rng(0).permutation(np.array(pieces, dtype=object)), LETTERS, SETTINGS)
-    assert len(division.rounds) == SETTINGS.rounds
-    for turn in division.rounds:
-        learned = [one.at for one in (*turn.trained, *turn.stopping)]
-        assert max(learned) < min(one.at for one in turn.held_out)
-        assert max(one.at for one in turn.trained) < min(one.at for one in turn.stopping)
-    numbers = [one.segment for one in division.held_out]
-    assert numbers == sorted(set(numbers))
-    assert len(numbers) == pytest.approx(0.75 * count, abs=1)
+    assert len(division.folds) == SETTINGS.folds
+    for fold in division.folds:
+        start, end = fold.held_out[0].at, fold.held_out[-1].at
+        others = [*fold.trained, *fold.stopping]
+        assert not any(start <= one.at <= end for one in others)
+        assert {one.segment for one in (*others, *fold.held_out)} == set(range(count))
+        assert len(fold.held_out) == pytest.approx(count / SETTINGS.folds, abs=1)
+        assert len(fold.stopping) == pytest.approx(SETTINGS.stopping * len(others), abs=1)
+    assert [one.segment for one in division.held_out] == list(range(count))
     assert {one.segment for one in division.everything} == set(range(count))
     assert division.lacking(SETTINGS) == ""
 
 
-def test_a_checkin_teaches_only_what_came_later_and_is_never_held_out() -> None:
+def test_a_checkin_teaches_what_was_said_at_other_times_and_is_never_held_out() -> None:
     near = [piece(100 + number, Emotion.HAPPY, Kind.CHECKIN, hours=10 * number + 0.5) for number in range(4)]
     division = divide([*labels(40), *near], LETTERS, SETTINGS)
-    for turn in division.rounds:
-        assert all(one.kind is not Kind.CHECKIN for one in (*turn.stopping, *turn.held_out))
-        assert all(one.at < turn.held_out[0].at for one in turn.trained)
-    assert division.learned.checkins == 3
-    assert division.learned.left_out == {"check-ins of the latest days": 1}
+    for number, fold in enumerate(division.folds):
+        assert all(one.kind is not Kind.CHECKIN for one in (*fold.stopping, *fold.held_out))
+        checkins = {one.segment for one in fold.trained if one.kind is Kind.CHECKIN}
+        assert checkins == {100, 101, 102, 103} - {100 + number}
+    assert division.learned.checkins == 4
+    assert division.learned.left_out == {}
 
 
 def test_what_the_bundle_cannot_answer_is_left_out_and_told() -> None:
@@ -61,9 +63,9 @@ def test_what_the_bundle_cannot_answer_is_left_out_and_told() -> None:
     ("pieces", "words"),
     [
         ([], "0 corrections and confirmations are too few"),
-        (labels(19), "19 corrections and confirmations are too few; 20 are needed"),
+        (labels(19), "19 corrections and confirmations are too few; at least 20 are needed"),
         ([piece(number, Emotion.SAD) for number in range(40)], "all corrections name the same emotion"),
-        ([piece(n, LETTERS[n % 4], Kind.CORRECTION if n < 12 else Kind.CONFIRMATION) for n in range(40)], "only 2 of the later labels"),
+        ([piece(n, LETTERS[n % 4], Kind.CORRECTION if n < 4 else Kind.CONFIRMATION) for n in range(40)], "only 4 labels are corrections"),
     ],
 )
 def test_too_little_is_said(pieces: list[Evidence], words: str) -> None:

@@ -1,0 +1,121 @@
+"""The promotion test: whether a night's bundle answers its person better, and still works for other voices. Figures in, figures out.
+
+Three conditions on the person's labels, each answered by weights and biases that learned from other parts of them.
+
+1. The labels say something (`p_by_chance`). What the new bundle hears in corrected segments must go with their corrections more than with
+   the same corrections dealt out anew among these segments: a permutation test over all deals in which no segment is corrected to what had
+   been shown for it, drawn as Besag and Clifford (1989) do, which makes it exact for each part. Labels that say nothing about the sound
+   pass in at most ALPHA of nights, whatever their mixture and whatever was learned from them.
+2. The new bundle fits them better than the one in use (`p_no_better`). People correct what was wrong, so a bundle that merely answers
+   otherwise would gain by luck. So both bundles are asked how probable the person's word is given that the person says something of it:
+   each with the temperature, and the weight of the letter shown, that fit it best. Sharper, blurrier or merely different is then no better.
+3. It gains more labels than it loses (`net_gain`). What was right before and is lost shows among confirmations alone, and people confirm
+   less often than they correct. How much less, the weight of the letter shown says; by so much a confirmation counts more.
+
+Of other voices only a collapse is looked for: the bundle serves one person, whose voice differs from theirs.
+n segments, L letters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from train.nightly.labels import Labels
+from train.nightly.vector_scaling import VectorScaling
+from train.scoring.metrics import Floats, Ints, average_recall, confusion_matrix, recall, resample_pairs
+
+ALPHA = 0.05
+"""What both chances must not exceed."""
+
+KEPT_SHARE = 0.5
+"""Of what unweighted accuracy on other voices has above chance, so much must be kept, with 95 % certainty."""
+
+_MOST_WEIGHT = 10.0
+_ANY_SCALE = 10.0
+_NOTHING = 1e-9
+_SWEEPS = 30
+_DRAWS = 2000
+
+
+def p_no_better(before: Floats, after: Floats, labels: Labels, *, draws: int = 9999, seed: int = 0) -> float:
+    """Chance that a bundle which is no better makes the person's words so much more probable: paired sign-flip test, one-sided.
+
+    before, after (n, L): log-posteriors.
+    """
+    gain = _probability_said(after, labels) - _probability_said(before, labels)
+    flipped = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, len(gain))) @ gain
+    return float((1 + (flipped >= gain.sum() - 1e-9).sum()) / (1 + draws))
+
+
+def net_gain(before: Floats, after: Floats, labels: Labels) -> float:
+    """Labels gained less labels lost, a confirmation counting as many times as it is rarer than a correction; arguments as above."""
+    shown = VectorScaling.fit(before, labels, bias_spread=0).shown
+    weights = np.where(labels.corrected, 1.0, np.clip(np.exp(-shown), 1.0, _MOST_WEIGHT))
+    right_before, right_after = before.argmax(axis=1) == labels.said, after.argmax(axis=1) == labels.said
+    return float((weights * (right_after.astype(float) - right_before)).sum())
+
+
+def p_by_chance(after: Floats, labels: Labels, parts: Ints, *, draws: int = 999, seed: int = 0) -> float:
+    """Chance that corrections which say nothing about the sound go so well with what the new bundle hears.
+
+    after (n, L): log-posteriors. parts (n,): ascending, in which part of time each segment lies; corrections are dealt anew within it,
+    because other parts' answers learned from them.
+    """
+    corrected = labels.corrected
+    after, said, shown, parts = after[corrected], labels.said[corrected], labels.shown[corrected], parts[corrected]
+    if len(said) < 2:
+        return 1.0
+    rng = np.random.default_rng(seed)
+    # From the true deal back to a common origin, and from there to as many others: all are then exchangeable with the true one.
+    origin = _dealt(said[None, :], shown, parts, rng)
+    deals = _dealt(np.repeat(origin, draws, axis=0), shown, parts, rng)
+    places = np.arange(len(said))
+    as_good = int((after[places, deals].sum(axis=1) >= after[places, said].sum() - 1e-9).sum())
+    return (1 + as_good) / (1 + draws)
+
+
+def _probability_said(log_posteriors: Floats, labels: Labels) -> Floats:
+    """How probable the person's word is (n,), given that they say one, with the temperature and weight of the shown that fit best."""
+    centred = log_posteriors - log_posteriors.mean(axis=1, keepdims=True)
+    logits = centred / max(float(np.sqrt(np.mean(centred**2))), _NOTHING)  # so that sharper ones are the same
+    fitted = VectorScaling.fit(logits, labels, bias_spread=0, scale_spread=_ANY_SCALE)
+    return np.asarray(np.exp(fitted.of_labels(logits, labels.shown)[np.arange(len(labels)), labels.said]))
+
+
+def _dealt(said: Ints, shown: Ints, parts: Ints, rng: np.random.Generator) -> Ints:
+    """Deals (d, n) after many sweeps in which random pairs within parts swap corrections or not; what would become what was shown stays."""
+    said, rows = said.copy(), np.arange(len(said))[:, None]
+    starts = np.flatnonzero(np.diff(parts, prepend=parts[0] - 1))
+    firsts = np.concatenate([np.arange(a, b - 1, 2) for a, b in zip(starts, [*starts[1:], len(parts)], strict=True)])
+    ranks = np.searchsorted(starts, np.arange(len(parts)), side="right")
+    for _ in range(_SWEEPS):
+        order = np.argsort(rng.random(said.shape) + ranks, axis=1)  # shuffled within parts
+        one, other = order[:, firsts], order[:, firsts + 1]
+        first, second = said[rows, one], said[rows, other]
+        allowed = (first != shown[other]) & (second != shown[one]) & (rng.random(first.shape) < 0.5)
+        said[rows, one], said[rows, other] = np.where(allowed, second, first), np.where(allowed, first, second)
+    return said
+
+
+@dataclass(frozen=True, slots=True)
+class OtherVoices:
+    """How they are answered. before, after: recall of each letter, NaN for those that do not occur. at_least: one-sided 95 % lower bound of
+    the change of their mean, which is the unweighted accuracy. margin: by so much it may have fallen."""
+
+    before: Floats
+    after: Floats
+    at_least: float
+    margin: float
+
+
+def other_voices(before: Floats, after: Floats, acted: Ints, speakers: Sequence[str], seed: int = 0) -> OtherVoices:
+    """before, after (n, L): log-posteriors; acted (n,). The bound is bootstrapped over speakers, then over their clips, in pairs."""
+    letters = before.shape[1]
+    said = before.argmax(axis=1), after.argmax(axis=1)
+    recalls = [recall(confusion_matrix(acted, one, letters)) for one in said]
+    drawn = resample_pairs(acted, *said, speakers, letters, draws=_DRAWS, seed=seed)
+    changes = average_recall(drawn[1]) - average_recall(drawn[0])
+    chance = 1 / len(np.unique(acted))
+    margin = (1 - KEPT_SHARE) * max(float(np.nanmean(recalls[0])) - chance, 0.0)
+    return OtherVoices(recalls[0], recalls[1], float(np.quantile(changes, 0.05)), margin)
