@@ -2,6 +2,7 @@
 
 EmosllmError
 ├── ConfigError            a setting is unknown, of the wrong type or out of range
+├── MissingExtra           an optional part of the installation is needed and not there
 ├── AudioError
 │   ├── DeviceError        a microphone is missing, busy or went away
 │   └── FormatError        a file or stream is not audio that can be read
@@ -41,6 +42,13 @@ class EmosllmError(Exception):
 
 class ConfigError(EmosllmError):
     """A setting is unknown, of the wrong type or out of range."""
+
+
+class MissingExtra(EmosllmError):
+    """An optional part of the installation is needed and not there."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f'{module} is not installed; it comes with the extra "{extra}": make setup EXTRAS={extra}')
 
 
 class AudioError(EmosllmError):

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from model.errors import EmosllmError
+from model.extras import missing_extra
 from monitor.commands import (
     bundles,
     clinic,
@@ -77,7 +78,10 @@ for _command in (training.corpus, training.train, training.evaluate, training.co
 def main() -> None:
     """Run the command line; an error a person can act on is one message on stderr and exit status 1."""
     try:
-        app()
+        try:
+            app()
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) from error
     except EmosllmError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

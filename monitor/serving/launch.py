@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from model.bundle import resolve
 from model.errors import ServingError
+from model.extras import require
 from model.manifest import find_bundle, read_manifest
 from model.speech_llm import LORA_TARGETS
 from model.types import Emotion
@@ -132,6 +133,7 @@ def check(serving: Serving) -> None:
 def become_server(serving: Serving) -> NoReturn:
     """vLLM takes this process's place. Raises ServingError, BundleError, EngineRejected."""
     check(serving)
+    require("prometheus_client")
     arguments, environment = vllm_arguments(serving), vllm_environment(serving)
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-P", "-m", MODULE, *arguments], environment)
