@@ -12,10 +12,11 @@ from model.priors import BALANCED, EVERYDAY, balanced, corrected
 from model.types import Emotion
 from tests.posteriors import FOUR, N, S, left_out
 from train import simulated_days
-from train.calibration import KNOWN, Calibration, training_prior
+from train.calibration import Calibration, training_prior
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
 from train.left_out import LeftOut
+from train.scoring.evaluation import KNOWN
 from train.simulated_days import SPREADS, UNKNOWN, Table, confusion_of, fitted
 
 EVEN = balanced(FOUR)

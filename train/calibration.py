@@ -16,14 +16,13 @@ from model.types import Emotion
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Part
 from train.left_out import LeftOut
+from train.scoring.evaluation import KNOWN
 from train.scoring.judging import judge
 from train.scoring.metrics import calibrate, fit_temperature, threshold_for
 from train.scoring.personal import judge_strange_and_known
 from train.scoring.results import Judged
 
 logger = logging.getLogger(__name__)
-
-KNOWN = ", voices known"
 
 _TOO_FEW = 0.02
 

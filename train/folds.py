@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 
 from model.types import Emotion
-from train.calibration import KNOWN, judged_by_corpus, labelled
+from train.calibration import judged_by_corpus, labelled
 from train.console import log_to_stderr
 from train.corpora.manifest import Utterance
 from train.corpora.splits import Corpora
 from train.learning.trainer import make_accelerator
 from train.recipe import Recipe
 from train.release import draft
+from train.scoring.evaluation import KNOWN
 from train.scoring.results import Judged
 from train.training import run_key, trained
 from train.workers import worker_pool

@@ -14,8 +14,8 @@ from model.confusion import PosteriorConfusion, VoicePosteriors
 from model.priors import EVERYDAY, balanced
 from model.quantification import Quantifier
 from model.types import Emotion
-from train.calibration import KNOWN
 from train.left_out import LeftOut
+from train.scoring.evaluation import KNOWN
 from train.scoring.metrics import Floats, Ints
 
 logger = logging.getLogger(__name__)

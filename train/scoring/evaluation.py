@@ -7,6 +7,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from model.types import Emotion
 
+KNOWN = ", voices known"
+"""What a corpus is called whose speakers were each heard against a reference of their voice."""
+
 _FEW_SPEAKERS = 10
 _FEW_EXAMPLES = 5
 

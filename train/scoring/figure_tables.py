@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from model.types import Emotion
 from train.scoring.evaluation import (
+    KNOWN,
     Estimate,
     Evaluation,
     GroupFigures,
@@ -43,7 +44,7 @@ def corpora_table(evaluations: Sequence[Evaluation]) -> str:
         for one in (group for group in evaluation.groups if group.by == "corpus"):
             worst_and_median = _people_cells(people[one.name])[2:] if one.name in people else ["–", "–"]
             row = [
-                plain(one.name),
+                plain(one.name) + (KNOWN if KNOWN in evaluation.about.split else ""),
                 str(one.clips),
                 str(one.speakers),
                 f"{one.chance:.3f}",
