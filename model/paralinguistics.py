@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat
 
 from model.errors import TrainingError
+from model.extras import require
 
 if TYPE_CHECKING:
     from model.audio import Float32
@@ -139,6 +140,7 @@ def _loudness(samples: Any) -> float | None:
 
 def _voice(samples: Any, rate: int) -> tuple[float | None, float | None, float | None, float | None]:
     """Pitch, pitch range, jitter and shimmer of float64 (N,), N no shorter than one window of pitch analysis."""
+    require("parselmouth")
     import parselmouth
 
     sound = parselmouth.Sound(samples, rate)
