@@ -39,7 +39,7 @@ _MAIN = """
 import hashlib, json, os, shutil, signal, sys, time
 from pathlib import Path
 
-from model.evidence import read_evidence
+from model.evidence import read_all
 
 told = json.loads(os.environ["STAND_IN"])
 arguments = dict(zip(sys.argv[2::2], sys.argv[3::2]))
@@ -47,7 +47,8 @@ out, work = Path(arguments["--out"]), Path(arguments["--work"])
 print("learning", file=sys.stderr, flush=True)
 got = []
 try:
-    for one in read_evidence(sys.stdin.buffer):
+    heard_with, pieces = read_all(sys.stdin.buffer)
+    for one in pieces:
         digest = hashlib.sha256(one.pcm.tobytes()).hexdigest()
         got.append([one.segment, one.at.isoformat(), one.emotion, one.kind, one.shown, one.weight, len(one.pcm), digest])
 except Exception as error:
@@ -59,6 +60,8 @@ seen = {
     "command": sys.argv[1],
     "arguments": arguments,
     "got": got,
+    "reference": heard_with.reference and heard_with.reference.hex(),
+    "prior": heard_with.prior,
     "session": os.getsid(0) == os.getpid(),
     "environment": dict(os.environ),
     "pid": os.getpid(),

@@ -7,19 +7,22 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from model.decision import Verdict
 from model.errors import TrainingError
-from model.manifest import LEARNED_FROM, read_manifest
-from model.types import Emotion
-from monitor.config import Config, PrivacyConfig, RetrainConfig, state_dir
+from model.manifest import LEARNED_FROM, find_bundle, read_manifest
+from model.types import Emotion, Prediction
+from model.voice_reference import VoiceSums
+from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig, state_dir
 from monitor.control import ControlServer, socket_path
 from monitor.day.stretches import Stretch
 from monitor.forgetting import forget, forget_all, survey
@@ -35,12 +38,16 @@ from monitor.retraining.retrain import LastAttempt, retrain
 from monitor.retraining.work import Work
 from monitor.store.lock import taking_turns
 from monitor.store.reader import TimelineReader
+from monitor.store.records import Judgement
+from monitor.store.timeline import Timeline
+from monitor.store.voice_reference import HeardAgainst
 from tests.bundles import Monitor
 from tests.nights import (
     EVENING,
     KEEPING,
     NIGHT,
     PACKAGED,
+    UTC_ZONE,
     Said,
     StandIn,
     Times,
@@ -49,8 +56,10 @@ from tests.nights import (
     live,
     new_bundle,
     quiet,
+    sound,
     words,
 )
+from tests.stores import keys
 
 SAD, NEUTRAL, HAPPY = Emotion.SAD, Emotion.NEUTRAL, Emotion.HAPPY
 
@@ -244,6 +253,32 @@ def test_a_better_bundle_is_kept_and_used(stand_in: StandIn, tmp_path: Path) -> 
     assert seen["command"] == "nightly"
     assert [one[0] for one in seen["got"]] == numbers
     assert seen["arguments"]["--threads"] == "1"
+
+
+def test_it_hears_the_person_as_the_monitor_does(stand_in: StandIn) -> None:
+    """It is given the reference of their voice for the bundle in use, and the prior."""
+    config = KEEPING.model_copy(update={"engine": EngineConfig(bundle="compact", prior="balanced")})
+    compact = read_manifest(find_bundle("compact"))
+    live(a_month())
+    stand_in.does(decides=decision(Verdict.REFUSED, parent=compact.version))
+    assert night(config).outcome is Outcome.REFUSED
+    assert (stand_in.seen["reference"], stand_in.seen["prior"]) == (None, "balanced")
+    sums = VoiceSums(1.0, 2.0, np.arange(8, dtype=np.float32))
+    say_to(compact.voice_space, sums)
+    say_to("another", VoiceSums(9.0, 60.0, sums.sums))
+    assert night(config).outcome is Outcome.REFUSED
+    assert stand_in.seen["reference"] == sums.to_bytes().hex()
+
+
+def say_to(voice_space: str | None, sums: VoiceSums) -> None:
+    """Some speech from which the monitor learned the person's voice."""
+    assert voice_space is not None
+    with closing(Timeline.open(KEEPING.timeline.database_path(), UTC_ZONE, keys())) as timeline:
+        begin = 10**9
+        spoken = {"start_at": NIGHT, "end_at": NIGHT + timedelta(seconds=2)}
+        number = timeline.add_segment(start_sample=begin, end_sample=begin + 32_000, sound=sound(99), microphone="desk", **spoken)
+        heard = HeardAgainst(voice_space, sums, None)
+        timeline.judge({number: Judgement(Prediction({Emotion.SAD: 1.0}, False, "compact-1"), None, None, heard)})
 
 
 def test_a_running_monitor_is_asked_first(stand_in: StandIn, tmp_path: Path) -> None:
