@@ -111,7 +111,7 @@ class Night:
         own = encode_own(self.bundle, division.everything, self._settings.views, self._shift)
         self._own = {one.evidence.segment: one for one in own}
         self._before = dict(zip(self._own, self._answers(division.everything), strict=True))
-        folder = self._work / self._key(division)
+        folder, in_use = self._work / self._key(division), self._on_other_voices()
         tested, steps = self._tested(division, folder)
         learned = self._learn(division.everything, [], folder / "all", steps)
         update = {
@@ -120,7 +120,7 @@ class Night:
             "letter_bias": {letter: round(float(value), 4) for letter, value in zip(self._letters, learned.scaling.bias, strict=True)},
             "steps": learned.steps,
         }
-        decision, fit = self._decided(decision.model_copy(update=update), learned)
+        decision, fit = self._decided(decision.model_copy(update=update), learned, in_use)
         decision = decision.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
         if decision.verdict is Verdict.PROMOTED:
             return write_new_bundle(self.bundle, self.llm, fit, division.everything, decision, out)
@@ -176,24 +176,30 @@ class Night:
         labels = Labels.of(pieces, self._letters)
         return np.asarray(scaling.of_labels(self._log_probs(pieces), labels.shown)[np.arange(len(labels)), labels.said])
 
-    def _decided(self, decision: Decision, learned: _Learned) -> tuple[Decision, Fit]:
-        """The verdict, with what the voices that are never rehearsed say, and the calibration of the new bundle."""
-        clips, manifest = self._public.measured_with, self.bundle.manifest
-        found = from_states(self.bundle.uncalibrated(), self.llm, [clip.states for clip in clips], [clip.sound for clip in clips])
-        before = np.log(np.maximum(torch.stack([clip.posterior for clip in clips]).double().numpy(), _FLOOR))
-        after = np.log(np.maximum([[one.posterior[letter] for letter in self._letters] for one in found], _FLOOR))
-        known = self._public
-        old, new = recalibrated(
-            before, after, acted_in(clips, self._letters), known.temperature, known.unsure_below, correction(manifest, EVERYDAY)
-        )
+    def _decided(self, decision: Decision, learned: _Learned, in_use: Floats) -> tuple[Decision, Fit]:
+        """The verdict, with what the voices that are never rehearsed say, and the calibration of the new bundle.
+
+        in_use (n, L): log-probabilities that the bundle in use gave to these voices.
+        """
+        clips, manifest, released = self._public.measured_with, self.bundle.manifest, self._public
+        after = self._on_other_voices()
+        calibration = manifest.temperature, manifest.unsure_below
+        old, new = recalibrated(in_use, after, acted_in(clips, self._letters), *calibration, correction(manifest, EVERYDAY))
         if not learned.steps:
             new = replace(new, temperature=manifest.temperature, unsure_below=manifest.unsure_below)
         new = replace(new, temperature=new.temperature / learned.scaling.scale)
-        public = public_test(clips, before / known.temperature, after / new.temperature + learned.scaling.bias, self._letters)
+        before = np.log(np.maximum(torch.stack([clip.posterior for clip in clips]).double().numpy(), _FLOOR))
+        public = public_test(clips, before / released.temperature, after / new.temperature + learned.scaling.bias, self._letters)
         assert decision.own is not None
         verdict, reason = verdict_of(decision.own, public)
         told = _told(old, new, manifest.temperature, manifest.unsure_below)
         return decision.model_copy(update={"verdict": verdict, "reason": reason, "public": public, "calibration": told}), new
+
+    def _on_other_voices(self) -> Floats:
+        """Log-probabilities (n, L), uncalibrated, of the voices that are never rehearsed."""
+        clips = self._public.measured_with
+        found = from_states(self.bundle.uncalibrated(), self.llm, [clip.states for clip in clips], [clip.sound for clip in clips])
+        return np.asarray(np.log(np.maximum([[one.posterior[letter] for letter in self._letters] for one in found], _FLOOR)))
 
     def _answers(self, pieces: Sequence[Evidence]) -> list[Answered]:
         """What is said of the person's segments, uncalibrated."""

@@ -32,6 +32,7 @@ KEPT_SHARE = 0.5
 """Of what unweighted accuracy on other voices has above chance, so much must be kept, with 95 % certainty."""
 
 _MOST_WEIGHT = 10.0
+_USUAL_SPREAD = 1.0
 _ANY_SCALE = 10.0
 _NOTHING = 1e-9
 _SWEEPS = 30
@@ -49,8 +50,12 @@ def p_no_better(before: Floats, after: Floats, labels: Labels, *, draws: int = 9
 
 
 def net_gain(before: Floats, after: Floats, labels: Labels) -> float:
-    """Labels gained less labels lost, a confirmation counting as many times as it is rarer than a correction; arguments as above."""
-    shown = VectorScaling.fit(before, labels, bias_spread=0).shown
+    """Labels gained less labels lost, a confirmation counting as many times as it is rarer than a correction; arguments as above.
+
+    How much rarer is fitted beside biases of the letters: where the bundle in use is wrong more often than it thinks, corrections are many
+    for that reason alone, and confirmations would seem rare.
+    """
+    shown = VectorScaling.fit(before, labels, bias_spread=_USUAL_SPREAD).shown
     weights = np.where(labels.corrected, 1.0, np.clip(np.exp(-shown), 1.0, _MOST_WEIGHT))
     right_before, right_after = before.argmax(axis=1) == labels.said, after.argmax(axis=1) == labels.said
     return float((weights * (right_after.astype(float) - right_before)).sum())

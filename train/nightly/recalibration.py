@@ -1,4 +1,4 @@
-"""Fits temperature and threshold anew, so that the new bundle's probabilities mean as much as the released one's.
+"""Fits temperature and threshold anew, so that the new bundle's probabilities mean as much as those of the one in use.
 
 The released bundle was calibrated on voices it had never heard, which a night does not have. The public set is of voices that its training
 knew, so a fit on it alone would be too sure; what it can tell is by how much a night changed the scale. So the temperature is changed by
@@ -37,7 +37,7 @@ def correction(manifest: BundleManifest, prior: Prior) -> Floats:
 def recalibrated(
     before: Floats, after: Floats, acted: Ints, temperature: float, unsure_below: float, shift: Floats | float = 0.0
 ) -> tuple[Fit, Fit]:
-    """The released bundle's calibration as it is, and the new bundle's. before, after (n, L): log-probabilities; acted (n,).
+    """The calibration of the bundle in use as it is, and the new bundle's. before, after (n, L): log-probabilities; acted (n,).
 
     shift (L,): what corrects tempered log-probabilities to the prior that the threshold is for.
     """
