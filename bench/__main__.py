@@ -9,16 +9,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from monitor.judging.process import LIBRARY_SETTINGS
-from monitor.large_pages import LARGE_PAGES
+from monitor.config import LARGE_PAGES_ENVIRONMENT
+from monitor.inference.worker_process import LIBRARY_ENVIRONMENT
 
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", VLLM_LOGGING_LEVEL="ERROR")
-if __name__ == "__main__" and not LIBRARY_SETTINGS.keys() <= os.environ.keys():
+if __name__ == "__main__" and not LIBRARY_ENVIRONMENT.keys() <= os.environ.keys():
     # As the judging process has them: Python and libc read some of them before anything of ours runs.
-    os.execve(sys.executable, [sys.executable, "-m", "bench", *sys.argv[1:]], {**LIBRARY_SETTINGS, **os.environ})
+    os.execve(sys.executable, [sys.executable, "-m", "bench", *sys.argv[1:]], {**LIBRARY_ENVIRONMENT, **os.environ})
 
-from bench import growth, latency, machine, processes, settings, shares, summary, throughput
-from bench.hot import hot
+from bench import hot_path, latency, processes, report
+from bench.hot_path import load_hot_path
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write to (default: bench/RESULTS.md)")
     asked = parser.parse_args()
-    for name in LARGE_PAGES:
+    for name in LARGE_PAGES_ENVIRONMENT:
         # Python and libc have read them by now; commands that are measured shall run as a person runs them.
         os.environ.pop(name, None)
     load = os.getloadavg()
@@ -44,16 +44,16 @@ def main() -> None:
         sections.extend([*lines, ""])
         figures.update(found)
 
-    add(lambda: latency.run(asked.quick))
-    add(lambda: processes.run(asked.quick))
+    add(lambda: latency.latency_section(asked.quick))
+    add(lambda: processes.processes_section(asked.quick))
     if not asked.quick:
-        add(settings.run)
-    with hot() as ready:
-        add(lambda: throughput.run(ready, asked.quick))
-        add(lambda: shares.run(ready, asked.quick))
-        add(lambda: growth.run(ready, asked.quick))
-        add(lambda: summary.costs(figures, ready.average_s))
-    text = "\n".join([*summary.head(machine.described(load), figures, asked.quick), *sections, *summary.foot()])
+        add(processes.settings_section)
+    with load_hot_path() as ready:
+        add(lambda: hot_path.throughput_section(ready, asked.quick))
+        add(lambda: hot_path.breakdown_section(ready, asked.quick))
+        add(lambda: latency.growth_section(ready, asked.quick))
+        add(lambda: report.hourly_costs(figures, ready.average_s))
+    text = "\n".join([*report.results_head(report.describe_machine(load), figures, asked.quick), *sections, *report.results_foot()])
     asked.out.write_text(text, encoding="utf-8")
     print(f"written to {asked.out}")
 

@@ -1,8 +1,8 @@
-"""`python -m bench.paper_size [--small]`: the paper's size on a GPU, from random weights: nothing here says anything about accuracy.
+"""`python -m bench.paper_size [--small]`: the paper's model size on a GPU, with random weights; accuracy means nothing here.
 
-Segments per second with 64 waiting; how many monitors one device serves with 95 % of the answers within two seconds; the least time that
-operations and bytes allow; and beside it a plain transformers loop, and Qwen2-Audio-7B's shapes under the same engine. --small does all of
-it with hardly any weights, on whatever machine there is, to show that it runs. Weights take 7 GB of disk while it runs.
+Segments per second with 64 waiting; how many monitors one device serves with 95 % of the predictions within two seconds; the least time
+that operations and bytes allow; beside it a plain transformers loop, and Qwen2-Audio-7B's shapes under the same engine. --small does all of
+it with tiny models on any machine, to show that it runs. Weights take 7 GB of disk while it runs.
 """
 
 import argparse
@@ -21,19 +21,28 @@ import numpy as np
 import torch
 
 from bench import random_models
-from bench.floor import Device, Llm, Work, convolutions_work, frames_work, llm_work
-from bench.open_loop import arrivals, delays, most_monitors, percentile_95
-from bench.plain_loop import PlainLoop
-from bench.tables import table
-from bench.timing import best
+from bench.baselines import (
+    ComputeWork,
+    DevicePeaks,
+    LlmShape,
+    PlainLoop,
+    arrivals,
+    convolutions_work,
+    delays,
+    frames_work,
+    llm_work,
+    most_monitors,
+    percentile_95,
+)
+from bench.harness import best_time, markdown_table
 from model.audio import SAMPLE_RATE
 from model.bundle import Bundle
-from model.predictor import Predictor, Sound, Style
-from model.prompts import Task, emotion_prefix, render
+from model.predictor import Predictor, PromptStyle, SpeechInput
+from model.prompts import Task, emotion_prefix, render_prompt
 from monitor.config import Precision
-from monitor.judging.engine import EmbeddedEngine
-from monitor.judging.served_engine import BLOCK_TOKENS
-from tests.tiny_qwen_audio import qwen_audio, without_weights
+from monitor.inference.engines.server import BLOCK_TOKENS
+from monitor.inference.engines.vllm import EmbeddedEngine
+from tests.support.tiny_audio_models import qwen_audio, without_weights
 
 _WAITING, _LIMIT_S, _FRAMES_S = 64, 2.0, 50
 _OURS, _PLAIN, _QWEN = "ours: vLLM, prompt embeds", "plain transformers loop", "Qwen2-Audio-7B's shapes, vLLM"
@@ -58,10 +67,10 @@ def main() -> None:
 
 
 def _compared(asked: argparse.Namespace) -> list[str]:
-    size = random_models.small() if asked.small else random_models.paper()
+    size = random_models.tiny_model() if asked.small else random_models.paper_model()
     device = _device(asked)
     with tempfile.TemporaryDirectory() as folder:
-        bundle = random_models.build(size, Path(folder))
+        bundle = random_models.build_random_bundle(size, Path(folder))
         sounds = _sounds(asked.segment)
         floor_s = device.least_s(_work(bundle, size, sounds[0], asked.precision)) / _WAITING
         plain_s = _plain(bundle, size, sounds)
@@ -78,13 +87,13 @@ def _compared(asked: argparse.Namespace) -> list[str]:
     return [
         f"## {size.name} from random weights ({name}; segments of {asked.segment:g} s, one each {asked.every:g} s of a monitor)",
         "",
-        *table(head, rows),
+        *markdown_table(head, rows),
         "",
         f"The floor: {device.operations_s / 1e12:.2f} TFLOP/s, {device.bytes_s / 1e9:.0f} GB/s.",
     ]
 
 
-def _ours(bundle: Bundle, sounds: list[Sound], asked: argparse.Namespace) -> dict[str, float]:
+def _ours(bundle: Bundle, sounds: list[SpeechInput], asked: argparse.Namespace) -> dict[str, float]:
     _to_the_gpu(bundle)
     engine = EmbeddedEngine(bundle, 64 if asked.small else 8192, asked.precision)
     predictor = Predictor(bundle, engine)
@@ -93,11 +102,11 @@ def _ours(bundle: Bundle, sounds: list[Sound], asked: argparse.Namespace) -> dic
     return found
 
 
-def _plain(bundle: Bundle, size: random_models.Size, sounds: list[Sound]) -> float:
+def _plain(bundle: Bundle, size: random_models.ModelSize, sounds: list[SpeechInput]) -> float:
     """Seconds of a segment."""
     loop = PlainLoop(bundle, "cuda" if torch.cuda.is_available() else "cpu", size.dtype)
     loop.answer(sounds[0])
-    return best(lambda: [loop.answer(sound) for sound in sounds[:4]], 2).wall_s / 4
+    return best_time(lambda: [loop.answer(sound) for sound in sounds[:4]], 2).wall_s / 4
 
 
 def _qwen(asked: argparse.Namespace) -> dict[str, float]:
@@ -133,7 +142,7 @@ def _qwen(asked: argparse.Namespace) -> dict[str, float]:
 def _paces(judge: Callable[[int], object], asked: argparse.Namespace) -> dict[str, float]:
     for count in (1, 4, _WAITING):
         judge(count)
-    whole_s = best(lambda: judge(_WAITING), 3).wall_s
+    whole_s = best_time(lambda: judge(_WAITING), 3).wall_s
 
     def p95_s(monitors: int) -> float:
         return percentile_95(delays(judge, arrivals(monitors, asked.every, asked.trial), _WAITING))
@@ -150,9 +159,9 @@ def _in_a_process_of_its_own() -> dict[str, float]:
     return found
 
 
-def _sounds(seconds: float) -> list[Sound]:
+def _sounds(seconds: float) -> list[SpeechInput]:
     generator = np.random.default_rng(0)
-    return [Sound((0.05 * generator.standard_normal(int(seconds * SAMPLE_RATE))).astype(np.float32)) for _ in range(_WAITING)]
+    return [SpeechInput((0.05 * generator.standard_normal(int(seconds * SAMPLE_RATE))).astype(np.float32)) for _ in range(_WAITING)]
 
 
 def _to_the_gpu(bundle: Bundle) -> None:
@@ -161,11 +170,13 @@ def _to_the_gpu(bundle: Bundle) -> None:
         bundle.mapper.to("cuda")
 
 
-def _work(bundle: Bundle, size: random_models.Size, sound: Sound, precision: Precision) -> Work:
+def _work(bundle: Bundle, size: random_models.ModelSize, sound: SpeechInput, precision: Precision) -> ComputeWork:
     """Of a batch of 64 in which what stands before the speech was read before."""
     from transformers import AutoTokenizer
 
-    rendered = render(AutoTokenizer.from_pretrained(bundle.manifest.llm), Style.of(bundle).turns(sound, emotion_prefix(), Task.SER))
+    rendered = render_prompt(
+        AutoTokenizer.from_pretrained(bundle.manifest.llm), PromptStyle.of(bundle).turns(sound, emotion_prefix(), Task.SER)
+    )
     queries, frames = size.mapper.queries, int(len(sound.audio) / SAMPLE_RATE * _FRAMES_S)
     context = len(rendered.before) + queries + len(rendered.after)
     computed = context - len(rendered.before) // BLOCK_TOKENS * BLOCK_TOKENS
@@ -174,7 +185,7 @@ def _work(bundle: Bundle, size: random_models.Size, sound: Sound, precision: Pre
         weights = sum(one.numel() for one in random_models.AutoModelForCausalLM.from_config(config).parameters())
     heads = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     number_bytes = {"float32": 4, "bfloat16": 2, "fp8": 1}[size.dtype if precision == "auto" else precision]
-    llm = Llm(weights, config.num_hidden_layers, config.hidden_size, heads, number_bytes)
+    llm = LlmShape(weights, config.num_hidden_layers, config.hidden_size, heads, number_bytes)
     layers = sum(one.numel() for name, one in bundle.encoder.named_parameters() if "feature_extractor" not in name)
     mapper = sum(one.numel() for one in bundle.mapper.parameters())
     return (
@@ -185,7 +196,7 @@ def _work(bundle: Bundle, size: random_models.Size, sound: Sound, precision: Pre
     )
 
 
-def _device(asked: argparse.Namespace) -> Device:
+def _device(asked: argparse.Namespace) -> DevicePeaks:
     """Peaks as they were given, or else the best of a few products of large matrices and of a few copies."""
     gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
@@ -198,11 +209,11 @@ def _device(asked: argparse.Namespace) -> Device:
             if gpu:
                 torch.cuda.synchronize()
 
-        return best(whole, 5).wall_s
+        return best_time(whole, 5).wall_s
 
     operations = asked.peak_tflops * 1e12 if asked.peak_tflops else 2 * side**3 / timed(lambda: matrix @ matrix)
     moved = asked.bandwidth_gbs * 1e9 if asked.bandwidth_gbs else 2 * long.nbytes / timed(lambda: long.clone())
-    return Device(operations, moved)
+    return DevicePeaks(operations, moved)
 
 
 if __name__ == "__main__":

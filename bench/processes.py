@@ -1,27 +1,32 @@
-"""A running monitor as the system sees it: how soon it listens and judges, what its processes hold and cost while nobody speaks.
+"""A running monitor from outside: start-up time, memory and idle processor time; and what the inference worker's settings gain.
 
-A monitor with the default settings hears a faint hum from a virtual microphone. Processor time is what the kernel has counted for each
-process, so other work on the machine changes it little.
+A monitor with the default settings records a faint hum from a virtual microphone. Processor time is what the kernel counts for each
+process, so other work on the machine changes it little. The settings are compared on the same batches, each in a process of its own
+(`python -m bench.processes` measures one).
 """
 
+import json
 import os
 import resource
 import signal
 import statistics
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
 import psutil
 
-from bench.studies.watched import home
-from bench.tables import table
-from tests.commands import COMMAND, Running, configure, worker_of
-from tests.virtual_microphone import VirtualMicrophone
+from bench.harness import markdown_table
+from bench.studies.fault_harness import temporary_home
+from monitor.config import LARGE_PAGES_ENVIRONMENT
+from monitor.inference.worker_process import LIBRARY_ENVIRONMENT
+from tests.support.commands import COMMAND, Running, configure, worker_of
+from tests.support.virtual_microphone import VirtualMicrophone
 
 # After a start what was missed is made up: summaries, a backup.
 _SETTLE_S = 25.0
-_ROUNDS = 5
+_COMMAND_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,11 @@ class _Cost:
     uss: float
 
 
-def run(quick: bool) -> tuple[list[str], dict[str, float]]:
+def processes_section(quick: bool) -> tuple[list[str], dict[str, float]]:
     """Markdown lines, and figures by name."""
     if missing := VirtualMicrophone.missing():
         return ["## A running monitor", "", missing], {}
-    with home() as folder, VirtualMicrophone(hum=True) as microphone:
+    with temporary_home() as folder, VirtualMicrophone(hum=True) as microphone:
         configure(folder)
         began = time.monotonic()
         running = Running(folder, environment={**microphone.env, "PYTHONUNBUFFERED": "1"})
@@ -60,8 +65,8 @@ def run(quick: bool) -> tuple[list[str], dict[str, float]]:
         ["`report` of an empty day, whole command", report_wall_s, report_cpu_s],
         ["of that, Python and the command line (`--help`)", "", python_cpu_s],
     ]
-    lines = ["## A running monitor", "", *table(["start-up", "s", "CPU s"], starts), ""]
-    return lines + table(["while nobody speaks", "of one core", "MB resident (RSS)", "PSS", "USS"], rows), figures
+    lines = ["## A running monitor", "", *markdown_table(["start-up", "s", "CPU s"], starts), ""]
+    return lines + markdown_table(["while nobody speaks", "of one core", "MB resident (RSS)", "PSS", "USS"], rows), figures
 
 
 def tree_memory(process_id: int) -> float:
@@ -96,7 +101,7 @@ def _cost(processes: list[psutil.Process]) -> _Cost:
 
 def _command(*arguments: str) -> tuple[float, float]:
     """Seconds of processor time and by the clock; medians."""
-    found = [_once(*arguments) for _ in range(_ROUNDS)]
+    found = [_once(*arguments) for _ in range(_COMMAND_ROUNDS)]
     return statistics.median(cpu for cpu, _ in found), statistics.median(wall for _, wall in found)
 
 
@@ -109,3 +114,59 @@ def _once(*arguments: str) -> tuple[float, float]:
 def _children_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+_WAYS = {
+    "the monitor's settings": LIBRARY_ENVIRONMENT,
+    "without large pages": {name: value for name, value in LIBRARY_ENVIRONMENT.items() if name not in LARGE_PAGES_ENVIRONMENT},
+    "threads that spin while they wait": LIBRARY_ENVIRONMENT | {"OMP_WAIT_POLICY": "ACTIVE"},
+    "one thread": LIBRARY_ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+}
+_COUNTS = (1, 8, 64)
+_SETTINGS_ROUNDS = 7
+_SILENCE_S = 5.0
+_TOO_LONG_S = 300
+
+
+def settings_section() -> tuple[list[str], dict[str, float]]:
+    """Markdown lines, and no figures."""
+    rows = [[name, *_measure_with(settings)] for name, settings in _WAYS.items()]
+    counts = (f"{count} waiting, ms a segment" for count in _COUNTS)
+    head = ["the judging process", *counts, f"one after {_SILENCE_S:.0f} s of silence, ms", "MB resident"]
+    lines = ["## What its libraries are told", "", *markdown_table(head, rows), ""]
+    pages = ", ".join(f"`{name}={value}`" for name, value in LARGE_PAGES_ENVIRONMENT.items())
+    lines.append(f"Large pages: {pages}; asleep: `OMP_WAIT_POLICY=PASSIVE`.")
+    return lines, {}
+
+
+def _measure_with(settings: dict[str, str]) -> list[object]:
+    own = {name: value for name, value in os.environ.items() if name not in LIBRARY_ENVIRONMENT and name != "OMP_NUM_THREADS"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.processes"], env=own | settings, capture_output=True, timeout=_TOO_LONG_S, check=True
+        )
+    except subprocess.TimeoutExpired:
+        return [f"over {_TOO_LONG_S} s in all", *[""] * (len(_COUNTS) + 1)]
+    found: list[object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _measure() -> list[float]:
+    """Milliseconds by the clock of a segment, medians; and megabytes."""
+    from bench.harness import median_time
+    from bench.hot_path import load_hot_path
+
+    with load_hot_path() as ready:
+
+        def judge(count: int) -> object:
+            return ready.predictor.predict(ready.sounds(count))
+
+        dense = [1000 * median_time(lambda count=count: judge(count), _SETTINGS_ROUNDS).wall_s / count for count in _COUNTS]
+        sparse = 1000 * median_time(lambda: judge(1), _SETTINGS_ROUNDS, lambda: time.sleep(_SILENCE_S)).wall_s
+        return [*dense, sparse, tree_memory(os.getpid())]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure()))
+    sys.stdout.flush()
+    os._exit(0)  # vLLM leaves threads behind

@@ -9,17 +9,17 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig, Wav2Vec2FeatureExtractor
 
 from model.bundle import Bundle, open_bundle
-from model.encoder import TransformersEncoder
-from model.manifest import MANIFEST, BundleManifest, MapperSettings, digests
+from model.bundle_format import MANIFEST_FILE, BundleManifest, MapperSettings, file_checksums
+from model.emotions import Emotion
+from model.encoders import TransformersEncoder
+from model.language_model import SpeechLLM
 from model.mapper import QPMapper
-from model.speech_llm import SpeechLLM
-from model.types import Emotion
-from tests import tiny
-from train.dry.sizes import known_config
+from tests.support import tiny
+from train.model_sizes import known_config
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """Configurations of encoder and language model, and of the mapper between them. dtype: of the language model's weights."""
 
     name: str
@@ -29,19 +29,19 @@ class Size:
     dtype: str
 
 
-def paper() -> Size:
+def paper_model() -> ModelSize:
     """WavLM base+ and Llama 3.2 3B (paper, 3.1)."""
     encoder, llm = known_config("microsoft/wavlm-base-plus"), known_config("meta-llama/Llama-3.2-3B-Instruct")
-    return Size("WavLM base+, Llama 3.2 3B", encoder, llm, MapperSettings(queries=32, layers=2, heads=8, width=768), "bfloat16")
+    return ModelSize("WavLM base+, Llama 3.2 3B", encoder, llm, MapperSettings(queries=32, layers=2, heads=8, width=768), "bfloat16")
 
 
-def small() -> Size:
+def tiny_model() -> ModelSize:
     """The same classes with hardly any weights."""
     encoder = AutoConfig.for_model("wavlm", **tiny.SMALL_ENCODER, feat_extract_norm="group")
-    return Size("tiny", encoder, tiny.llama().config, MapperSettings(queries=32, layers=2, heads=4, width=48), "float32")
+    return ModelSize("tiny", encoder, tiny.llama().config, MapperSettings(queries=32, layers=2, heads=4, width=48), "float32")
 
 
-def build(size: Size, folder: Path) -> Bundle:
+def build_random_bundle(size: ModelSize, folder: Path) -> Bundle:
     """Write a bundle with its language model beside it, and open it. The tokenizer is a small one of the same kind."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,7 +81,7 @@ def _released(folder: Path, encoder: Path, llm: Path, mapper: QPMapper, speech_l
         trained_on=[],
         limits=[],
         scores=[],
-        files=digests(folder),
+        files=file_checksums(folder),
     )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(), encoding="utf-8")
     return open_bundle(folder)

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 import typer.main
 
-from monitor.cli import app
+from monitor.cli.main import app
 from train.__main__ import _parser as research_parser
 
 _PAGE = Path(__file__).with_name("commands.md")

@@ -18,11 +18,11 @@ from zoneinfo import ZoneInfo
 
 from playwright.sync_api import sync_playwright
 
-from model.manifest import find_bundle, read_manifest
-from monitor.store.cipher import connect
-from monitor.store.keys import Keys
-from monitor.store.timeline import Timeline
-from tests.days import Person, live
+from model.bundle_format import find_bundle, read_bundle_manifest
+from monitor.storage.cipher import connect
+from monitor.storage.keys import KeyStore
+from monitor.storage.writer import TimelineWriter
+from tests.support.days import SimulatedPerson, write_days
 
 _CHROMIUM = "/usr/bin/chromium"
 _PICTURE = Path(__file__).with_name("dashboard.png")
@@ -55,14 +55,16 @@ def main(picture: Path = _PICTURE) -> None:
 @contextmanager
 def _dashboard(folder: Path) -> Iterator[str]:
     """The link of a running dashboard over made-up days in `folder`."""
-    database, keys, config = folder / "timeline.db", Keys("file", folder / "emosllm-monitor"), folder / "config.toml"
+    database, keys, config = folder / "timeline.db", KeyStore("file", folder / "emosllm-monitor"), folder / "config.toml"
     config.write_text(f'[timeline]\ndatabase = "{database}"\nzone = "{_ZONE}"\nkey = "file"\n', encoding="utf-8")
-    Timeline.open(database, _ZONE, keys).close()
+    TimelineWriter.open(database, _ZONE, keys).close()
     connection = connect(database, keys.find(database), read_only=False, timeout_s=5.0)
-    version = f"{read_manifest(find_bundle('compact')).version}+everyday"
-    live(connection, _ZONE, _FIRST, _DAYS, Person(segments=300, no_data=3, change=_DAYS - 9, fall=0.75, version=version, seed=7))
+    version = f"{read_bundle_manifest(find_bundle('compact')).version}+everyday"
+    write_days(
+        connection, _ZONE, _FIRST, _DAYS, SimulatedPerson(segments=300, no_data=3, change=_DAYS - 9, fall=0.75, version=version, seed=7)
+    )
     connection.close()
-    command = [sys.executable, "-m", "monitor.cli", "--config", str(config), "dashboard", "--no-open"]
+    command = [sys.executable, "-m", "monitor.cli.main", "--config", str(config), "dashboard", "--no-open"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={"PATH": "/usr/bin:/bin", "XDG_STATE_HOME": str(folder)}
     ) as process:

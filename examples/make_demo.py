@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from model.audio import SAMPLE_RATE, Float32, read_audio, s_to_samples, samples_to_s
-from model.types import Emotion
+from model.emotions import Emotion
 
 _HERE = Path(__file__).parent
 _SPEAKER = "ravdess_18"

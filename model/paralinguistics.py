@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # Feature, as the prompt names it, to field of Measured and Terciles.
 _FIELDS = {"loudness": "loudness", "pitch": "pitch", "pitch range": "pitch_range", "jitter": "jitter", "shimmer": "shimmer"}
-FEATURES = tuple(_FIELDS)
+VOICE_FEATURES = tuple(_FIELDS)
 
-INTRODUCTIONS = (
+DESCRIPTION_INTRODUCTIONS = (
     "Measured in the voice:",
     "This is how the voice sounds:",
     "Some acoustic measures of the utterance:",
@@ -49,7 +49,7 @@ _MAX_AMPLITUDE_FACTOR = 1.6
 _MIN_VALUES = 3
 
 
-class Level(StrEnum):
+class FeatureLevel(StrEnum):
     """Which third of the training set a value falls into; the value is the word in the prompt."""
 
     LOW = "low"
@@ -58,7 +58,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class VoiceMeasurement:
     """One utterance's features; None where one cannot be measured, because nothing is voiced or the sound is too short.
 
     loudness: mean energy without DC in dB re a square wave of full scale, -120 to 0. pitch: mean F0 of the voiced frames in Hz,
@@ -94,20 +94,20 @@ class Terciles(BaseModel):
     shimmer: Bounds
 
     @classmethod
-    def fit(cls, measured: Sequence[Measured]) -> Self:
+    def fit(cls, measured: Sequence[VoiceMeasurement]) -> Self:
         """Bounds that cut each feature's measured values into thirds that differ by one at most, where no two values are equal.
 
         Raises TrainingError when a feature was measured in fewer than three utterances.
         """
         return cls.model_validate({field: _bounds(feature, field, measured) for feature, field in _FIELDS.items()})
 
-    def levels(self, measured: Measured) -> dict[str, Level]:
+    def levels(self, measured: VoiceMeasurement) -> dict[str, FeatureLevel]:
         """Feature to level, in the order of FEATURES; what was not measured is absent."""
         values = {feature: getattr(measured, field) for feature, field in _FIELDS.items()}
         return {feature: _level(value, getattr(self, _FIELDS[feature])) for feature, value in values.items() if value is not None}
 
 
-def measure(audio: "Float32") -> Measured:
+def measure_voice(audio: "Float32") -> VoiceMeasurement:
     """Measure float32 (N,) in [-1, 1) at SAMPLE_RATE, of any length. No value is ever NaN or infinite, and no sound is an error."""
     from model.audio import SAMPLE_RATE
 
@@ -115,22 +115,24 @@ def measure(audio: "Float32") -> Measured:
     loudness = _loudness(samples)
     # Praat's pitch analysis takes windows of three periods of the lowest pitch and refuses anything shorter than one.
     if loudness is None or len(samples) < 3 * SAMPLE_RATE / _PITCH_FLOOR_HZ:
-        return Measured(loudness, None, None, None, None)
-    return Measured(loudness, *_voice(samples, SAMPLE_RATE))
+        return VoiceMeasurement(loudness, None, None, None, None)
+    return VoiceMeasurement(loudness, *_voice(samples, SAMPLE_RATE))
 
 
-def words(levels: Mapping[str, Level], gender: str | None = None, intro: int = 0, order: Sequence[str] | None = None) -> str:
+def describe_voice(
+    levels: Mapping[str, FeatureLevel], gender: str | None = None, intro: int = 0, order: Sequence[str] | None = None
+) -> str:
     """The supplementary text z of a prompt (paper, B.5): the speaker's gender if known, an introduction, a line per feature.
 
     intro: which of INTRODUCTIONS. order: features of FEATURES, each at most once, FEATURES itself if None; those without a level
     and levels it does not name are left out. "" when there is nothing to say. Raises ValueError for an order of anything else.
     """
-    chosen = FEATURES if order is None else tuple(order)
-    if len(set(chosen)) < len(chosen) or not set(chosen) <= set(FEATURES):
-        raise ValueError(f"the order {list(chosen)} must name features of {', '.join(FEATURES)}, each at most once")
+    chosen = VOICE_FEATURES if order is None else tuple(order)
+    if len(set(chosen)) < len(chosen) or not set(chosen) <= set(VOICE_FEATURES):
+        raise ValueError(f"the order {list(chosen)} must name features of {', '.join(VOICE_FEATURES)}, each at most once")
     lines = [f"- {feature}: {levels[feature]}" for feature in chosen if feature in levels]
     about = [f"Gender of the speaker: {gender}."] if gender else []
-    return "\n".join([*about, INTRODUCTIONS[intro], *lines] if lines else about)
+    return "\n".join([*about, DESCRIPTION_INTRODUCTIONS[intro], *lines] if lines else about)
 
 
 def _loudness(samples: Any) -> float | None:
@@ -159,7 +161,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _bounds(feature: str, field: str, measured: Sequence[Measured]) -> tuple[float, float]:
+def _bounds(feature: str, field: str, measured: Sequence[VoiceMeasurement]) -> tuple[float, float]:
     values = sorted(value for value in (getattr(one, field) for one in measured) if value is not None)
     if len(values) < _MIN_VALUES:
         raise TrainingError(
@@ -170,7 +172,7 @@ def _bounds(feature: str, field: str, measured: Sequence[Measured]) -> tuple[flo
     return values[outer], values[-1 - outer]
 
 
-def _level(value: float, bounds: tuple[float, float]) -> Level:
+def _level(value: float, bounds: tuple[float, float]) -> FeatureLevel:
     if value < bounds[0]:
-        return Level.LOW
-    return Level.HIGH if value > bounds[1] else Level.MEDIUM
+        return FeatureLevel.LOW
+    return FeatureLevel.HIGH if value > bounds[1] else FeatureLevel.MEDIUM

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from model.audio import Float32, samples_to_s
 from model.bundle import Bundle
-from model.paralinguistics import FEATURES, Measured, Terciles, measure, words
-from model.prompts import Message, Strategy, Task, emotion_prefix, messages, shots_of, written_transcript
-from model.request import LanguageModel, Request
-from model.speech_encoder import length_groups
-from model.types import Emotion, Prediction
+from model.emotions import Emotion, Prediction
+from model.language_model import LanguageModel, LanguageModelRequest
+from model.paralinguistics import VOICE_FEATURES, Terciles, VoiceMeasurement, describe_voice, measure_voice
+from model.prompts import Message, Strategy, Task, chat_messages, emotion_prefix, shots_for, written_transcript
+from model.speech_encoder import group_by_length
 from model.voice_reference import VoiceSums
 
 # Sound encoded at once, 40 s: beyond it a batch only costs memory.
@@ -26,7 +26,7 @@ _UP_TO_EMOTION = "| Emotion:"
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class SpeechInput:
     """One utterance: audio float32 (N,) in [-1, 1) at SAMPLE_RATE, and what else somebody knows about it.
 
     measured: of its voice; where it is None it is measured, if the bundle wants it.
@@ -35,11 +35,11 @@ class Sound:
     audio: Float32
     transcript: str | None = None
     gender: str | None = None
-    measured: Measured | None = None
+    measured: VoiceMeasurement | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class PredictorOutput:
     """prediction: None when the model's own answer was not in the grammar. transcript: what the model wrote, where it was asked to.
 
     sums: what the utterance adds to the reference of its speaker's voice; None where the bundle does not normalise.
@@ -51,7 +51,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Heard:
+class _EncodedSpeech:
     """embeds (Q, H); state (D,): the mean state, before the reference is subtracted; distance: to training speech."""
 
     embeds: Tensor
@@ -60,7 +60,7 @@ class _Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
+class PromptStyle:
     """How a bundle is asked: strategy, which of the ten prompts, how many examples, and the voice's description, if any.
 
     letters: those that the bundle can answer with; an example shows no other.
@@ -78,31 +78,31 @@ class Style:
         manifest = bundle.manifest
         return cls(Strategy(manifest.strategy), manifest.prompt, manifest.shots, manifest.features, tuple(manifest.letters))
 
-    def turns(self, sound: Sound, prefix: str | None, task: Task) -> tuple[Message, ...]:
+    def turns(self, sound: SpeechInput, prefix: str | None, task: Task) -> tuple[Message, ...]:
         """The messages about one utterance; `prefix` begins the answer."""
         hint = sound.transcript if self.strategy is Strategy.PROMPT_HINT else None
-        shots = shots_of(self.letters)[: self.shots]
-        return tuple(messages(task, self.prompt, prefix, features=self.description(sound), shots=shots, hint=hint))
+        shots = shots_for(self.letters)[: self.shots]
+        return tuple(chat_messages(task, self.prompt, prefix, features=self.description(sound), shots=shots, hint=hint))
 
-    def description(self, sound: Sound) -> str:
+    def description(self, sound: SpeechInput) -> str:
         """The voice's features in words; empty without terciles."""
         if self.features is None:
             return ""
-        return words(self.features.levels(sound.measured or measure(sound.audio)), sound.gender, 0, FEATURES)
+        return describe_voice(self.features.levels(sound.measured or measure_voice(sound.audio)), sound.gender, 0, VOICE_FEATURES)
 
 
 class Predictor:
     """One bundle and the language model that answers for it, in the bundle's style unless another is given."""
 
-    def __init__(self, bundle: Bundle, llm: LanguageModel, style: Style | None = None) -> None:
+    def __init__(self, bundle: Bundle, llm: LanguageModel, style: PromptStyle | None = None) -> None:
         self._bundle = bundle
         self._llm = llm
-        self._style = style or Style.of(bundle)
+        self._style = style or PromptStyle.of(bundle)
 
-    def predict(self, sounds: Sequence[Sound], shift: Float32 | None = None) -> list[Answered]:
+    def predict(self, sounds: Sequence[SpeechInput], shift: Float32 | None = None) -> list[PredictorOutput]:
         """B utterances of one speaker to B answers.
 
-        shift: float32 (D,), the reference of the speaker's voice, from `shift_of`; None for a stranger, or where the bundle does not
+        shift: float32 (D,), the reference of the speaker's voice, from `voice_shift`; None for a stranger, or where the bundle does not
         normalise. Raises ValueError when the strategy needs a transcript that is not there; EngineError.
         """
         if not sounds:
@@ -113,60 +113,64 @@ class Predictor:
         answers = self.answer(sounds, [one.embeds for one in heard], [one.distance for one in heard])
         return [self._with_sums(answer, one.state, sound) for answer, one, sound in zip(answers, heard, sounds, strict=True)]
 
-    def answer(self, sounds: Sequence[Sound], speech: Sequence[Tensor], distances: Sequence[float]) -> list[Answered]:
+    def answer(self, sounds: Sequence[SpeechInput], speech: Sequence[Tensor], distances: Sequence[float]) -> list[PredictorOutput]:
         """As `predict`, of utterances whose speech embeds (Q, H) and distances are at hand, see `judge`; without sums."""
         if self._style.strategy is Strategy.JOINT:
             return self._write_then_judge(sounds, speech, distances)
-        return [Answered(prediction) for prediction in self.judge(sounds, speech, distances)]
+        return [PredictorOutput(prediction) for prediction in self.judge(sounds, speech, distances)]
 
     def unknown(self) -> Prediction:
         """What is known where the model's answer was not in the grammar: nothing beyond the prior, and so it is unsure."""
         return replace(self._bundle.prediction([0.0] * len(self._bundle.manifest.letters)), unsure=True)
 
-    def transcribe(self, sounds: Sequence[Sound]) -> list[str]:
+    def transcribe(self, sounds: Sequence[SpeechInput]) -> list[str]:
         """B utterances to what the model writes when asked for the words alone (ASR), the grammar's bars removed."""
         plain = replace(self._style, strategy=Strategy.SER)
         heard = self._hear(sounds, None)
-        requests = [Request(plain.turns(sound, None, Task.ASR), one.embeds) for sound, one in zip(sounds, heard, strict=True)]
+        requests = [LanguageModelRequest(plain.turns(sound, None, Task.ASR), one.embeds) for sound, one in zip(sounds, heard, strict=True)]
         return [text.strip().removeprefix("| ASR:").split("|")[0].strip() for text in self._llm.write(requests, " |")]
 
-    def judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor], distances: Sequence[float]) -> list[Prediction]:
+    def judge(self, sounds: Sequence[SpeechInput], speech: Sequence[Tensor], distances: Sequence[float]) -> list[Prediction]:
         """Predictions for utterances whose speech embeds (Q, H) are at hand, and whose words, if the strategy uses them, are known.
 
         distances: see Bundle.distances. Of the sounds, audio is not looked at unless a voice that was not measured has to be.
         """
-        requests = [Request(self._closing_turns(sound), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
+        requests = [LanguageModelRequest(self._closing_turns(sound), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
         answers = self._llm.letter_log_probs(requests, self._bundle.manifest.letters)
         return [self._bundle.prediction(answer, distance) for answer, distance in zip(answers, distances, strict=True)]
 
-    def _closing_turns(self, sound: Sound) -> tuple[Message, ...]:
+    def _closing_turns(self, sound: SpeechInput) -> tuple[Message, ...]:
         if self._style.strategy in (Strategy.TRANSCRIPT_PREFIX, Strategy.JOINT):
             return self._style.turns(sound, emotion_prefix(sound.transcript), Task.JOINT)
         return self._style.turns(sound, emotion_prefix(), Task.SER)
 
-    def _write_then_judge(self, sounds: Sequence[Sound], speech: Sequence[Tensor], distances: Sequence[float]) -> list[Answered]:
+    def _write_then_judge(
+        self, sounds: Sequence[SpeechInput], speech: Sequence[Tensor], distances: Sequence[float]
+    ) -> list[PredictorOutput]:
         """The model writes the transcript; where what it wrote is in the grammar, the letter follows with its probabilities."""
-        requests = [Request(self._style.turns(sound, None, Task.JOINT), embeds) for sound, embeds in zip(sounds, speech, strict=True)]
+        requests = [
+            LanguageModelRequest(self._style.turns(sound, None, Task.JOINT), embeds) for sound, embeds in zip(sounds, speech, strict=True)
+        ]
         written = [written_transcript(text) for text in self._llm.write(requests, _UP_TO_EMOTION)]
         usable = [i for i, transcript in enumerate(written) if transcript is not None]
         worded = [replace(sounds[i], transcript=written[i]) for i in usable]
-        answers = [Answered(None)] * len(sounds)
+        answers = [PredictorOutput(None)] * len(sounds)
         predictions = self.judge(worded, [speech[i] for i in usable], [distances[i] for i in usable]) if usable else []
         for i, prediction in zip(usable, predictions, strict=True):
-            answers[i] = Answered(prediction, written[i])
+            answers[i] = PredictorOutput(prediction, written[i])
         return answers
 
-    def _hear(self, sounds: Sequence[Sound], shift: Float32 | None) -> list[_Heard]:
+    def _hear(self, sounds: Sequence[SpeechInput], shift: Float32 | None) -> list[_EncodedSpeech]:
         """Padding costs time, so sounds of like length are encoded together; what was heard comes back in the order asked."""
-        placed: dict[int, _Heard] = {}
-        for group in length_groups([len(sound.audio) for sound in sounds], _MAX_BATCH_SAMPLES):
+        placed: dict[int, _EncodedSpeech] = {}
+        for group in group_by_length([len(sound.audio) for sound in sounds], _MAX_BATCH_SAMPLES):
             states, mask = self._bundle.states([torch.from_numpy(sounds[i].audio) for i in group])
-            embeds, distances = self._bundle.embeds_of(states, mask, shift), self._bundle.distances(states, mask, shift)
+            embeds, distances = self._bundle.embed_states(states, mask, shift), self._bundle.distances(states, mask, shift)
             for place, i in enumerate(group):
-                placed[i] = _Heard(embeds[place], states[place][mask[place]].mean(dim=0), distances[place])
+                placed[i] = _EncodedSpeech(embeds[place], states[place][mask[place]].mean(dim=0), distances[place])
         return [placed[i] for i in range(len(sounds))]
 
-    def _with_sums(self, answer: Answered, state: Tensor, sound: Sound) -> Answered:
+    def _with_sums(self, answer: PredictorOutput, state: Tensor, sound: SpeechInput) -> PredictorOutput:
         """With what goes into the reference of the voice: where the bundle normalises, an answer was given, and it was a frame of sound."""
         settings = self._bundle.reference_settings
         if settings is None or answer.prediction is None or not torch.isfinite(state).all():

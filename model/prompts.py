@@ -1,7 +1,7 @@
-"""Every word the language model reads, written once for training, evaluation and serving, and the reading of its answer.
+"""Every word the language model reads, written once for training, evaluation and serving, and the parser of its answer.
 
-A request is a list of chat messages in which AUDIO stands where the speech embeds go. `render` turns it into token ids with the
-language model's own chat template, so that what vLLM's server builds from the same messages is the same.
+A request is a list of chat messages in which AUDIO_PLACEHOLDER stands where the speech embeds go. `render_prompt` turns it into token ids
+with the language model's own chat template, so that vLLM's server builds the same ids from the same messages.
 """
 
 import re
@@ -11,10 +11,10 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TypedDict
 
+from model.emotions import Emotion
 from model.errors import BundleError
-from model.types import Emotion
 
-AUDIO = "<|speech|>"
+AUDIO_PLACEHOLDER = "<|speech|>"
 # What chat templates may ask for: no thoughts before the answer (Qwen3), and not today's date (Llama 3.2), which would make every day's
 # requests different from those of training.
 TEMPLATE_SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
@@ -101,67 +101,67 @@ PROMPTS: dict[Task, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class FewShotExample:
     """An example of the expected output; it shows the form and is about no sound (paper, B.6)."""
 
     words: str
     emotion: Emotion
 
 
-SHOTS: tuple[Shot, ...] = (
-    Shot("Nobody told me you would be here tonight.", Emotion.SURPRISE),
-    Shot("The train leaves at a quarter past nine.", Emotion.NEUTRAL),
-    Shot("I asked you twice to leave that alone.", Emotion.ANGRY),
-    Shot("We finally got the keys to the house.", Emotion.HAPPY),
-    Shot("It has been so quiet since he moved out.", Emotion.SAD),
-    Shot("Did you hear that noise behind the door?", Emotion.FEAR),
-    Shot("There is mould all over the bread.", Emotion.DISGUST),
-    Shot("As if someone like that could ever manage it.", Emotion.CONTEMPT),
-    Shot("I do not know what to think about it yet.", Emotion.OTHER),
+SHOTS: tuple[FewShotExample, ...] = (
+    FewShotExample("Nobody told me you would be here tonight.", Emotion.SURPRISE),
+    FewShotExample("The train leaves at a quarter past nine.", Emotion.NEUTRAL),
+    FewShotExample("I asked you twice to leave that alone.", Emotion.ANGRY),
+    FewShotExample("We finally got the keys to the house.", Emotion.HAPPY),
+    FewShotExample("It has been so quiet since he moved out.", Emotion.SAD),
+    FewShotExample("Did you hear that noise behind the door?", Emotion.FEAR),
+    FewShotExample("There is mould all over the bread.", Emotion.DISGUST),
+    FewShotExample("As if someone like that could ever manage it.", Emotion.CONTEMPT),
+    FewShotExample("I do not know what to think about it yet.", Emotion.OTHER),
 )
 _MARKS = re.compile(r"[|<>]")
 _SHOTS_INTRODUCTION = "The output has this form, for example:"
 _HINT_INTRODUCTION = "The words spoken, to help you judge the emotion:"
 
 
-def shots_of(letters: Collection[Emotion]) -> list[Shot]:
+def shots_for(letters: Collection[Emotion]) -> list[FewShotExample]:
     """The examples that a model may be shown which answers with these letters alone."""
     return [shot for shot in SHOTS if shot.emotion in letters]
 
 
-def messages(
+def chat_messages(
     task: Task,
     prompt: int = 0,
     answer: str | None = None,
     *,
     features: str = "",
-    shots: Sequence[Shot] = (),
+    shots: Sequence[FewShotExample] = (),
     hint: str | None = None,
 ) -> list[Message]:
     """The request for one utterance. `answer` begins (or is) the assistant's turn; None leaves the turn open.
 
-    features: what `paralinguistics.words` says about the voice (paper, B.5). shots: examples of the output (B.6). hint: the transcript
+    features: what `paralinguistics.describe_voice` says about the voice (paper, B.5). shots: examples of the output (B.6). hint: the transcript
     (B.7). The audio comes before the instruction (paper, B), so that everything before it is the same for all requests.
     """
-    lines = [f"{AUDIO}\n{PROMPTS[task][prompt]}"]
+    lines = [f"{AUDIO_PLACEHOLDER}\n{PROMPTS[task][prompt]}"]
     if features:
         lines.append(features)
     if hint is not None:
-        lines.append(f"{_HINT_INTRODUCTION} {clean(hint)}")
+        lines.append(f"{_HINT_INTRODUCTION} {clean_transcript(hint)}")
     if shots:
         lines += [_SHOTS_INTRODUCTION, *(f"- {_shown(task, shot)}" for shot in shots)]
     turns = [Message(role="system", content=SYSTEM_PROMPT), Message(role="user", content="\n".join(lines))]
     return turns if answer is None else [*turns, Message(role="assistant", content=answer)]
 
 
-def _shown(task: Task, shot: Shot) -> str:
+def _shown(task: Task, shot: FewShotExample) -> str:
     return format_answer(
         shot.emotion if task is not Task.ASR else None,
         shot.words if task is not Task.SER else None,
     )
 
 
-def clean(transcript: str) -> str:
+def clean_transcript(transcript: str) -> str:
     """A transcript as it may stand in a request or answer: one line, without the bar, which has a meaning there, and without angle
     brackets, in which chat templates, tools and thoughts have their marks."""
     return " ".join(_MARKS.sub(" ", transcript).split())
@@ -169,19 +169,19 @@ def clean(transcript: str) -> str:
 
 def emotion_prefix(transcript: str | None = None) -> str:
     """The beginning of an answer after which only the letter is missing (paper, A.4)."""
-    return "| Emotion:" if transcript is None else f"| ASR: {clean(transcript)} | Emotion:"
+    return "| Emotion:" if transcript is None else f"| ASR: {clean_transcript(transcript)} | Emotion:"
 
 
 def format_answer(emotion: Emotion | None = None, transcript: str | None = None) -> str:
     """The whole answer in the output grammar; at least one of the two must be given."""
     if emotion is None and transcript is None:
         raise ValueError("an answer needs an emotion, a transcript or both")
-    words = "" if transcript is None else f"| ASR: {clean(transcript)} "
+    words = "" if transcript is None else f"| ASR: {clean_transcript(transcript)} "
     return words + ("|" if emotion is None else f"| Emotion: {emotion} |")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ParsedAnswer:
     """A parsed answer; what it did not contain is None."""
 
     transcript: str | None
@@ -198,7 +198,7 @@ def written_transcript(text: str) -> str | None:
     return match["text"] if match else None
 
 
-def parse_answer(text: str) -> Answer | None:
+def parse_answer(text: str) -> ParsedAnswer | None:
     """Read an answer in the output grammar; None when it is not in it."""
     match = _ANSWER.match(text)
     if match is None or (match["text"] is None and match["letter"] is None):
@@ -206,18 +206,18 @@ def parse_answer(text: str) -> Answer | None:
     letter = match["letter"]
     if letter is not None and letter not in set(Emotion):
         return None
-    return Answer(match["text"], None if letter is None else Emotion(letter))
+    return ParsedAnswer(match["text"], None if letter is None else Emotion(letter))
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedPrompt:
     """Token ids before and after the place of the speech embeds."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
 
 
-def render(tokenizer: Any, turns: Sequence[Message]) -> Rendered:
+def render_prompt(tokenizer: Any, turns: Sequence[Message]) -> RenderedPrompt:
     """Messages to token ids by the tokenizer's chat template; an assistant message at the end is left open to be continued.
 
     Such a message is tokenized apart from what stands before it, so that an answer has the same tokens in training, where it is learned
@@ -228,17 +228,17 @@ def render(tokenizer: Any, turns: Sequence[Message]) -> Rendered:
     # What somebody said, in a hint or an answer, is not remembered longer than its request lives.
     hinted = any(_HINT_INTRODUCTION in content for _, content in asked)
     rendered = _render.__wrapped__(tokenizer, asked) if hinted else _render(tokenizer, asked)
-    return Rendered(rendered.before, rendered.after + tuple(tokenizer.encode(answer, add_special_tokens=False)))
+    return RenderedPrompt(rendered.before, rendered.after + tuple(tokenizer.encode(answer, add_special_tokens=False)))
 
 
 @lru_cache(maxsize=1024)
-def _render(tokenizer: Any, asked: tuple[tuple[str, str], ...]) -> Rendered:
+def _render(tokenizer: Any, asked: tuple[tuple[str, str], ...]) -> RenderedPrompt:
     turns = [Message(role=role, content=content) for role, content in asked]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **TEMPLATE_SETTINGS)
-    before, found, after = text.partition(AUDIO)
+    before, found, after = text.partition(AUDIO_PLACEHOLDER)
     if not found:
         raise BundleError("the chat template of this language model drops a part of the user's message")
-    return Rendered(*(tuple(tokenizer.encode(part, add_special_tokens=False)) for part in (before, after)))
+    return RenderedPrompt(*(tuple(tokenizer.encode(part, add_special_tokens=False)) for part in (before, after)))
 
 
 def letter_ids(tokenizer: Any, letters: Iterable[Emotion]) -> dict[Emotion, int]:

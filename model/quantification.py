@@ -1,19 +1,19 @@
-"""Estimates the shares of emotions in many segments from their posteriors, for a person nobody has measured: quantification.
+"""Quantification: estimates the shares of emotions in many segments from their posteriors, for a person nobody has measured.
 
-To count the most probable letters, or to add up posteriors, repeats what the model confuses, and what it was told to expect, as often as
-it is asked. Here the shares are inferred, with the uncertainty of who speaks (approximate Bayesian computation with regression
-adjustment: Beaumont, Zhang & Balding 2002, Genetics 162, 2025-2035). Prior, simulation and adjustment are these:
+Counting the most probable letters, or adding up posteriors, repeats what the model confuses and what its prior expects, as often as it is
+asked. Here the shares are inferred, including the uncertainty of who speaks (approximate Bayesian computation with regression adjustment:
+Beaumont, Zhang & Balding 2002, Genetics 162, 2025-2035). Prior, simulation and adjustment:
 
-1. A day may be anything from the speech that the prior is about to one emotion all day: a mixture of both in even parts, all emotions
+1. A day may be anything from the speech that the prior describes to one emotion all day: a mixture of both in even parts, all emotions
    alike, and a Dirichlet distribution around it.
-2. A person answers as one of the voices that were left out of the training: a corpus, then a voice of it, each drawn evenly, with what a
-   few clips do not tell taken from its corpus. Beyond these corpora, answers may lean to some letters whatever is said, and letters may
+2. A person is predicted like one of the speakers left out of training: a corpus, then a speaker of it, each drawn evenly; what a few clips
+   do not tell is taken from the corpus. Beyond these corpora, predictions may lean to some letters whatever is said, and letters may
    differ less, as far as the confusion's spread and blur say.
-3. The mean posterior of such a day differs by chance, as much as that of the segments at hand, long ones counting more.
+3. The mean posterior of such a day varies by chance as much as that of the segments at hand; long ones count more.
 
-Of DAYS simulated so, the NEAREST to the mean posterior at hand (Hellinger distance) stay; a weighted linear regression of the square roots
-of their shares on those of their mean posteriors moves them to it. What stays is a sample of what the shares may be. The same segments
-give the same sample. D days, T letters that were acted, A letters of the bundle, n segments.
+Of SIMULATED_DAYS days, the NEAREST_DAYS nearest to the mean posterior at hand (Hellinger distance) are kept; a weighted linear regression
+of the square roots of their shares on those of their mean posteriors moves them to it. They are a sample of what the shares may be. The
+same segments give the same sample. D days, T letters that were acted, A letters of the bundle, n segments.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from model.confusion import PosteriorConfusion
-from model.types import Emotion
+from model.bundle_format import PosteriorConfusion
+from model.emotions import Emotion
 
 Floats = NDArray[np.float64]
 
-DAYS, NEAREST = 8000, 400
+SIMULATED_DAYS, NEAREST_DAYS = 8000, 400
 
 _SEED = 20020101
 # Dirichlet parameters of a day: so much around the mixture, and so much for each letter, so that days without one are common.
@@ -40,7 +40,7 @@ _WILD_SEGMENTS = 5.0
 _FLOOR = 1e-3
 
 
-class Quantifier:
+class ShareEstimator:
     """One bundle's confusion turned round. prior: how often each of its letters occurs in the speech that a day is a mixture of."""
 
     def __init__(self, confusion: PosteriorConfusion, prior: Mapping[Emotion, float]) -> None:
@@ -61,7 +61,7 @@ class Quantifier:
         by_chance = means + self._chance @ _deviation(posteriors, weights, mean).T
         heard = np.sqrt(np.maximum(by_chance, _FLOOR)) - np.sqrt(np.maximum(mean, _FLOOR))
         distances = (heard * heard).sum(axis=1)
-        near = np.argpartition(distances, NEAREST)[:NEAREST]
+        near = np.argpartition(distances, NEAREST_DAYS)[:NEAREST_DAYS]
         return _moved(np.sqrt(shares[near]), heard[near], 1 - distances[near] / distances[near].max())
 
     @cached_property
@@ -69,14 +69,14 @@ class Quantifier:
         """Shares (D, T) of simulated days, and their mean posteriors (D, A)."""
         random = np.random.default_rng(_SEED)
         count = len(self.letters)
-        emotional = random.random((DAYS, 1))
-        centre = (1 - emotional) * self._prior / self._prior.sum() + emotional * np.eye(count)[random.integers(count, size=DAYS)]
+        emotional = random.random((SIMULATED_DAYS, 1))
+        centre = (1 - emotional) * self._prior / self._prior.sum() + emotional * np.eye(count)[random.integers(count, size=SIMULATED_DAYS)]
         drawn = random.standard_gamma(_AROUND * centre + _ANYTHING) + 1e-12
         shares = drawn / drawn.sum(axis=1, keepdims=True)
         answers = self._persons(random)
-        blur = self._confusion.blur * random.random((DAYS, 1, 1))
+        blur = self._confusion.blur * random.random((SIMULATED_DAYS, 1, 1))
         answers = (1 - blur) * answers + blur * answers.mean(axis=1, keepdims=True)
-        answers *= np.exp(self._confusion.spread * random.standard_normal((DAYS, 1, len(self._confusion.letters))))
+        answers *= np.exp(self._confusion.spread * random.standard_normal((SIMULATED_DAYS, 1, len(self._confusion.letters))))
         answers /= answers.sum(axis=2, keepdims=True)
         means: Floats = np.einsum("dt,dta->da", shares, answers)
         return shares, means
@@ -84,8 +84,8 @@ class Quantifier:
     def _persons(self, random: np.random.Generator) -> Floats:
         """Mean posteriors (D, T, A) of hypothetical persons, by the letter that is meant."""
         profiles, known, corpus = _profiles(self._confusion, self.letters)
-        chosen = _drawn_voices(random, corpus, np.ones(len(corpus), dtype=bool), DAYS)
-        persons = np.empty((DAYS, *profiles.shape[1:]))
+        chosen = _drawn_voices(random, corpus, np.ones(len(corpus), dtype=bool), SIMULATED_DAYS)
+        persons = np.empty((SIMULATED_DAYS, *profiles.shape[1:]))
         for place in range(len(self.letters)):
             voices = chosen.copy()
             lacking = ~known[chosen, place]
@@ -96,7 +96,7 @@ class Quantifier:
 
     @cached_property
     def _chance(self) -> Floats:
-        return np.random.default_rng(_SEED + 1).standard_normal((DAYS, len(self._confusion.letters)))
+        return np.random.default_rng(_SEED + 1).standard_normal((SIMULATED_DAYS, len(self._confusion.letters)))
 
 
 def _deviation(posteriors: Floats, weights: Floats, mean: Floats) -> Floats:

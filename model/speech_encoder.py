@@ -52,15 +52,15 @@ def pad_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """B states (T, D) of any lengths to (B, T, D), zeros after the end, and a bool mask (B, T), True where real."""
     lengths = torch.tensor([len(state) for state in states])
     padded = pad_sequence(list(states), batch_first=True)
-    return padded, real_frames(lengths, padded.shape[1]).to(padded.device)
+    return padded, length_mask(lengths, padded.shape[1]).to(padded.device)
 
 
-def real_frames(lengths: Tensor, size: int) -> Tensor:
+def length_mask(lengths: Tensor, size: int) -> Tensor:
     """A bool mask (B, size), True in the first `lengths` (B,) places of each row."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def length_groups(lengths: Sequence[int], limit: int, ratio: float = math.inf) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int], limit: int, ratio: float = math.inf) -> list[list[int]]:
     """Places of `lengths`, shortest first, in groups whose padded size (longest x count) is at most `limit`, or single.
 
     ratio: how many times as long as the shortest of its group the longest may be.

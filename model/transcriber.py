@@ -25,13 +25,13 @@ _FILES = ("model.bin", "config.json", "tokenizer.json")
 class Transcriber:
     """A Whisper model with its weights in 8 bits, unless another of CTranslate2's types is named.
 
-    name: a size such as `base`, a hub name, or a folder; see `find_model`. language: as Whisper writes it, such as `pl`; empty: it is
+    name: a size such as `base`, a hub name, or a folder; see `find_whisper_model`. language: as Whisper writes it, such as `pl`; empty: it is
     recognised for each utterance. threads: 0 leaves it to CTranslate2, which takes OMP_NUM_THREADS, or at most 4.
     """
 
     def __init__(self, name: str, language: str = "", *, compute_type: str = "int8", threads: int = 0) -> None:
         """Load the model and try it on silence. Raises TranscriberUnavailable."""
-        folder = find_model(name)
+        folder = find_whisper_model(name)
         from faster_whisper import WhisperModel
 
         try:
@@ -69,7 +69,7 @@ class Transcriber:
         return _bounded(" ".join(_texts(parts)))
 
 
-def find_model(name: str) -> Path:
+def find_whisper_model(name: str) -> Path:
     """The folder of a Whisper model in CTranslate2's format: a folder, or what the local Hugging Face cache has under a size or hub name.
 
     Raises TranscriberUnavailable with how to get it; never asks the network.

@@ -84,7 +84,7 @@ class ReferenceSettings:
         return VoiceSums(1.0, speech_s, np.concatenate([state, held]).astype(np.float32))
 
 
-def shift_of(sums: VoiceSums | None, settings: ReferenceSettings) -> Float32:
+def voice_shift(sums: VoiceSums | None, settings: ReferenceSettings) -> Float32:
     """What is subtracted from every encoder state of the person, float32 (D,); zeros without sums.
 
     In each channel it is shrunk towards nothing by n / (n + prior_segments * ratio), n segments: with 1, the best linear estimate where

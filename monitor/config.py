@@ -1,5 +1,9 @@
-"""The settings of the daemon: one frozen tree that mirrors config.toml key for key. Each part gets only its own branch."""
+"""The settings: one frozen tree that mirrors config.toml key for key. Each part gets only its own branch.
 
+Also what settings are checked against (is an address this machine's own?) and the environment that child processes start with.
+"""
+
+import ipaddress
 import os
 import re
 import tomllib
@@ -11,17 +15,28 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from model.emotions import Emotion, Prior
 from model.errors import ConfigError
-from model.priors import Prior
-from model.types import Emotion
-from monitor.addresses import is_loopback
-from monitor.store.keys import Keys, PlaceName
+from monitor.storage.keys import KeyPlaceName, KeyStore
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a server at this address or name can be reached from this machine only; brackets around IPv6 may be there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# A microphone's buffer, and a segment after seconds of silence, find processor caches that know nothing of the process any more; to look
+# up a thousand small pages again then takes longer than the work itself, on virtual machines above all. See bench/STUDIES.md.
+LARGE_PAGES_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONMALLOC": "malloc"}
+
 PACKAGED_BUNDLE = "compact"
-STORE_VARIABLE = "EMOSLLM_STORE_URL"
+STORE_URL_VARIABLE = "EMOSLLM_STORE_URL"
 """The variable of the environment that comes before [store] url."""
 
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d", re.ASCII)
@@ -100,7 +115,7 @@ Precision = Literal["auto", "float32", "bfloat16", "fp8"]
 """The numbers in which vLLM keeps a language model's weights."""
 
 
-def _prior(setting: object) -> object:
+def _checked_prior(setting: object) -> object:
     if isinstance(setting, dict):
         unknown = [str(letter) for letter in setting if letter not in list(Emotion)]
         if unknown or not all(isinstance(weight, int | float) for weight in setting.values()):
@@ -126,7 +141,7 @@ class EngineConfig(_Section):
     stop_timeout_s: Annotated[int, Field(ge=0, le=600)] = 60
     kv_cache_mib: Annotated[int, Field(ge=16, le=1_000_000)] = 32
     precision: Precision = "auto"
-    prior: Annotated[str | dict[str, float], BeforeValidator(_prior)] = "everyday"
+    prior: Annotated[str | dict[str, float], BeforeValidator(_checked_prior)] = "everyday"
     transcriber: str = ""
     transcriber_language: Annotated[str, AfterValidator(_language_or_any)] = ""
 
@@ -143,7 +158,7 @@ class EngineConfig(_Section):
     @model_validator(mode="after")
     def _private(self) -> "EngineConfig":
         url = urlsplit(self.url)
-        safe = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
+        safe = url.scheme == "https" or (url.scheme == "http" and is_loopback_host(url.hostname or ""))
         if self.kind == "server" and not (url.hostname and safe):
             raise ValueError(
                 f"url must begin with https:// where the server is on another machine, not {self.url!r}: others could read along"
@@ -155,7 +170,7 @@ class TimelineConfig(_Section):
     """[timeline]: where results are kept and in which zone a day is a day."""
 
     database: str = ""
-    key: PlaceName = "auto"
+    key: KeyPlaceName = "auto"
     backups: Annotated[int, Field(ge=1, le=1000)] = 7
     zone: Annotated[str, AfterValidator(_known_zone)] = ""
 
@@ -163,9 +178,9 @@ class TimelineConfig(_Section):
         """The database file; by default `timeline.db` in the state directory."""
         return Path(self.database).expanduser() if self.database else state_dir() / "timeline.db"
 
-    def keys(self) -> Keys:
+    def keys(self) -> KeyStore:
         """Where the key that opens the database is looked for."""
-        return Keys(self.key, state_dir())
+        return KeyStore(self.key, state_dir())
 
     def zone_info(self) -> ZoneInfo:
         """The zone that decides which day a moment belongs to."""
@@ -185,7 +200,7 @@ class StoreConfig(_Section):
     @property
     def is_set(self) -> bool:
         """Whether a clinic is named, here or in the environment."""
-        return bool(self.url or os.environ.get(STORE_VARIABLE))
+        return bool(self.url or os.environ.get(STORE_URL_VARIABLE))
 
 
 class SpoolConfig(_Section):
@@ -308,11 +323,11 @@ def load_config(path: Path | None = None) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
+        problems = [_explain_problem(problem) for problem in error.errors()]
         raise ConfigError(f"{source}: " + "; ".join(problems)) from error
 
 
-def _explain(problem: "ErrorDetails") -> str:
+def _explain_problem(problem: "ErrorDetails") -> str:
     section, *rest = (str(part) for part in problem["loc"])
     where = f"[{section}] {'.'.join(rest)}".strip()
     if problem["type"] == "extra_forbidden":

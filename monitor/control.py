@@ -1,7 +1,7 @@
-"""The way into a running monitor from another terminal: a Unix socket that only its owner may use, one question a connection.
+"""The control socket of a running daemon: a Unix socket that only its owner may use, one command per connection.
 
-One line of JSON in, one out. It knows no daemon: what a command does is a function that is handed in. The client side is here
-too, so that both speak the same words.
+One line of JSON in, one out. The server is handed its commands as functions and knows no daemon; the client (`send_command`) is here
+too, so that both speak the same protocol. It stays at the top because every part that talks to a running daemon imports the client.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from model.errors import EmosllmError, NotRunning
 
 _logger = logging.getLogger(__name__)
 
-Answer = dict[str, Any]
-Command = Callable[[Mapping[str, Any]], Answer]
+Reply = dict[str, Any]
+CommandHandler = Callable[[Mapping[str, Any]], Reply]
 
-_LONGEST_BYTES = 65_536
+_MAX_MESSAGE_BYTES = 65_536
 _TIMEOUT_S = 5.0
-_LONGEST_PATH = 100
+_MAX_PATH_BYTES = 100
 
 
 def socket_path(database: Path) -> Path:
@@ -37,7 +37,7 @@ class ControlServer:
     A command that raises EmosllmError is answered with its message; any other error is logged without what was asked.
     """
 
-    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+    def __init__(self, path: Path, commands: Mapping[str, CommandHandler]) -> None:
         self._path = path
         self._commands = commands
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -46,7 +46,7 @@ class ControlServer:
 
     def __enter__(self) -> Self:
         """Listen. Raises EmosllmError when the path cannot be used. Whoever enters holds the database's lock."""
-        if len(os.fsencode(self._path)) > _LONGEST_PATH:
+        if len(os.fsencode(self._path)) > _MAX_PATH_BYTES:
             raise EmosllmError(f"the path {self._path} is too long for a socket; use a shorter one in [timeline] database")
         before = os.umask(0o177)
         try:
@@ -78,9 +78,9 @@ class ControlServer:
                 return
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(_TIMEOUT_S)
-                connection.sendall(json.dumps(self._answer(_line(connection))).encode() + b"\n")
+                connection.sendall(json.dumps(self._answer(_read_line(connection))).encode() + b"\n")
 
-    def _answer(self, line: bytes) -> Answer:
+    def _answer(self, line: bytes) -> Reply:
         try:
             asked = json.loads(line)
             command = self._commands[asked.pop("command")]
@@ -95,7 +95,7 @@ class ControlServer:
             return {"error": "the monitor failed to do this; its log says why"}
 
 
-def ask(database: Path, command: str, **arguments: object) -> Answer:
+def send_command(database: Path, command: str, **arguments: object) -> Reply:
     """Send one command to the monitor that writes `database`; returns its answer.
 
     Raises NotRunning when there is none, EmosllmError with its words when it refuses or does not answer within 5 s.
@@ -108,8 +108,8 @@ def ask(database: Path, command: str, **arguments: object) -> Answer:
             raise NotRunning("the monitor is not running; start it with `emosllm-monitor start`") from error
         try:
             connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            line = _line(connection)
-            answer: Answer = json.loads(line)
+            line = _read_line(connection)
+            answer: Reply = json.loads(line)
         except (OSError, ValueError) as error:
             raise EmosllmError(f"the monitor did not answer ({error}); look at it with `emosllm-monitor doctor`") from error
     if "error" in answer:
@@ -117,10 +117,10 @@ def ask(database: Path, command: str, **arguments: object) -> Answer:
     return answer
 
 
-def _line(connection: socket.socket) -> bytes:
+def _read_line(connection: socket.socket) -> bytes:
     """Everything up to a line's end, or what came before the other side ended or the limit was reached."""
     received = b""
-    while not received.endswith(b"\n") and len(received) < _LONGEST_BYTES:
+    while not received.endswith(b"\n") and len(received) < _MAX_MESSAGE_BYTES:
         part = connection.recv(4096)
         if not part:
             break

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from model.extras import EXTRAS
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Extras that code of each package may import; the engines (cpu, gpu) are imported by monitor alone.
 ALLOWED = {
@@ -102,13 +102,13 @@ def _without(modules: list[str], package: str, *arguments: str) -> subprocess.Co
 @pytest.mark.parametrize(
     ("module", "package", "arguments"),
     [
-        ("weasyprint", "monitor.cli", ["report", "--format", "pdf", "--out", "{out}"]),
-        ("fhir", "monitor.cli", ["report", "--format", "fhir"]),
-        ("fhir", "monitor.cli", ["export", "--format", "fhir", "--out", "{out}"]),
-        ("pyarrow", "monitor.cli", ["export", "--format", "parquet", "--out", "{out}"]),
-        ("psycopg", "monitor.cli", ["clinic", "subjects"]),
-        ("psycopg", "monitor.cli", ["report", "--subject", "someone"]),
-        ("prometheus_client", "monitor.cli", ["serve"]),
+        ("weasyprint", "monitor.cli.main", ["report", "--format", "pdf", "--out", "{out}"]),
+        ("fhir", "monitor.cli.main", ["report", "--format", "fhir"]),
+        ("fhir", "monitor.cli.main", ["export", "--format", "fhir", "--out", "{out}"]),
+        ("pyarrow", "monitor.cli.main", ["export", "--format", "parquet", "--out", "{out}"]),
+        ("psycopg", "monitor.cli.main", ["clinic", "subjects"]),
+        ("psycopg", "monitor.cli.main", ["report", "--subject", "someone"]),
+        ("prometheus_client", "monitor.cli.main", ["serve"]),
         ("jiwer", "train.__main__", ["evaluate", "--manifest", "none.csv"]),
         ("jiwer", "train.__main__", ["nightly", "--bundle", "nano", "--out", "{out}", "--work", "{out}"]),
         ("matplotlib", "train.__main__", ["compare", "{out}"]),
@@ -142,6 +142,6 @@ for package in (model, monitor):
     assert done.returncode == 0, done.stderr
     lacking = {tuple(line.split()) for line in done.stdout.splitlines()}
     assert {module.rpartition(".")[0] for module, _ in lacking} <= {
-        *("monitor.clinic", "monitor.sharing", "monitor.exchange", "monitor.report", "monitor.serving")
+        *("monitor.clinic", "monitor.clinic", "monitor.transfer", "monitor.reports", "monitor.server")
     }
     assert {missing.partition(".")[0] for _, missing in lacking} <= set(EXTRAS)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from model.errors import EmosllmError
 from model.extras import missing_extra
-from train.console import log_to_stderr
 from train.corpora import prepare
+from train.workers import log_to_stderr
 
 _DESCRIPTION = "Make a bundle from recipes and corpora, or score one."
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="emosllm-monitor", description=_DESCRIPTION)
     commands = parser.add_subparsers(required=True)
     corpus = commands.add_parser("corpus", help="make a manifest of a corpus in its official layout")
-    prepare.add_arguments(corpus.add_subparsers(required=True).add_parser("prepare", help="check every file and write a manifest"))
+    prepare.add_prepare_arguments(corpus.add_subparsers(required=True).add_parser("prepare", help="check every file and write a manifest"))
     _add_train(commands.add_parser("train", help="train a bundle, or the paper's tables at a recipe's scale"))
     _add_nightly(commands.add_parser("nightly", help="learn from what one person said of their speech; evidence on standard input"))
     _add_evaluate(commands.add_parser("evaluate", help="score a bundle, or another audio LLM behind a server"))
@@ -171,12 +171,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from train.scoring import comparison
+    from train.evaluation import page
 
-    evaluations = comparison.read(options.folders)
+    evaluations = page.read_evaluations(options.folders)
     if options.out:
-        comparison.draw(evaluations, options.out)
-    print(comparison.to_markdown(evaluations), end="")
+        page.draw_comparison(evaluations, options.out)
+    print(page.comparison_markdown(evaluations), end="")
 
 
 if __name__ == "__main__":

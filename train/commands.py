@@ -11,24 +11,23 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+from model.bundle_format import file_sha256, find_bundle, read_bundle_manifest
 from model.errors import TrainingError
-from model.evidence import read_all
-from model.manifest import find_bundle, read_manifest, sha256
+from model.labelled_segment import read_all
 from model.prompts import Strategy
-from model.server_key import read_key
+from model.remote import read_api_key
 from train.corpora.manifest import Utterance, require_disjoint
-from train.corpora.manifest import read_manifest as read_utterances
-from train.corpora.splits import Corpora, everyone
+from train.corpora.manifest import read_corpus_manifest as read_utterances
+from train.corpora.splits import CorpusSplits, all_utterances
+from train.evaluation import page as evaluation_page
+from train.evaluation.evaluate import Enrolment, EvaluatedBundle, RobustnessSets, evaluate_bundle, evaluate_outliers, evaluate_served
+from train.evaluation.figures import Evaluation, OutlierEvaluation
+from train.evaluation.inference import split_outliers, transcribe_utterances
+from train.evaluation.metrics import word_error_rate
+from train.evaluation.served_models import ServedModel
+from train.pipeline import train_and_release as train_recipe
 from train.recipe import load_recipe
 from train.release import refuse_existing
-from train.run import train as train_recipe
-from train.scoring import page as evaluation_page
-from train.scoring.evaluate import Asked, Enrolment, Surroundings, evaluate_bundle, evaluate_calm, evaluate_served
-from train.scoring.evaluation import CalmEvaluation, Evaluation
-from train.scoring.judging import transcribe
-from train.scoring.metrics import word_error_rate
-from train.scoring.outliers import divided
-from train.scoring.served import ServedModel
 
 # Bars for weights that load in a second, and remarks that are for the developers of transformers.
 disable_progress_bar()
@@ -45,9 +44,9 @@ def train(options: argparse.Namespace) -> None:
     phase = None if options.phase == "all" else options.phase
     evaluations = train_recipe(recipe, manifests, options.out or Path("unused"), options.work, options.seed, phase)
     if phase is None and evaluations:
-        print(f"{options.out}: {read_manifest(options.out).version}\n")
+        print(f"{options.out}: {read_bundle_manifest(options.out).version}\n")
     for evaluation in evaluations:
-        print(evaluation_page.to_markdown(evaluation))
+        print(evaluation_page.page_markdown(evaluation))
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -55,31 +54,35 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.person_minutes and options.server:
         raise TrainingError("--person-minutes needs a bundle; a served model gets to know nobody")
     utterances, split, surroundings = _chosen(options)
-    if options.asr and utterances and not divided(utterances)[0]:
+    if options.asr and utterances and not split_outliers(utterances)[0]:
         _word_errors(options, utterances, split)
         return
-    digest = sha256(options.manifest)
-    evaluation: Evaluation | CalmEvaluation
+    digest = file_sha256(options.manifest)
+    evaluation: Evaluation | OutlierEvaluation
     if options.server:
         evaluation = _served(options, utterances, split, digest)
     else:
         strategy = Strategy(options.strategy) if options.strategy else None
-        asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(strategy, options.shots, options.features).under(options.prior)
+        asked = (
+            EvaluatedBundle.of_bundle(find_bundle(options.bundle))
+            .with_style(strategy, options.shots, options.features)
+            .under(options.prior)
+        )
         enrolment = Enrolment(options.person_minutes, options.draws, options.seed) if options.person_minutes else None
         if utterances:
             asr = options.asr
             evaluation = evaluate_bundle(asked, utterances, split, digest, asr=asr, surroundings=surroundings, enrolment=enrolment)
         else:
-            evaluation = evaluate_calm(asked, surroundings.outliers, split, digest, enrolment=enrolment)
+            evaluation = evaluate_outliers(asked, surroundings.outliers, split, digest, enrolment=enrolment)
     if options.out:
-        evaluation_page.write(options.out, evaluation)
-    print(evaluation.model_dump_json(indent=2) if options.json else evaluation_page.to_markdown(evaluation))
+        evaluation_page.write_evaluation(options.out, evaluation)
+    print(evaluation.model_dump_json(indent=2) if options.json else evaluation_page.page_markdown(evaluation))
 
 
 def _word_errors(options: argparse.Namespace, utterances: Sequence[Utterance], split: str) -> None:
     """What a corpus without emotions can tell: how well the bundle writes down what is said."""
-    asked = Asked.of_bundle(find_bundle(options.bundle)).restyled(None, options.shots, options.features)
-    texts = transcribe(asked.bundle, asked.llm, utterances, asked.style)
+    asked = EvaluatedBundle.of_bundle(find_bundle(options.bundle)).with_style(None, options.shots, options.features)
+    texts = transcribe_utterances(asked.bundle, asked.llm, utterances, asked.style)
     rate, words = word_error_rate([u.transcript or "" for u in utterances], texts)
     found = {"system": asked.bundle.manifest.version, "split": split, "utterances": len(texts), "words": words, "word_error_rate": rate}
     print(
@@ -91,28 +94,28 @@ def _word_errors(options: argparse.Namespace, utterances: Sequence[Utterance], s
 
 def nightly(options: argparse.Namespace) -> None:
     """One night, from labelled segments on standard input to a decision as JSON on standard output."""
-    from train.nightly.night import Night
+    from train.nightly.night import NightlyRetraining
 
     torch.set_num_threads(max(1, options.threads))
     refuse_existing(options.out)
     heard_with, pieces = read_all(sys.stdin.buffer)
-    decision = Night(find_bundle(options.bundle), options.work, options.seed, heard_with=heard_with).learn(pieces, options.out)
+    decision = NightlyRetraining(find_bundle(options.bundle), options.work, options.seed, heard_with=heard_with).learn(pieces, options.out)
     print(decision.model_dump_json(), flush=True)
 
 
 def tables(options: argparse.Namespace) -> None:
     """Train and measure every cell of the paper's tables at a recipe's scale."""
-    from train.tables import Tables
+    from train.paper_tables import PaperTables
 
     out = options.out or Path("RESULTS.md")
     if not out.parent.is_dir():
         raise TrainingError(f"the folder of {out} does not exist; name the page with --out")
-    Tables.load(f"{options.recipe}-tables", _manifests(options), options.work, options.seed).run(out)
+    PaperTables.load(f"{options.recipe}-tables", _manifests(options), options.work, options.seed).run(out)
 
 
 def dry_run(options: argparse.Namespace) -> None:
     """Sizes, steps, memory and the time of real steps at a recipe's size, without data or weights."""
-    from train.dry.run import dry_run as run
+    from train.dry_run import dry_run as run
 
     print(run(load_recipe(options.recipe)))
 
@@ -124,7 +127,7 @@ def _manifests(options: argparse.Namespace) -> Sequence[Path]:
     return found
 
 
-def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str, Surroundings]:
+def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str, RobustnessSets]:
     """The labelled utterances that were asked for, in words which those are, and what to hear beside them.
 
     With --asr, where nothing is labelled, those with a transcript; without it none, if there are recordings without an emotion.
@@ -134,15 +137,15 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Utterance], str, Surround
     if options.recipe:
         return _never_trained_on(options)
     utterances, split = _filtered(options)
-    acted, calm = divided(utterances)
+    acted, calm = split_outliers(utterances)
     if not acted and options.asr:
         spoken = [u for u in utterances if u.transcript is not None]
         if not spoken:
             raise TrainingError(f"{options.manifest} has no emotions and no transcripts there; --asr needs the column transcript")
-        return spoken, split, Surroundings()
+        return spoken, split, RobustnessSets()
     if not acted and options.server:
         raise TrainingError(f"{options.manifest} has no labelled utterance there; a served model is scored on the column emotion")
-    return acted, split, Surroundings(calm)
+    return acted, split, RobustnessSets(calm)
 
 
 def _filtered(options: argparse.Namespace) -> tuple[list[Utterance], str]:
@@ -164,16 +167,16 @@ def _having(utterances: Sequence[Utterance], field: str, wanted: Sequence[str]) 
     return [u for u in utterances if getattr(u, field) in wanted]
 
 
-def _never_trained_on(options: argparse.Namespace) -> tuple[list[Utterance], str, Surroundings]:
+def _never_trained_on(options: argparse.Namespace) -> tuple[list[Utterance], str, RobustnessSets]:
     """The recipe's test part, or what was asked for, if the recipe trains on none of these speakers."""
     recipe = load_recipe(options.recipe)
-    corpora = Corpora.load(recipe, [options.manifest])
-    surroundings = Surroundings.of(corpora, conditions=options.conditions)
+    corpora = CorpusSplits.load(recipe, [options.manifest])
+    surroundings = RobustnessSets.of(corpora, conditions=options.conditions)
     never = f"never trained or tuned on by the recipe {recipe.name}"
     if options.corpus or options.split or options.speakers:
         utterances, split = _filtered(options)
-        require_disjoint(everyone([*corpora.train, *corpora.validation]), utterances)
-        acted, calm = divided(utterances)
+        require_disjoint(all_utterances([*corpora.train, *corpora.validation]), utterances)
+        acted, calm = split_outliers(utterances)
         return acted, f"{split}, {never}", replace(surroundings, outliers=calm)
     labelled = [u for part in corpora.test for u in part.utterances if u.emotion is not None]
     names = [f"{c.name}, {c.by} {', '.join(c.test)}" for c in recipe.corpora if c.test and c.answer is None]
@@ -183,7 +186,7 @@ def _never_trained_on(options: argparse.Namespace) -> tuple[list[Utterance], str
 def _served(options: argparse.Namespace, utterances: Sequence[Utterance], split: str, digest: str) -> Evaluation:
     if not options.model:
         raise TrainingError("--server needs --model NAME, as the server calls it")
-    key = read_key(options.key_file)
+    key = read_api_key(options.key_file)
     progress = options.out / "answers.jsonl" if options.out else None
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -6,18 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from model.bundle_format import MapperSettings
+from model.emotions import Emotion
 from model.errors import TrainingError
-from model.manifest import MapperSettings
 from model.prompts import SHOTS, Strategy, Task
-from model.types import Emotion
-from model.whisper import WhisperSettings
+from model.whisper_encoder import WhisperSettings
 
-SHIPPED = Path(__file__).parent / "recipes"
+RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Speed = Annotated[float, Field(gt=0, le=4)]
-Part = Literal["mapper", "lora", "llm"]
+TrainablePart = Literal["mapper", "lora", "llm"]
 
 
 class _Section(BaseModel):
@@ -230,7 +230,7 @@ class PhaseRecipe(_Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
-    trainable: Annotated[list[Part], Field(min_length=1)]
+    trainable: Annotated[list[TrainablePart], Field(min_length=1)]
     tasks: Annotated[list[Task], Field(min_length=1)]
     corpora: list[str] = []
     input: Literal["speech", "noise"] = "speech"
@@ -271,7 +271,7 @@ class ReleaseRecipe(_Section):
     public_clips: Annotated[int, Field(ge=0)] = 600
 
 
-class Course(_Section):
+class Curriculum(_Section):
     """What the training loop needs to know: which letters there are, how it runs, and its phases."""
 
     letters: Annotated[list[Emotion], Field(min_length=2)]
@@ -279,7 +279,7 @@ class Course(_Section):
     phases: Annotated[list[PhaseRecipe], Field(min_length=1)]
 
 
-class Recipe(Course):
+class Recipe(Curriculum):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
@@ -346,11 +346,11 @@ def load_recipe(name: str) -> Recipe:
 
 def read_toml(name: str) -> dict[str, Any]:
     """A shipped recipe's or a file's keys and values, unchecked. Raises TrainingError."""
-    path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else RECIPES_FOLDER / f"{name}.toml"
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
+        shipped = ", ".join(sorted(file.stem for file in RECIPES_FOLDER.glob("*.toml")))
         raise TrainingError(f"no recipe {name!r}: name a .toml file or one of the shipped: {shipped}") from error
     except tomllib.TOMLDecodeError as error:
         raise TrainingError(f"the recipe {path} is not usable: {error}") from error

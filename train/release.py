@@ -1,4 +1,7 @@
-"""Writes a bundle: every file beside its SHA-256, complete or not at all."""
+"""Writes a bundle: every file with its SHA-256, complete or not at all, and its model card (Mitchell et al., 2019).
+
+The card says what the bundle was made of, what it can and cannot do, and every figure with its interval. It computes nothing.
+"""
 
 import json
 import shutil
@@ -12,29 +15,132 @@ import torch
 from safetensors.torch import save_file
 
 from model.bundle import Bundle
-from model.confusion import PosteriorConfusion, write_confusion
-from model.errors import TrainingError
-from model.manifest import (
-    CARD,
-    MANIFEST,
-    NORMALISER,
+from model.bundle_format import (
+    MANIFEST_FILE,
+    MODEL_CARD_FILE,
+    NORMALISER_FILE,
     BundleManifest,
     GroupScore,
     Normalisation,
     PeopleScore,
     PersonalScore,
+    PosteriorConfusion,
     Score,
-    digests,
-    read_manifest,
-    version_of,
+    compute_version,
+    file_checksums,
+    read_bundle_manifest,
+    write_confusion,
 )
+from model.errors import TrainingError
 from train.calibration import Calibration, training_prior
-from train.card import to_card
-from train.corpora.splits import Noise, Part
-from train.learning.trainer import Materials
-from train.public_set import write_public_set
+from train.corpora.splits import CorpusPart, NoiseSet
+from train.evaluation.figures import Confidence, Estimate, Evaluation, GroupFigures, PeopleFigures, PersonalFigures
+from train.evaluation.page import conditions_table, corpora_table, gender_text, groups_table, outliers_table, people_table, personal_parts
+from train.learning.trainer import TrainingMaterials
 from train.recipe import Pretrained, Recipe
-from train.scoring.evaluation import Evaluation, GroupFigures, PeopleFigures, PersonalFigures
+from train.rehearsal_set import write_rehearsal_set
+
+_NOT_COMMERCIAL = "-NC-"
+_MISUSE = (
+    "To diagnose, to screen for an illness, or to judge how ill or well somebody is. No clinician watches what it says.",
+    "To find out whether somebody is in danger. It raises no alarm, and silence means nothing.",
+    "To decide about a person: at work, at school, in insurance, credit, law or care.",
+    "On people who do not know of it or did not agree, and on anybody but the person whose microphone it is.",
+    "To tell how somebody feels. It tells how a voice sounds to a model that learned from speech as described above.",
+)
+_READING = (
+    "UAR, the unweighted accuracy, is the mean over the emotions that occur of the share of their clips that was recognised; chance is one"
+    " over their number. An answer is sure where its confidence reaches the threshold; ECE, the expected calibration error, says how far"
+    " confidence and accuracy lie apart. Intervals are bootstrapped over speakers, then over their clips."
+)
+
+
+def model_card(manifest: BundleManifest, evaluations: Sequence[Evaluation], validation: Sequence[Evaluation]) -> str:
+    """The card in Markdown. evaluations: of the finished bundle; validation: of the voices it was calibrated on."""
+    parts = [
+        f"# {manifest.name}, version {manifest.version}",
+        "It estimates from the sound of a short stretch of speech which emotion its speaker may express. It is an estimate, not a"
+        " diagnosis; do not use it to watch or judge others.",
+        f"Licence of the weights: {manifest.license}{_intended_use(manifest.license)}.",
+        *_built_on(manifest),
+        "## Trained on",
+        "\n".join(f"- {corpus}" for corpus in manifest.trained_on),
+        "## What it can and cannot do",
+        "\n".join([_answers(manifest), _normalisation(manifest), *(f"- {limit}" for limit in manifest.limits)]),
+        "## What it must not be used for",
+        "\n".join(f"- {misuse}" for misuse in _MISUSE),
+        "## How to read the figures",
+        _READING,
+        "## Figures on speakers that nothing was trained, chosen or calibrated on",
+        corpora_table(evaluations),
+        *(_evaluation(one) for one in evaluations),
+    ]
+    if validation:
+        parts += [
+            "## Figures of the voices it was calibrated on",
+            "Each was judged by a training that never heard it; settings were chosen by such figures, so they flatter a little.",
+            corpora_table(validation),
+            *(_evaluation(one) for one in validation),
+        ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _intended_use(license_name: str) -> str:
+    return ", **not for commercial use**" if _NOT_COMMERCIAL in license_name else ""
+
+
+def _built_on(manifest: BundleManifest) -> list[str]:
+    return ["## Built on", "\n".join(f"- {origin}" for origin in manifest.pretrained)] if manifest.pretrained else []
+
+
+def _answers(manifest: BundleManifest) -> str:
+    words = ", ".join(letter.word for letter in manifest.letters)
+    confidence = f"{manifest.unsure_below:.2f} (temperature {manifest.temperature:.2f})"
+    answers = f"- It answers {words}; below a confidence of {confidence} it is unsure."
+    if manifest.training_prior is None:
+        return answers
+    heard = ", ".join(f"{letter.word} {share:.0%}" for letter, share in manifest.training_prior.items())
+    return (
+        f"{answers}\n- Its training heard {heard}. The monitor corrects posteriors from that to everyday speech (`[engine] prior`), for"
+        " which temperature and confidence were fitted; the figures below are without that, because their corpora are about balanced."
+    )
+
+
+def _normalisation(manifest: BundleManifest) -> str:
+    if manifest.normalisation is None:
+        return "- It hears every voice alike; it does not get to know the person."
+    return "- It gets to know the person's voice from their own speech, without labels; until then it hears a stranger."
+
+
+def _evaluation(evaluation: Evaluation) -> str:
+    recalls = ", ".join(f"{emotion.word} {c.recall:.2f}" for emotion, c in evaluation.classes.items() if c.recall is not None)
+    lines = [
+        f"- Unweighted accuracy {_estimate(evaluation.uar)}; chance {evaluation.chance:.3f}",
+        f"- Recalls: {recalls}",
+    ]
+    if evaluation.gender_difference:
+        lines.append(f"- {gender_text(evaluation)}")
+    if evaluation.confidence:
+        lines += _confidence(evaluation, evaluation.confidence)
+    head = f"**{evaluation.about.split}** ({evaluation.clips} clips, {evaluation.speakers} speakers)"
+    tables = [groups_table(evaluation.groups), people_table(evaluation.people), conditions_table(evaluation)]
+    tables += [outliers_table(evaluation.outliers), *personal_parts(evaluation.personal)]
+    return "\n\n".join([head, "\n".join(lines), *filter(None, tables)])
+
+
+def _confidence(evaluation: Evaluation, confidence: Confidence) -> list[str]:
+    sure = "" if evaluation.sure_uar is None else f", unweighted accuracy {evaluation.sure_uar:.3f}"
+    return [
+        f"- Sure in {evaluation.sure_share:.0%} of clips{sure}; among the more confident half {confidence.certain_half_uar or 0:.3f}",
+        f"- Expected calibration error {confidence.ece or 0:.3f}; a perfectly calibrated model would show"
+        f" {confidence.ece_by_chance or 0:.3f} on so many clips",
+    ]
+
+
+def _estimate(estimate: Estimate) -> str:
+    low, high = estimate.interval_95
+    return f"{estimate.value:.3f} (95 % interval {low:.3f} to {high:.3f})"
+
 
 _PROMPT = 0
 _LICENSES = {
@@ -88,7 +194,7 @@ def refuse_existing(folder: Path) -> None:
         raise TrainingError(f"{folder} exists already; move it away or choose another --out")
 
 
-def draft(recipe: Recipe, materials: Materials) -> Bundle:
+def draft_bundle(recipe: Recipe, materials: TrainingMaterials) -> Bundle:
     """The trained model as a bundle in memory, uncalibrated: to be asked before there is a folder."""
     manifest = BundleManifest(
         name=recipe.name,
@@ -119,7 +225,7 @@ def draft(recipe: Recipe, materials: Materials) -> Bundle:
 
 def write_bundle(
     recipe: Recipe,
-    materials: Materials,
+    materials: TrainingMaterials,
     calibration: Calibration,
     confusion: PosteriorConfusion,
     validation: Sequence[Evaluation],
@@ -135,11 +241,11 @@ def write_bundle(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    released = draft(recipe, materials)
+    released = draft_bundle(recipe, materials)
     released = replace(released, manifest=released.manifest.model_copy(update=_calibrated(calibration)))
     if recipe.release.public_clips:
         # Before the language model is written, which takes its adapter off.
-        write_public_set(released, materials.llm, materials.parts, recipe.release.public_clips, partial)
+        write_rehearsal_set(released, materials.llm, materials.parts, recipe.release.public_clips, partial)
     if not isinstance(recipe.encoder, Pretrained):
         materials.hearing.encoder.save(partial / "encoder")
     save_file(materials.mapper.state_dict(), partial / "mapper.safetensors")
@@ -147,15 +253,15 @@ def write_bundle(
         materials.familiarity.save(partial)
     if (settings := materials.reference) is not None:
         numbers = {name: torch.from_numpy(getattr(settings, name)).contiguous() for name in ("population_mean", "emotion_offsets", "ratio")}
-        save_file(numbers, partial / NORMALISER)
+        save_file(numbers, partial / NORMALISER_FILE)
     materials.llm.save(None if isinstance(recipe.llm, Pretrained) else partial / "llm", partial / "adapter")
     write_confusion(confusion, partial)
     (partial / "LICENSE").write_text(_license_text(recipe, materials, released.manifest.pretrained), encoding="utf-8")
     seen = [evaluation.model_dump(mode="json") for evaluation in validation]
     (partial / "training.json").write_text(json.dumps({**record, "validation": seen}, indent=2) + "\n", encoding="utf-8")
-    files = digests(partial)
-    manifest = released.manifest.model_copy(update={"version": version_of(recipe.name, files), "files": files})
-    write_manifest(partial, manifest)
+    files = file_checksums(partial)
+    manifest = released.manifest.model_copy(update={"version": compute_version(recipe.name, files), "files": files})
+    write_bundle_manifest(partial, manifest)
     partial.rename(folder)
 
 
@@ -165,9 +271,9 @@ def _calibrated(calibration: Calibration) -> dict[str, float]:
 
 def add_scores(folder: Path, evaluations: Sequence[Evaluation], validation: Sequence[Evaluation]) -> None:
     """Put what was measured on the finished bundle into its bundle.json and its model card; the weights and so the version stay."""
-    manifest = read_manifest(folder).model_copy(update={"scores": [_score(evaluation) for evaluation in evaluations]})
-    (folder / CARD).write_text(to_card(manifest, evaluations, validation), encoding="utf-8")
-    write_manifest(folder, manifest.model_copy(update={"files": digests(folder)}))
+    manifest = read_bundle_manifest(folder).model_copy(update={"scores": [_score(evaluation) for evaluation in evaluations]})
+    (folder / MODEL_CARD_FILE).write_text(model_card(manifest, evaluations, validation), encoding="utf-8")
+    write_bundle_manifest(folder, manifest.model_copy(update={"files": file_checksums(folder)}))
 
 
 def _score(evaluation: Evaluation) -> Score:
@@ -225,17 +331,17 @@ def _personal_score(one: PersonalFigures) -> PersonalScore:
     )
 
 
-def _described(part: Part) -> str:
+def _described(part: CorpusPart) -> str:
     speakers = {u.speaker for u in part.utterances if u.speaker}
     known = f"{len(speakers)} speakers, " if speakers else ""
     return f"{part.corpus}, {known}{len(part.utterances)} clips, {part.utterances[0].license}"
 
 
-def _described_noise(noise: Noise) -> str:
+def _described_noise(noise: NoiseSet) -> str:
     return f"{noise.corpus}, as background: {len(noise.paths)} recordings ({noise.name}), {noise.license}"
 
 
-def _license_text(recipe: Recipe, materials: Materials, pretrained: Sequence[str]) -> str:
+def _license_text(recipe: Recipe, materials: TrainingMaterials, pretrained: Sequence[str]) -> str:
     licenses = {part.corpus: part.utterances[0].license for part in materials.parts}
     licenses |= {noise.corpus: noise.license for noise in materials.noises}
     sources = [f"{corpus}, {name}: {_CREDITS.get(corpus, 'see its own documentation')}" for corpus, name in licenses.items()]
@@ -258,6 +364,6 @@ def _notice(origin: str) -> str:
     return next((text for name, text in _NOTICES.items() if origin.startswith(name)), "See their own documentation.")
 
 
-def write_manifest(folder: Path, manifest: BundleManifest) -> None:
+def write_bundle_manifest(folder: Path, manifest: BundleManifest) -> None:
     """Write bundle.json."""
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

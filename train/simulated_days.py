@@ -10,20 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.confusion import PosteriorConfusion, VoicePosteriors
-from model.priors import EVERYDAY, balanced
-from model.quantification import Quantifier
-from model.types import Emotion
-from train.left_out import LeftOut
-from train.scoring.evaluation import KNOWN
-from train.scoring.metrics import Floats, Ints
+from model.bundle_format import PosteriorConfusion, SpeakerPosteriors
+from model.emotions import EVERYDAY, Emotion, balanced
+from model.quantification import ShareEstimator
+from train.calibration import LeftOutPredictions
+from train.evaluation.figures import KNOWN
+from train.evaluation.metrics import Floats, Ints
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("everyday", "low", "even", "single")
+DAY_KINDS = ("everyday", "low", "even", "single")
 """everyday: as that prior says. low: half of it is sad. even: anything. single: three quarters are one emotion."""
 
-SEGMENTS = (40, 150, 400)
+SEGMENTS_PER_DAY = (40, 150, 400)
 """How many segments days have, in turn."""
 
 SPREADS, BLURS = (0.1, 0.25, 0.5, 1.0), (0.0, 0.5, 1.0)
@@ -40,21 +39,21 @@ _SEED = 7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class PosteriorTable:
     """Calibrated posteriors (n, L), under an even prior, of left-out clips."""
 
-    clips: LeftOut
+    clips: LeftOutPredictions
     posteriors: Floats
 
     @classmethod
-    def of(cls, clips: LeftOut, temperature: float, training_prior: Mapping[Emotion, float]) -> "Table":
+    def of(cls, clips: LeftOutPredictions, temperature: float, training_prior: Mapping[Emotion, float]) -> "PosteriorTable":
         """Calibrated, and corrected from the prior of the training."""
         return cls(clips, clips.posteriors(temperature, training_prior, balanced(clips.letters)))
 
-    def corpora(self, names: Sequence[str]) -> "Table":
+    def corpora(self, names: Sequence[str]) -> "PosteriorTable":
         """The clips of some corpora."""
         mask = np.isin(self.clips.corpus, names)
-        return Table(self.clips.where(mask), self.posteriors[mask])
+        return PosteriorTable(self.clips.where(mask), self.posteriors[mask])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +67,7 @@ class SimulatedDay:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Checked:
+class EstimatedDay:
     """What became of one simulated day, each (L,): counted, the most probable letters under an even prior; shown, those under the prior of
     everyday speech, as single segments are shown; estimated, with low and high, the ends of the interval."""
 
@@ -98,8 +97,8 @@ class Checked:
         return self.width + 2 / (1 - LEVEL) * float(outside[self.day.known].mean())
 
 
-def confusion_of(table: Table, beyond: tuple[float, float] | None = None) -> PosteriorConfusion:
-    """What a bundle carries. beyond: spread and blur; by default fitted, see `fitted`."""
+def posterior_confusion(table: PosteriorTable, beyond: tuple[float, float] | None = None) -> PosteriorConfusion:
+    """What a bundle carries. beyond: spread and blur; by default fitted, see `fit_spread_and_blur`."""
     letters, clips = table.clips.letters, table.clips
     voices = []
     for corpus, speaker in dict.fromkeys(zip(clips.corpus.tolist(), clips.speaker.tolist(), strict=True)):
@@ -107,53 +106,55 @@ def confusion_of(table: Table, beyond: tuple[float, float] | None = None) -> Pos
         places, counts = np.unique(clips.acted[its], return_counts=True)
         means = {letters[place]: table.posteriors[its & (clips.acted == place)].mean(axis=0).round(4) for place in places}
         voices.append(
-            VoicePosteriors(
+            SpeakerPosteriors(
                 corpus=corpus,
                 clips={letters[place]: int(count) for place, count in zip(places, counts, strict=True)},
                 posterior={letter: tuple(mean.tolist()) for letter, mean in means.items()},
             )
         )
-    spread, blur = beyond or fitted(table)
+    spread, blur = beyond or fit_spread_and_blur(table)
     return PosteriorConfusion(letters=letters, spread=spread, blur=blur, voices=tuple(voices))
 
 
-def fitted(table: Table, days: int = 60) -> tuple[float, float]:
+def fit_spread_and_blur(table: PosteriorTable, days: int = 60) -> tuple[float, float]:
     """The spread and blur with the best interval score on simulated days of each corpus, left out in turn. days: of each corpus."""
-    if not others(table.clips, table.clips.corpora[0]):
+    if not other_corpora(table.clips, table.clips.corpora[0]):
         return UNKNOWN
     tried = [(spread, blur) for blur in BLURS for spread in SPREADS]
-    scores = [by_corpus(cross_checked(table, days, beyond), lambda one: one.interval_score) for beyond in tried]
+    scores = [mean_by_corpus(cross_validate(table, days, beyond), lambda one: one.interval_score) for beyond in tried]
     best = tried[int(np.argmin(scores))] if not np.isnan(scores).all() else UNKNOWN
     logger.info("a new voice: spread %.2f, blur %.1f", *best)
     return best
 
 
-def cross_checked(table: Table, days: int, beyond: tuple[float, float] | None) -> list[Checked]:
+def cross_validate(table: PosteriorTable, days: int, beyond: tuple[float, float] | None) -> list[EstimatedDay]:
     """Days of each corpus, estimated by what the other corpora tell. beyond: None to fit it to these others, as a release does."""
     return [
         checked
         for name in table.clips.corpora
-        for checked in check(table.corpora([name]), confusion_of(table.corpora(others(table.clips, name)), beyond), days)
+        for checked in estimate_days(
+            table.corpora([name]), posterior_confusion(table.corpora(other_corpora(table.clips, name)), beyond), days
+        )
     ]
 
 
-def others(clips: LeftOut, name: str) -> list[str]:
+def other_corpora(clips: LeftOutPredictions, name: str) -> list[str]:
     """The corpora of other people: a corpus whose voices were known is heard twice, and is no other one."""
     return [other for other in clips.corpora if other.removesuffix(KNOWN) != name.removesuffix(KNOWN)]
 
 
-def by_corpus(checked: Sequence[Checked], figure: Callable[[Checked], float]) -> float:
+def mean_by_corpus(checked: Sequence[EstimatedDay], figure: Callable[[EstimatedDay], float]) -> float:
     """The mean of a figure, each corpus counting the same; NaN without days."""
     names = sorted({one.corpus for one in checked})
     return float(np.mean([np.mean([figure(one) for one in checked if one.corpus == name]) for name in names])) if names else float("nan")
 
 
-def check(table: Table, confusion: PosteriorConfusion, days: int, seed: int = _SEED) -> Iterator[Checked]:
+def estimate_days(table: PosteriorTable, confusion: PosteriorConfusion, days: int, seed: int = _SEED) -> Iterator[EstimatedDay]:
     """Simulated days of one corpus, estimated."""
-    quantifier = Quantifier(confusion, EVERYDAY.counted(confusion.letters))
+    quantifier = ShareEstimator(confusion, EVERYDAY.counted(confusion.letters))
     places = [confusion.letters.index(letter) for letter in quantifier.letters]
     corpus, everyday = table.clips.corpora[0], np.array(list(EVERYDAY.over(confusion.letters).values()))
-    for day in simulated(table.clips, days, seed):
+    for day in simulate_days(table.clips, days, seed):
         posteriors = table.posteriors[day.clips]
         drawn = quantifier.shares(posteriors, np.ones(len(day.clips)))
         estimated, low, high = np.zeros((3, len(confusion.letters)))
@@ -162,7 +163,7 @@ def check(table: Table, confusion: PosteriorConfusion, days: int, seed: int = _S
         # As a day's summary has it: an interval that begins so low begins at nothing.
         low[low < 0.005] = 0.0
         counted, shown = (_counted(posteriors * expected) for expected in (1.0, everyday))
-        yield Checked(corpus, day, counted, shown, estimated, low, high)
+        yield EstimatedDay(corpus, day, counted, shown, estimated, low, high)
 
 
 def _counted(likely: Floats) -> Floats:
@@ -171,13 +172,13 @@ def _counted(likely: Floats) -> Floats:
     return counted
 
 
-def simulated(clips: LeftOut, days: int, seed: int = _SEED) -> Iterator[SimulatedDay]:
+def simulate_days(clips: LeftOutPredictions, days: int, seed: int = _SEED) -> Iterator[SimulatedDay]:
     """Days of the voices that have at least two letters with two clips each; kinds and numbers of segments in turn."""
     random = np.random.default_rng(seed)
     voices = [v for v in _voices(clips) if len(v) > 1]
     for number in range(days if voices else 0):
         voice = voices[int(random.integers(len(voices)))]
-        kind, segments = KINDS[number % len(KINDS)], SEGMENTS[number // len(KINDS) % len(SEGMENTS)]
+        kind, segments = DAY_KINDS[number % len(DAY_KINDS)], SEGMENTS_PER_DAY[number // len(DAY_KINDS) % len(SEGMENTS_PER_DAY)]
         letters = [clips.letters[place] for place in voice]
         counts = random.multinomial(segments, _composition(random, kind, letters))
         drawn = np.concatenate([random.choice(voice[place], count) for place, count in zip(voice, counts, strict=True)])
@@ -186,7 +187,7 @@ def simulated(clips: LeftOut, days: int, seed: int = _SEED) -> Iterator[Simulate
         yield SimulatedDay(kind, drawn, shares, np.array(list(voice)))
 
 
-def _voices(clips: LeftOut) -> Iterator[dict[int, Ints]]:
+def _voices(clips: LeftOutPredictions) -> Iterator[dict[int, Ints]]:
     """Of each voice its clips by letter, where there are a few."""
     for speaker in np.unique(clips.speaker):
         its = {place: np.flatnonzero((clips.speaker == speaker) & (clips.acted == place)) for place in range(len(clips.letters))}

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import psutil
 
-from bench.load.figures import WARM_UP_S, Arrived, Costs, Event, Outcome, lines
-from bench.load.monitor import Place
-from bench.sounds import DEMO
+from bench.harness import DEMO
+from bench.load.report import WARM_UP_S, ClinicRows, Costs, Event, LoadResult, report_lines
+from bench.load.simulated_monitors import MonitorSpec
 from model.audio import audio_length_s
-from monitor.serving.clients import add_client
-from tests.postgres import Clinic, Postgres, postgres
-from tests.servers import SharedServer
+from monitor.server.clients import add_client
+from tests.support.clinic import Clinic, Postgres, postgres
+from tests.support.servers import SharedServer
 
 _WORKERS = 2
 _LEAD_S = 5.0
 # Parts of the whole: when the servers are killed, and when strangers bother them.
-_KILLED_AT, _CLINIC_GONE_AT, _STRANGERS = (0.2, 0.45), 0.32, (0.65, 0.95)
+_KILLED_AT, _CLINIC_GONE_AT, _HOSTILE_CLIENTS = (0.2, 0.45), 0.32, (0.65, 0.95)
 _CLINIC_GONE_S = 20.0
 _DRAINED_S = 600
 _BEFORE_S = 5.0
@@ -40,7 +40,7 @@ def run(monitors: int, seconds: float) -> list[str]:
         server = stack.enter_context(SharedServer(folder / "server"))
         database = stack.enter_context(postgres())
         clinic = database.clinic("load")
-        places = [_place(number, monitors, folder, server, clinic) for number in range(monitors)]
+        places = [_monitor_spec(number, monitors, folder, server, clinic) for number in range(monitors)]
         workers = [_worker(folder, number, places[number::_WORKERS], seconds, stack) for number in range(_WORKERS)]
         for worker in workers:
             assert worker.stdout is not None
@@ -50,22 +50,22 @@ def run(monitors: int, seconds: float) -> list[str]:
             assert worker.stdin is not None
             worker.stdin.write(f"{start}\n")
             worker.stdin.flush()
-        strangers = _strangers(folder, server, start + _STRANGERS[0] * seconds, start + _STRANGERS[1] * seconds)
+        strangers = _hostile_clients(folder, server, start + _HOSTILE_CLIENTS[0] * seconds, start + _HOSTILE_CLIENTS[1] * seconds)
         costs = _costs({"vLLM": server.process_id, "PostgreSQL": database.process_id}, workers, start, seconds)
-        events = _trouble(server, database, start, seconds)
+        events = _inject_faults(server, database, start, seconds)
         for process in (*workers, strangers):
             if process.wait(seconds + _DRAINED_S):
                 raise RuntimeError(f"a process of the load test failed with status {process.returncode}")
         told = [one for number in range(_WORKERS) for one in json.loads((folder / f"told-{number}.json").read_text())]
-        bothered = (start + _STRANGERS[0] * seconds, start + _STRANGERS[1] * seconds)
+        bothered = (start + _HOSTILE_CLIENTS[0] * seconds, start + _HOSTILE_CLIENTS[1] * seconds)
         answers = json.loads((folder / "strangers.json").read_text())
-        return lines(Outcome(start, seconds, told, events, bothered, answers, _arrived(clinic), costs))
+        return report_lines(LoadResult(start, seconds, told, events, bothered, answers, _clinic_rows(clinic), costs))
 
 
-def _place(number: int, monitors: int, folder: Path, server: SharedServer, clinic: Clinic) -> Place:
+def _monitor_spec(number: int, monitors: int, folder: Path, server: SharedServer, clinic: Clinic) -> MonitorSpec:
     name = f"person{number:03}"
     (folder / name).mkdir(mode=0o700)
-    return Place(
+    return MonitorSpec(
         name=name,
         folder=str(folder / name),
         server=server.server.url,
@@ -76,20 +76,20 @@ def _place(number: int, monitors: int, folder: Path, server: SharedServer, clini
     )
 
 
-def _worker(folder: Path, number: int, places: Sequence[Place], seconds: float, stack: ExitStack) -> "subprocess.Popen[str]":
+def _worker(folder: Path, number: int, places: Sequence[MonitorSpec], seconds: float, stack: ExitStack) -> "subprocess.Popen[str]":
     spec = folder / f"spec-{number}.json"
     spec.write_text(json.dumps({"places": [asdict(place) for place in places], "seconds": seconds}))
-    command = [sys.executable, "-m", "bench.load.worker", str(spec), str(folder / f"told-{number}.json")]
+    command = [sys.executable, "-m", "bench.load.simulated_monitors", str(spec), str(folder / f"told-{number}.json")]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     stack.callback(process.kill)
     return process
 
 
-def _strangers(folder: Path, server: SharedServer, begin: float, end: float) -> "subprocess.Popen[bytes]":
+def _hostile_clients(folder: Path, server: SharedServer, begin: float, end: float) -> "subprocess.Popen[bytes]":
     keys = {name: add_client(server.clients, name) for name in ("flood", "broken")}
     spec = {"server": server.server.url, "ca_file": server.server.ca_file, "from": begin, "until": end, **keys}
     (folder / "strangers-spec.json").write_text(json.dumps(spec))
-    command = [sys.executable, "-m", "bench.load.strangers", str(folder / "strangers-spec.json"), str(folder / "strangers.json")]
+    command = [sys.executable, "-m", "bench.load.hostile_clients", str(folder / "strangers-spec.json"), str(folder / "strangers.json")]
     return subprocess.Popen(command)
 
 
@@ -109,7 +109,7 @@ def _cpu_s(process_ids: Iterable[int]) -> float:
     return sum(one.user + one.system for one in times)
 
 
-def _trouble(server: SharedServer, database: Postgres, start: float, seconds: float) -> list[Event]:
+def _inject_faults(server: SharedServer, database: Postgres, start: float, seconds: float) -> list[Event]:
     """Kill the vLLM server twice, and PostgreSQL once for a while. Returns what was done."""
     events = []
     for part, what in sorted([*((part, "vLLM killed") for part in _KILLED_AT), (_CLINIC_GONE_AT, "PostgreSQL killed")]):
@@ -126,12 +126,12 @@ def _trouble(server: SharedServer, database: Postgres, start: float, seconds: fl
     return events
 
 
-def _arrived(clinic: Clinic) -> Arrived:
+def _clinic_rows(clinic: Clinic) -> ClinicRows:
     """What the clinic has in the end."""
     counts = "count(*), count(DISTINCT (stream, start_sample)), count(*) FILTER (WHERE state = 'judged')"
     rows = clinic.rows(f"SELECT subject, {counts} FROM emosllm.segment GROUP BY subject")
     ((size,),) = clinic.rows("SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('emosllm.segment')")
-    return Arrived({name: (total, different, judged) for name, total, different, judged in rows}, int(size))
+    return ClinicRows({name: (total, different, judged) for name, total, different, judged in rows}, int(size))
 
 
 def main() -> None:

@@ -8,14 +8,14 @@ import soundfile
 import torch
 from transformers import Wav2Vec2FeatureExtractor, WavLMModel
 
-from bench.sounds import demo_segments
+from bench.harness import demo_segments
 from model.audio import SAMPLE_RATE
-from model.encoder import TransformersEncoder
+from model.encoders import TransformersEncoder
 from model.prompts import Task
 from train.corpora.manifest import Utterance
-from train.dry.sizes import known_config
+from train.learning.encoder_states import FrameStates
 from train.learning.examples import Example
-from train.learning.hearing import WholeHearing
+from train.model_sizes import known_config
 
 _ENCODER = "microsoft/wavlm-base-plus"
 _BATCH = 4
@@ -30,7 +30,7 @@ def run() -> list[str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         examples, seconds = _examples(folder)
-        hearing = WholeHearing(encoder, folder / "states")
+        hearing = FrameStates(encoder, folder / "states")
         computed, kept = _epoch(hearing, examples), _epoch(hearing, examples)
         size = sum(file.stat().st_size for file in (folder / "states").rglob("*.safetensors"))
     return [
@@ -57,7 +57,7 @@ def _examples(folder: Path) -> tuple[list[Example], float]:
     return examples, samples / SAMPLE_RATE
 
 
-def _epoch(hearing: WholeHearing, examples: list[Example]) -> float:
+def _epoch(hearing: FrameStates, examples: list[Example]) -> float:
     begin = time.perf_counter()
     for first in range(0, len(examples), _BATCH):
         hearing.hear(examples[first : first + _BATCH])

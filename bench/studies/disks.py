@@ -20,20 +20,20 @@ from typing import Any
 import psutil
 import soundfile
 
-from bench.sounds import DEMO
-from bench.studies.watched import Outcome, Pipe, Speech, database, home, spread
+from bench.harness import DEMO
+from bench.studies.fault_harness import EndlessSpeech, FaultOutcome, SpeechPipe, database_path, median_and_longest, temporary_home
 from model.audio import SAMPLE_RATE, float_to_pcm16, read_audio, s_to_samples
+from monitor.audio.segmenter import Segmenter
+from monitor.audio.stream import AudioChunk
 from monitor.config import SegmenterConfig
-from monitor.control import ask
-from monitor.sound.segmenter import Segmenter
-from monitor.sound.types import AudioChunk
-from monitor.store.cipher import connect
-from monitor.store.lock import BESIDE
-from monitor.store.records import Coverage, SegmentState
-from monitor.store.tiling import tile
-from tests.commands import Running, configure, run, stored
-from tests.stores import keys
-from tests.virtual_microphone import VirtualMicrophone
+from monitor.control import send_command
+from monitor.fileio import SQLITE_SIDE_FILES
+from monitor.storage.cipher import connect
+from monitor.storage.coverage import tile_coverage
+from monitor.storage.records import Coverage, SegmentState
+from tests.support.commands import Running, configure, run, stored
+from tests.support.storage import keys
+from tests.support.virtual_microphone import VirtualMicrophone
 
 _ENGINE = {"engine": {"kind": "transformers"}}
 _PASSAGE_S = (2.0, 28.0)
@@ -45,7 +45,7 @@ _IS_ROOT = os.geteuid() == 0
 
 
 @dataclass
-class _Live:
+class _LiveMonitor:
     """A monitor on a microphone, and what was seen of it from outside."""
 
     folder: Path
@@ -71,23 +71,23 @@ class _Live:
 
     def look(self) -> dict[str, Any]:
         """What `status` tells."""
-        answer = ask(database(self.folder), "status")
+        answer = send_command(database_path(self.folder), "status")
         self.deaf += answer["state"] != "listening"
         self.problem = next(iter(answer["problems"]), self.problem)
         return answer
 
 
-def full_disk() -> Outcome:
+def full_disk() -> FaultOutcome:
     """Full while somebody speaks, and then there is room again."""
-    with home() as folder, _disk(folder) as disk, _live(folder) as live:
+    with temporary_home() as folder, _disk(folder) as disk, _live_monitor(folder) as live:
         way = f"a full disk of {_DISK_MIB} MiB (tmpfs)" if _IS_ROOT else "files that may not grow (RLIMIT_FSIZE)"
         return _through(live, way, lambda: disk.fill(live.running.process.pid), lambda: disk.free(live.running.process.pid))
 
 
-def locked() -> Outcome:
+def locked() -> FaultOutcome:
     """Another process holds the database for twenty seconds while somebody speaks."""
-    with home() as folder, _live(folder) as live:
-        holder = connect(database(folder), keys().find(database(folder)), read_only=False, timeout_s=5.0)
+    with temporary_home() as folder, _live_monitor(folder) as live:
+        holder = connect(database_path(folder), keys().find(database_path(folder)), read_only=False, timeout_s=5.0)
         with closing(holder):
             return _through(
                 live,
@@ -98,10 +98,10 @@ def locked() -> Outcome:
             )
 
 
-def read_only_while_it_runs() -> Outcome:
+def read_only_while_it_runs() -> FaultOutcome:
     """No file can be made, renamed or removed in the folder while somebody speaks, nor when it stops."""
-    with home() as folder, _live(folder) as live:
-        state = database(folder).parent
+    with temporary_home() as folder, _live_monitor(folder) as live:
+        state = database_path(folder).parent
         change = ("chattr", "+i"), ("chattr", "-i")
         begin, end = change if _IS_ROOT and shutil.which("chattr") else (("chmod", "0500"), ("chmod", "0700"))
         try:
@@ -112,12 +112,12 @@ def read_only_while_it_runs() -> Outcome:
             _do(*end, str(state))
 
 
-def read_only_at_the_start() -> Outcome:
+def read_only_at_the_start() -> FaultOutcome:
     """At its first start and after a kill it says that it cannot write, and it starts when it can."""
     back_s = []
-    with home() as folder, VirtualMicrophone(hum=True) as microphone:
+    with temporary_home() as folder, VirtualMicrophone(hum=True) as microphone:
         configure(folder, **_ENGINE)
-        state = database(folder).parent
+        state = database_path(folder).parent
         state.mkdir(mode=0o700, parents=True)
         for _ in range(2):
             with _read_only(state):
@@ -132,24 +132,26 @@ def read_only_at_the_start() -> Outcome:
             running.process.kill()
             running.process.wait()
     means = "a bind mount" if _IS_ROOT else "its mode"
-    return Outcome(f"a folder that is read-only at the start ({means}): refused", 2, 0, 0, 0, 0.0, f"{spread(back_s)} from the next start")
+    return FaultOutcome(
+        f"a folder that is read-only at the start ({means}): refused", 2, 0, 0, 0, 0.0, f"{median_and_longest(back_s)} from the next start"
+    )
 
 
-def damaged(places: int) -> Outcome:
+def damaged(places: int) -> FaultOutcome:
     """Twenty bytes flipped in one page or another: the start is refused, and a restored backup holds everything."""
-    speech, lost, back_s = Speech(), 0, list[float]()
-    with home() as folder:
+    speech, lost, back_s = EndlessSpeech(), 0, list[float]()
+    with temporary_home() as folder:
         configure(folder, **_ENGINE)
-        with Pipe(speech, 100.0) as pipe:
+        with SpeechPipe(speech, 100.0) as pipe:
             first = Running(folder, "--source", "-", "--at", "2025-01-01T09:00", stdin=pipe.outlet)
-            first.until(lambda: len(stored(folder)[0]) >= 20 if database(folder).exists() else False)
+            first.until(lambda: len(stored(folder)[0]) >= 20 if database_path(folder).exists() else False)
             pipe.end()
             assert first.process.wait(120) == 0, first.output
         known = stored(folder)
         backup = Path(run("backup").stdout.strip()).name
-        good = database(folder).read_bytes()
+        good = database_path(folder).read_bytes()
         for number in range(places):
-            _damage(database(folder), good, number * (len(good) // _PAGE_BYTES) // places)
+            _damage(database_path(folder), good, number * (len(good) // _PAGE_BYTES) // places)
             refused = run("start", "--source", str(DEMO), "--at", "2025-01-02T09:00")
             assert refused.returncode == 1, f"page {number} of {places} is damaged, and it started: {refused.stdout}"
             assert "damaged" in refused.stderr, refused.stderr
@@ -158,17 +160,19 @@ def damaged(places: int) -> Outcome:
             restored = run("restore", backup)
             assert restored.returncode == 0, restored.stderr
             lost += len({entry.id for entry in known[0]} - {entry.id for entry in stored(folder)[0]}) + (stored(folder)[1] != known[1])
-            with Pipe(speech, 1.0) as pipe:
+            with SpeechPipe(speech, 1.0) as pipe:
                 again = Running(folder, "--source", "-", "--at", "2025-01-02T09:00", stdin=pipe.outlet)
                 again.until(lambda again=again: "listening to" in again.output)  # type: ignore[misc]
                 back_s.append(time.monotonic() - began)
                 again.process.kill()
                 again.process.wait()
     fault = "20 bytes of the database flipped: refused each time, then `restore`"
-    return Outcome(fault, places, len(known[0]), lost, 0, 0.0, f"{spread(back_s)} with `restore` and start")
+    return FaultOutcome(fault, places, len(known[0]), lost, 0, 0.0, f"{median_and_longest(back_s)} with `restore` and start")
 
 
-def _through(live: _Live, fault: str, begin: Callable[[], object], end: Callable[[], object] | None, least_s: float = 0.0) -> Outcome:
+def _through(
+    live: _LiveMonitor, fault: str, begin: Callable[[], object], end: Callable[[], object] | None, least_s: float = 0.0
+) -> FaultOutcome:
     """Speak before, during and after a fault; nothing may be missing at the end.
 
     end: None for a fault that lasts until after the monitor has stopped, and stops nothing from being written. Of others `status`
@@ -193,12 +197,12 @@ def _through(live: _Live, fault: str, begin: Callable[[], object], end: Callable
     counted, until = live.look()["segments"], datetime.now(UTC)
     assert live.running.end(signal.SIGTERM) == 0, live.running.output
     entries, coverage = stored(live.folder)
-    parts = tile(heard_from, until, coverage, entries)
+    parts = tile_coverage(heard_from, until, coverage, entries)
     closed = max(live.said, counted)
     assert all(entry.state is SegmentState.JUDGED for entry in entries), "something was not judged"
     listened = "never stopped" if not live.deaf else f"was not listening {live.deaf} times when asked"
     told = f'; said "{live.problem.split(": ", 1)[-1]}"; all was written {written_s:.1f} s after it ended' if end else ""
-    return Outcome(
+    return FaultOutcome(
         fault,
         1,
         closed,
@@ -210,7 +214,7 @@ def _through(live: _Live, fault: str, begin: Callable[[], object], end: Callable
 
 
 @contextmanager
-def _live(folder: Path) -> Iterator[_Live]:
+def _live_monitor(folder: Path) -> Iterator[_LiveMonitor]:
     configure(folder, **_ENGINE)
     passage = folder / "passage.wav"
     start_s, end_s = _PASSAGE_S
@@ -219,7 +223,7 @@ def _live(folder: Path) -> Iterator[_Live]:
         running = Running(folder, environment=microphone.env)
         try:
             running.until(lambda: "listening to" in running.output and "engine ready" in running.output)
-            yield _Live(folder, microphone, running, passage)
+            yield _LiveMonitor(folder, microphone, running, passage)
         finally:
             if running.process.poll() is None:
                 running.process.kill()
@@ -285,7 +289,7 @@ def _segments_in(passage: Path) -> int:
 
 
 def _damage(path: Path, good: bytes, page: int) -> None:
-    for ending in BESIDE:
+    for ending in SQLITE_SIDE_FILES:
         path.with_name(path.name + ending).unlink(missing_ok=True)
     start = page * _PAGE_BYTES + 200
     path.write_bytes(good[:start] + bytes(byte ^ 0xFF for byte in good[start : start + 20]) + good[start + 20 :])

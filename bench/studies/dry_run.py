@@ -3,7 +3,7 @@
 On a GPU some minutes; on a CPU one step of one example, which takes minutes and about 10 GB, and is left out where memory does not do.
 """
 
-from train.dry.run import dry_run
+from train.dry_run import dry_run
 from train.recipe import load_recipe
 
 

@@ -16,18 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.tables import table
+from bench.harness import markdown_table
+from model.bundle_format import find_bundle
+from model.emotions import Emotion
 from model.errors import TrainingError
-from model.manifest import find_bundle
-from model.types import Emotion
-from train.corpora.manifest import Utterance, read_manifest
-from train.progress import Progress
-from train.scoring.evaluate import Asked
-from train.scoring.judging import require_transcripts
-from train.scoring.metrics import Floats, interval_95
-from train.scoring.personal import Person, by_person
-from train.scoring.results import Judged
-from train.scoring.speaker_predictor import BundleSpeakerPredictor, SpeakerPredictor
+from train.corpora.manifest import Utterance, read_corpus_manifest
+from train.evaluation.evaluate import EvaluatedBundle
+from train.evaluation.inference import require_transcripts
+from train.evaluation.metrics import Floats, interval_95
+from train.evaluation.personalization import BundleSpeakerPredictor, EncodedPerson, SpeakerPredictor, group_by_person
+from train.evaluation.results import UtterancePrediction
+from train.workers import Progress
 
 REFERENCES = ("none", "frozen", "following")
 _FIRST_DAYS, _WEEK = 5, 7
@@ -39,7 +38,7 @@ _SAD: Mapping[Emotion, float] = {Emotion.NEUTRAL: 0.2, Emotion.SAD: 0.7}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MoodPlan:
     """How many weeks of each mood follow the first five days, and how many segments a day has."""
 
     calm_weeks: int = 3
@@ -52,7 +51,7 @@ class Plan:
         return [_CALM] * self.calm_weeks + [_SAD] * self.sad_weeks
 
 
-_PLAN = Plan()
+_MOOD_PLAN = MoodPlan()
 
 
 @dataclass(slots=True)
@@ -64,7 +63,7 @@ class Tally:
     surely_sad: int = 0
     probability: float = 0.0
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: UtterancePrediction) -> None:
         """Count one segment."""
         sure = not judged.unsure and judged.emotion is not None
         self.segments += 1
@@ -92,7 +91,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Life:
+class MoodLife:
     """One person's weeks. sad: the true share of each; tallies: by reference, of each."""
 
     corpus: str
@@ -100,31 +99,31 @@ class Life:
     tallies: dict[str, list[Tally]] = field(default_factory=lambda: {reference: [] for reference in REFERENCES})
 
 
-def study(bundle: Path, utterances: Sequence[Utterance], plan: Plan = _PLAN, seed: int = 0) -> str:
+def mood_study(bundle: Path, utterances: Sequence[Utterance], plan: MoodPlan = _MOOD_PLAN, seed: int = 0) -> str:
     """The tables in Markdown for a bundle with personal normalisation. Raises TrainingError, BundleError, FormatError."""
-    asked = Asked.of_bundle(bundle)
+    asked = EvaluatedBundle.of_bundle(bundle)
     require_transcripts(utterances, asked.style.strategy)
     lives = replay(BundleSpeakerPredictor(asked.bundle, asked.llm, asked.style), utterances, plan, seed)
     return "\n".join([f"# {asked.bundle.manifest.version}: {len(lives)} people", "", *to_lines(lives, plan)])
 
 
-def replay(predictor: SpeakerPredictor, utterances: Sequence[Utterance], plan: Plan = _PLAN, seed: int = 0) -> list[Life]:
+def replay(predictor: SpeakerPredictor, utterances: Sequence[Utterance], plan: MoodPlan = _MOOD_PLAN, seed: int = 0) -> list[MoodLife]:
     """The weeks of everybody with at least four neutral and four sad clips. Raises TrainingError where there is nobody."""
-    people = {name: clips for name, clips in by_person(utterances).items() if _has_both(clips)}
+    people = {name: clips for name, clips in group_by_person(utterances).items() if _has_both(clips)}
     if not people:
         raise TrainingError(f"nobody in this manifest has {_LEAST_CLIPS} neutral and {_LEAST_CLIPS} sad clips")
     lives = []
     with Progress("people", len(people)) as progress:
         for number, (name, clips) in enumerate(people.items()):
-            lives.append(_live(Person(predictor, clips), plan, np.random.default_rng([seed, *name.encode()])))
+            lives.append(_live(EncodedPerson(predictor, clips), plan, np.random.default_rng([seed, *name.encode()])))
             predictor.clear()
             progress.advance(number)
     return lives
 
 
-def to_lines(lives: Sequence[Life], plan: Plan) -> list[str]:
+def to_lines(lives: Sequence[MoodLife], plan: MoodPlan) -> list[str]:
     """A table of the weeks and one of the rise of sad for each corpus."""
-    by_corpus: dict[str, list[Life]] = defaultdict(list)
+    by_corpus: dict[str, list[MoodLife]] = defaultdict(list)
     for life in lives:
         by_corpus[life.corpus].append(life)
     lines = []
@@ -138,8 +137,8 @@ def _has_both(clips: Sequence[Utterance]) -> bool:
     return all(sum(clip.emotion is emotion for clip in clips) >= _LEAST_CLIPS for emotion in (Emotion.NEUTRAL, Emotion.SAD))
 
 
-def _live(person: Person, plan: Plan, rng: np.random.Generator) -> Life:
-    life = Life(person.clips[0].corpus)
+def _live(person: EncodedPerson, plan: MoodPlan, rng: np.random.Generator) -> MoodLife:
+    life = MoodLife(person.clips[0].corpus)
     first, later = _halves(person.clips, rng)
     heard = [place for _ in range(_FIRST_DAYS) for place in _day(first, _CALM, plan.segments, rng)]
     frozen = so_far = person.sums(heard)
@@ -186,7 +185,7 @@ def _day(places: Mapping[Emotion, Sequence[int]], shares: Mapping[Emotion, float
     return [int(rng.choice(each[number])) for number in emotions]
 
 
-def _weeks(lives: Sequence[Life], plan: Plan) -> list[str]:
+def _weeks(lives: Sequence[MoodLife], plan: MoodPlan) -> list[str]:
     rows = []
     for week in range(len(plan.weeks)):
         mood = "calm" if week < plan.calm_weeks else "sad"
@@ -196,10 +195,10 @@ def _weeks(lives: Sequence[Life], plan: Plan) -> list[str]:
             cells.append(f"{together.of_sure:.0%}, {together.mean_probability:.0%}, {together.sure / together.segments:.0%}")
         rows.append([f"{week + 1}, {mood}", f"{np.mean([life.sad[week] for life in lives]):.0%}", *cells])
     head = [f"{reference}: sad of the sure, sad's probability, sure" for reference in REFERENCES]
-    return table(["week", "really sad", *head], rows)
+    return markdown_table(["week", "really sad", *head], rows)
 
 
-def _rises(lives: Sequence[Life], plan: Plan) -> list[str]:
+def _rises(lives: Sequence[MoodLife], plan: MoodPlan) -> list[str]:
     """How much more sad there is in the sad weeks than in the calm ones, of all people together, resampled over people."""
     really = [float(np.mean(life.sad[plan.calm_weeks :]) - np.mean(life.sad[: plan.calm_weeks])) for life in lives]
     people = np.random.default_rng(0).integers(len(lives), size=(_DRAWS, len(lives)))
@@ -213,10 +212,10 @@ def _rises(lives: Sequence[Life], plan: Plan) -> list[str]:
             low, high = interval_95(drawn)
             cells += [f"{float(value):+.3f}", f"{low:+.3f} to {high:+.3f}"]
         rows.append([reference, *cells])
-    return table(["reference", "rise of sad among the sure", "95 %", "rise of sad's probability", "95 %"], rows)
+    return markdown_table(["reference", "rise of sad among the sure", "95 %", "rise of sad's probability", "95 %"], rows)
 
 
-def _moods(tallies: Sequence[Tally], plan: Plan) -> tuple[Tally, Tally]:
+def _moods(tallies: Sequence[Tally], plan: MoodPlan) -> tuple[Tally, Tally]:
     return sum(tallies[: plan.calm_weeks], Tally()), sum(tallies[plan.calm_weeks :], Tally())
 
 
@@ -237,12 +236,12 @@ def main() -> None:
     parser.add_argument("bundle", help="a built-in bundle or a folder, with personal normalisation")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--corpus", help="only these corpora, with commas between")
-    parser.add_argument("--segments", type=int, default=_PLAN.segments, help="of a day (default: %(default)s)")
+    parser.add_argument("--segments", type=int, default=_MOOD_PLAN.segments, help="of a day (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     wanted = options.corpus.split(",") if options.corpus else None
-    utterances = [u for u in read_manifest(options.manifest) if u.emotion is not None and (wanted is None or u.corpus in wanted)]
-    print(study(find_bundle(options.bundle), utterances, Plan(segments=options.segments), options.seed))
+    utterances = [u for u in read_corpus_manifest(options.manifest) if u.emotion is not None and (wanted is None or u.corpus in wanted)]
+    print(mood_study(find_bundle(options.bundle), utterances, MoodPlan(segments=options.segments), options.seed))
 
 
 if __name__ == "__main__":

@@ -17,16 +17,15 @@ from typing import Any, get_args
 import numpy as np
 import psutil
 
-from bench.hot import Hot, hot
-from bench.tables import table
-from bench.timing import Taken, middle
-from model.predictor import Style
+from bench.harness import Timing, markdown_table, median_time
+from bench.hot_path import HotPath, load_hot_path
+from model.predictor import PromptStyle
 from monitor.config import Precision
-from monitor.judging.process import LIBRARY_SETTINGS
-from train.corpora.manifest import Utterance, read_manifest
+from monitor.inference.worker_process import LIBRARY_ENVIRONMENT
+from train.corpora.manifest import Utterance, read_corpus_manifest
+from train.evaluation.inference import predict_utterances
+from train.evaluation.metrics import average_recall, interval_95, resample_pairs, unweighted_accuracy
 from train.recipe import load_recipe
-from train.scoring.judging import judge
-from train.scoring.metrics import average_recall, interval_95, resample_pairs, unweighted_accuracy
 
 _CORPUS = "RAVDESS"
 _PRECISIONS = [precision for precision in get_args(Precision) if precision != "auto"]
@@ -45,7 +44,7 @@ def main() -> None:
         print(json.dumps(_measure(options.only, clips)))
         return
     command = [sys.executable, "-m", "bench.studies.precision", str(options.manifest), "--only"]
-    environment = LIBRARY_SETTINGS | {"VLLM_LOGGING_LEVEL": "ERROR", **os.environ}
+    environment = LIBRARY_ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "ERROR", **os.environ}
 
     def measured(precision: str) -> dict[str, Any]:
         done = subprocess.run([*command, precision], check=True, capture_output=True, text=True, env=environment)
@@ -55,18 +54,18 @@ def main() -> None:
     turns = [[measured(precision) for precision in _PRECISIONS] for _ in range(_TURNS)]
     rows = _rows(clips, [_quickest(several) for several in zip(*turns, strict=True)])
     print(f"{len(clips)} clips, {len({clip.speaker for clip in clips})} speakers.\n")
-    print("\n".join(table([*_HEAD, "largest change of a posterior", "MB resident"], rows)))
+    print("\n".join(markdown_table([*_HEAD, "largest change of a posterior", "MB resident"], rows)))
 
 
 def _clips(manifest: Path) -> list[Utterance]:
     (corpus,) = (corpus for corpus in load_recipe("nano").corpora if corpus.name == _CORPUS)
-    return [utterance for utterance in read_manifest(manifest) if utterance.corpus == _CORPUS and utterance.speaker in corpus.test]
+    return [utterance for utterance in read_corpus_manifest(manifest) if utterance.corpus == _CORPUS and utterance.speaker in corpus.test]
 
 
 def _measure(precision: Precision, clips: Sequence[Utterance]) -> dict[str, Any]:
     """posteriors: of the clips, (clips, letters). cpu_s: of one segment and of many; wall_s: of many. mb: resident."""
-    with hot(precision) as ready:
-        judged = judge(ready.bundle, ready.engine, clips, Style.of(ready.bundle))
+    with load_hot_path(precision) as ready:
+        judged = predict_utterances(ready.bundle, ready.engine, clips, PromptStyle.of(ready.bundle))
         took = [_took(ready, size) for size in (1, _AT_ONCE)]
     letters = ready.bundle.manifest.letters
     return {
@@ -78,9 +77,9 @@ def _measure(precision: Precision, clips: Sequence[Utterance]) -> dict[str, Any]
     }
 
 
-def _took(ready: Hot, size: int) -> Taken:
+def _took(ready: HotPath, size: int) -> Timing:
     sounds = iter([ready.sounds(size) for _ in range(_ROUNDS)])
-    return middle(lambda: ready.predictor.predict(next(sounds)), _ROUNDS)
+    return median_time(lambda: ready.predictor.predict(next(sounds)), _ROUNDS)
 
 
 def _quickest(several: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import numpy as np
 import webrtcvad
 
 from model.audio import SAMPLE_RATE, Int16, ms_to_samples, samples_to_s
+from monitor.audio.segmenter import Segmenter
+from monitor.audio.stream import AudioChunk
 from monitor.config import SegmenterConfig
-from monitor.sound.segmenter import Segmenter
-from monitor.sound.types import AudioChunk
-from tests.virtual_microphone import synthetic_voice
+from tests.support.virtual_microphone import synthetic_voice
 
 _CHUNKS_MS = (10, 30, 100, 1000)
 _ROUNDS = 3

@@ -2,7 +2,7 @@
 
     python -m bench.studies.shares TABLE.npz [...]
 
-A table is what `train.left_out.LeftOut.save` writes: for each clip its corpus, speaker, the letter that was acted, and log-probabilities at
+A table is what `train.calibration.LeftOutPredictions.save` writes: for each clip its corpus, speaker, the letter that was acted, and log-probabilities at
 temperature 1 of a training that left its whole corpus out. Everything of a corpus (temperature, what an unknown voice may be like, the
 voices behind the intervals) comes from the other corpora. Trainings are taken to have heard all letters alike.
 """
@@ -13,18 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
-from model.priors import EVERYDAY, balanced
-from model.types import Emotion
-from train.calibration import Calibration
-from train.left_out import LeftOut
-from train.simulated_days import KINDS, SEGMENTS, Checked, Table, check, confusion_of, others
+from model.emotions import EVERYDAY, Emotion, balanced
+from train.calibration import Calibration, LeftOutPredictions
+from train.simulated_days import (
+    DAY_KINDS,
+    SEGMENTS_PER_DAY,
+    EstimatedDay,
+    PosteriorTable,
+    estimate_days,
+    other_corpora,
+    posterior_confusion,
+)
 
 _DAYS = 120
 _TRUSTED = 0.7
 _PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def study(left_out: LeftOut, days: int = _DAYS) -> list[str]:
+def shares_study(left_out: LeftOutPredictions, days: int = _DAYS) -> list[str]:
     """Markdown lines. days: simulated of each corpus."""
     voices = len(set(zip(left_out.corpus.tolist(), left_out.speaker.tolist(), strict=True)))
     calibration = Calibration.fit(left_out, balanced(left_out.letters), _TRUSTED)
@@ -38,7 +44,7 @@ def study(left_out: LeftOut, days: int = _DAYS) -> list[str]:
     ]
 
 
-def _priors(left_out: LeftOut) -> list[str]:
+def _priors(left_out: LeftOutPredictions) -> list[str]:
     """What each part of everyday counts in the prior costs on days of each kind, whole corpora left out."""
     letters, even = left_out.letters, balanced(left_out.letters)
     counted = EVERYDAY.counted(letters)
@@ -61,14 +67,14 @@ def _priors(left_out: LeftOut) -> list[str]:
     return lines
 
 
-def _temperature(left_out: LeftOut, name: str) -> float:
+def _temperature(left_out: LeftOutPredictions, name: str) -> float:
     """What the other corpora tell."""
-    rest = left_out.where(np.isin(left_out.corpus, others(left_out, name)))
+    rest = left_out.where(np.isin(left_out.corpus, other_corpora(left_out, name)))
     return Calibration.fit(rest, balanced(left_out.letters), _TRUSTED).temperature
 
 
 def _figures(
-    clips: LeftOut, temperature: float, prior: Mapping[Emotion, float], of_kind: Mapping[Emotion, float]
+    clips: LeftOutPredictions, temperature: float, prior: Mapping[Emotion, float], of_kind: Mapping[Emotion, float]
 ) -> tuple[float, float, float]:
     """Surprise in bits, accuracy, and the part heard as neutral, where letters are as frequent as a kind of day has them."""
     posteriors, weights = clips.posteriors(temperature, balanced(clips.letters), prior), clips.weights(of_kind)
@@ -82,17 +88,17 @@ def _figures(
     )
 
 
-def _shares(left_out: LeftOut, days: int) -> list[str]:
+def _shares(left_out: LeftOutPredictions, days: int) -> list[str]:
     """Coverage, width and errors, by corpus, kind of day and number of segments."""
-    neutral, checked, lines = left_out.letters.index(Emotion.NEUTRAL), list[Checked](), list[str]()
+    neutral, checked, lines = left_out.letters.index(Emotion.NEUTRAL), list[EstimatedDay](), list[str]()
     for name in left_out.corpora:
-        table = Table.of(left_out, _temperature(left_out, name), balanced(left_out.letters))
-        confusion = confusion_of(table.corpora(others(left_out, name)))
-        found = list(check(table.corpora([name]), confusion, days))
+        table = PosteriorTable.of(left_out, _temperature(left_out, name), balanced(left_out.letters))
+        confusion = posterior_confusion(table.corpora(other_corpora(left_out, name)))
+        found = list(estimate_days(table.corpora([name]), confusion, days))
         lines.append(_row(f"{name} (spread {confusion.spread}, blur {confusion.blur})", found, neutral))
         checked += found
-    lines += [_row(kind, [one for one in checked if one.day.kind == kind], neutral) for kind in KINDS]
-    lines += [_row(f"{count} segments", [one for one in checked if len(one.day.clips) == count], neutral) for count in SEGMENTS]
+    lines += [_row(kind, [one for one in checked if one.day.kind == kind], neutral) for kind in DAY_KINDS]
+    lines += [_row(f"{count} segments", [one for one in checked if len(one.day.clips) == count], neutral) for count in SEGMENTS_PER_DAY]
     return [
         "| days | intervals hold | width | error: estimated | counted, even prior | counted as shown | bias of neutral: the same three |",
         "|---" * 7 + "|",
@@ -101,7 +107,7 @@ def _shares(left_out: LeftOut, days: int) -> list[str]:
     ]
 
 
-def _row(title: str, checked: Sequence[Checked], neutral: int) -> str:
+def _row(title: str, checked: Sequence[EstimatedDay], neutral: int) -> str:
     """neutral: its place among the letters."""
     if not checked:
         return f"| {title} | no days |"
@@ -116,4 +122,4 @@ def _row(title: str, checked: Sequence[Checked], neutral: int) -> str:
 
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
-        print("\n".join([f"## {Path(argument).name}", "", *study(LeftOut.load(Path(argument))), ""]), flush=True)
+        print("\n".join([f"## {Path(argument).name}", "", *shares_study(LeftOutPredictions.load(Path(argument))), ""]), flush=True)

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from bench.sounds import spoken_clips
+from bench.harness import spoken_clips
 from model.audio import SAMPLE_RATE, Int16
 from model.errors import NotRunning
 from monitor.config import TimelineConfig
-from monitor.control import ask
-from monitor.store.reader import TimelineReader
-from monitor.store.records import Coverage
+from monitor.control import send_command
+from monitor.storage.reader import TimelineReader
+from monitor.storage.records import Coverage
 
 _AT = datetime(2026, 1, 1, tzinfo=UTC)
 _BLOCK_S = 60
@@ -106,7 +106,7 @@ def _wait_for_engine() -> None:
     """Loading takes memory and time that are not what is looked for."""
     while True:
         try:
-            if ask(TimelineConfig().database_path(), "status")["engine"] == "ready":
+            if send_command(TimelineConfig().database_path(), "status")["engine"] == "ready":
                 return
         except NotRunning:
             pass
@@ -132,7 +132,7 @@ def _watch(pid: int, samples: dict[str, list[tuple[float, float]]], progress: li
         try:
             samples["listening"].append((progress[0], main.memory_info().rss / 2**20))
             for child in main.children():
-                if "monitor.judging.worker" in child.cmdline():
+                if "monitor.inference.worker" in child.cmdline():
                     samples["judging"].append((progress[0], child.memory_info().rss / 2**20))
         except psutil.Error:
             return

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.sounds import demo_segments
+from bench.harness import demo_segments
 from model.audio import Int16
-from model.manifest import MANIFEST, digests, find_bundle, version_of
+from model.bundle_format import MANIFEST_FILE, compute_version, file_checksums, find_bundle
+from monitor.bundles.registry import BundleSelector
 from monitor.config import EngineConfig
-from monitor.judging.bundle_choice import BundleChoice
-from monitor.judging.judge import Judge
-from monitor.judging.listener import EngineState, Listener
-from monitor.store.records import Judgement
+from monitor.inference.protocol import EngineState, SupervisorCallbacks
+from monitor.inference.supervisor import InferenceSupervisor
+from monitor.storage.records import InferenceResult
 
 _WAITING = 64
 _ROUNDS = 6
@@ -39,9 +39,9 @@ class _Swaps:
         self.versions: dict[int, str] = {}
         self._outcome: tuple[float, str] | None = None
         self._ready = False
-        listener = Listener(lambda entry: self._sounds[entry], self._judged, lambda *_: None, self._changed, self._switched)
-        self.judge = Judge(
-            EngineConfig(), BundleChoice("compact", folder / "bundles.json"), folder / "engine.log", listener, tireless=False
+        listener = SupervisorCallbacks(lambda entry: self._sounds[entry], self._judged, lambda *_: None, self._changed, self._switched)
+        self.judge = InferenceSupervisor(
+            EngineConfig(), BundleSelector("compact", folder / "bundles.json"), folder / "engine.log", listener, retry_forever=False
         )
         self.judge.start()
         self.wait(lambda: self._ready)
@@ -72,10 +72,10 @@ class _Swaps:
             if not self._change.wait_for(until, _PATIENCE_S):
                 raise RuntimeError(f"waited for more than {_PATIENCE_S} s")
 
-    def _judged(self, judgements: Mapping[int, Judgement]) -> None:
+    def _judged(self, results: Mapping[int, InferenceResult]) -> None:
         with self._change:
-            self.answered_at.update(dict.fromkeys(judgements, time.perf_counter()))
-            self.versions.update({entry: judgement.prediction.bundle_version for entry, judgement in judgements.items()})
+            self.answered_at.update(dict.fromkeys(results, time.perf_counter()))
+            self.versions.update({entry: result.prediction.bundle_version for entry, result in results.items()})
             self._change.notify_all()
 
     def _changed(self, state: EngineState, _detail: str) -> None:
@@ -137,10 +137,10 @@ def _changed(folder: Path, seed: int, letters: list[str] | None = None) -> Path:
     torch.manual_seed(seed)
     for path in (folder / "adapter/adapter_model.safetensors", folder / "mapper.safetensors"):
         save_file({name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
-    told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    files = digests(folder)
-    told.update({"files": files, "version": version_of(told["name"], files), "letters": letters or told["letters"]})
-    (folder / MANIFEST).write_text(json.dumps(told), encoding="utf-8")
+    told = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    files = file_checksums(folder)
+    told.update({"files": files, "version": compute_version(told["name"], files), "letters": letters or told["letters"]})
+    (folder / MANIFEST_FILE).write_text(json.dumps(told), encoding="utf-8")
     return folder
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-from bench.tables import table
+from bench.harness import markdown_table
 from model.audio import SAMPLE_RATE, read_audio
 from model.transcriber import Transcriber
-from train.corpora.manifest import Utterance, read_manifest
-from train.scoring.metrics import Floats, interval_95, word_error_rate
+from train.corpora.manifest import Utterance, read_corpus_manifest
+from train.evaluation.metrics import Floats, interval_95, word_error_rate
 
 _CORPUS, _DRAWS = "LibriSpeech", 2000
 _WAYS = (("int8", "en"), ("int8", ""), ("float32", "en"))
@@ -42,19 +42,19 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("model")
     options = parser.parse_args()
-    utterances = [one for one in read_manifest(options.manifest) if one.corpus == _CORPUS and one.transcript]
+    utterances = [one for one in read_corpus_manifest(options.manifest) if one.corpus == _CORPUS and one.transcript]
     rows = [_row(options.model, compute_type, language, utterances) for compute_type, language in _WAYS]
     print(f"{len(utterances)} clips, {len({one.speaker for one in utterances})} speakers.\n")
-    print("\n".join(table(_HEAD, rows)))
+    print("\n".join(markdown_table(_HEAD, rows)))
 
 
 def _row(model: str, compute_type: str, language: str, utterances: Sequence[Utterance]) -> list[object]:
     transcriber = Transcriber(model, language, compute_type=compute_type, threads=1)
     clips = [_clip(transcriber, utterance) for utterance in utterances]
     whisper = EnglishTextNormalizer({})
-    errors = [_told(clips, *_errors(clips, normalise)) for normalise in (str, whisper)]
+    errors = [_error_rate(clips, *_errors(clips, normalise)) for normalise in (str, whisper)]
     cpu_s, said = np.array([clip.cpu_s for clip in clips]), np.array([clip.said for clip in clips])
-    return [compute_type, language or "any", *errors, _told(clips, cpu_s, said), float(cpu_s.mean())]
+    return [compute_type, language or "any", *errors, _error_rate(clips, cpu_s, said), float(cpu_s.mean())]
 
 
 def _clip(transcriber: Transcriber, utterance: Utterance) -> Clip:
@@ -70,7 +70,7 @@ def _errors(clips: Sequence[Clip], normalise: Callable[[str], str]) -> tuple[Flo
     return np.array([rate for rate, _ in found]) * words, words
 
 
-def _told(clips: Sequence[Clip], parts: Floats, wholes: Floats) -> str:
+def _error_rate(clips: Sequence[Clip], parts: Floats, wholes: Floats) -> str:
     """The ratio of two sums, with the interval of a bootstrap over speakers, then over their clips."""
     rng, speakers = np.random.default_rng(0), [clip.speaker for clip in clips]
     places = [np.flatnonzero(np.array(speakers) == speaker) for speaker in sorted(set(speakers))]

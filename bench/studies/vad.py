@@ -1,7 +1,7 @@
 """Voice activity detection in noise: webrtcvad alone, Silero alone, and ours, on the same frames in one run.
 
 `python -m bench.studies.vad MANIFEST [--quick] [--tune] [--tables TABLE ...]` with the corpora that recipes/nano.toml names. --quick takes
-a sixth of the sound; --tune hears the half on which the thresholds were chosen. What is heard: scenes.py.
+a sixth of the sound; --tune hears the half on which the thresholds were chosen. What is heard: vad_scenes.py.
 
 Decisions are joined over pauses as the segmenter joins them, and islands shorter than its onset dropped, without pre-roll and tail.
 All three decide late, since they must hear before they know: each score stands as decided, and with 60 ms taken off all of them.
@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.studies.scenes import FRAME, SETTINGS, Bools, Corpora, Half, Scene, clip_in_a_room, without_short
+from bench.studies.vad_scenes import FRAME, SETTINGS, Bools, Corpora, Half, Scene, clip_in_a_room, without_short
 from model.audio import SAMPLE_RATE, Float32, Int16, float_to_pcm16, ms_to_samples, read_audio, s_to_samples
-from monitor.sound.segmenter import Segmenter
-from monitor.sound.types import AudioChunk
-from monitor.sound.voice import GatedSilero, Silero, VoiceDetector, Webrtcvad
+from monitor.audio.segmenter import Segmenter
+from monitor.audio.stream import AudioChunk
+from monitor.audio.vad import GatedSileroVad, SileroVad, VoiceActivityDetector, WebrtcVad
 
 _SNRS_DB = (20, 10, 5, 0)
 _DELAY_FRAMES = 2
@@ -39,18 +39,18 @@ class _SileroAlone:
     """Silero on every frame, at its usual thresholds."""
 
     def __init__(self) -> None:
-        self._silero, self._voice = Silero(), False
+        self._silero, self._voice = SileroVad(), False
 
-    def hears(self, frame: bytes) -> bool:
+    def is_speech(self, frame: bytes) -> bool:
         self._silero.hear(frame)
         self._voice = self._silero.probability >= (0.35 if self._voice else 0.5)
         return self._voice
 
 
-DETECTORS: dict[str, Callable[[], VoiceDetector]] = {
-    "webrtcvad alone": lambda: Webrtcvad(_STRICTEST),
+DETECTORS: dict[str, Callable[[], VoiceActivityDetector]] = {
+    "webrtcvad alone": lambda: WebrtcVad(_STRICTEST),
     "Silero alone": _SileroAlone,
-    "ours": lambda: GatedSilero(SETTINGS.aggressiveness, SETTINGS.frame_ms),
+    "ours": lambda: GatedSileroVad(SETTINGS.aggressiveness, SETTINGS.frame_ms),
 }
 
 
@@ -146,17 +146,17 @@ def cost(corpora: Corpora, seconds: int) -> Iterator[str]:
         alone = took[list(DETECTORS).index("Silero alone")]
         yield _row(name, *(f"{value:.1f} ({value / alone:.2f})" for value in (*took, whole)), f"{whole / 3600:.2%}")
     yield (
-        f"\nMemory of a process with the segmenter: {_memory('import monitor.sound.segmenter')} with its imports, of which numpy "
-        f"{_memory('import numpy')}; after an hour of noise {_memory(_AN_HOUR)}.\n"
+        f"\nMemory of a process with the segmenter: {_memory('import monitor.audio.segmenter')} with its imports, of which numpy "
+        f"{_memory('import numpy')}; after an hour of noise {_memory(_MEMORY_PROGRAM)}.\n"
     )
 
 
 # Noise that changes each second, so that Silero is awake.
-_AN_HOUR = """
+_MEMORY_PROGRAM = """
 import numpy as np
 from monitor.config import SegmenterConfig
-from monitor.sound.segmenter import Segmenter
-from monitor.sound.types import AudioChunk
+from monitor.audio.segmenter import Segmenter
+from monitor.audio.stream import AudioChunk
 segmenter, sound = Segmenter(SegmenterConfig()), np.random.default_rng(0).normal(0, 1000, 16000).astype(np.int16)
 for second in range(3600):
     segmenter.push(AudioChunk(16000 * second, sound * (second % 3)))
@@ -187,11 +187,11 @@ def _in_segments(pcm: Int16) -> Bools:
     return held
 
 
-def _decisions(detector: VoiceDetector, pcm: Int16) -> Bools:
-    return np.array([detector.hears(pcm[at : at + FRAME].tobytes()) for at in range(0, len(pcm) - FRAME + 1, FRAME)])
+def _decisions(detector: VoiceActivityDetector, pcm: Int16) -> Bools:
+    return np.array([detector.is_speech(pcm[at : at + FRAME].tobytes()) for at in range(0, len(pcm) - FRAME + 1, FRAME)])
 
 
-def _regions(detector: VoiceDetector, pcm: Int16) -> Bools:
+def _regions(detector: VoiceActivityDetector, pcm: Int16) -> Bools:
     """Decisions with pauses shorter than the hangover filled, and islands shorter than the onset dropped first."""
     return ~without_short(~without_short(_decisions(detector, pcm), SETTINGS.onset_ms), SETTINGS.hangover_ms)
 

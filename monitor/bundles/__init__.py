@@ -1,1 +1,1 @@
-"""What is done with bundles that are kept: checked, moved, packed, compared and told of."""
+"""Bundles: the registry of the one in use, the library of all, archives, comparison and text."""

@@ -1,1 +1,1 @@
-"""The clinic's PostgreSQL: tables, who may do what there, reading that is written down, looking after it. Knows no local timeline."""
+"""Sharing with a clinic: its PostgreSQL, roles and audit, reading for clinicians, and the sync that sends what the person shares."""

@@ -1,7 +1,7 @@
-"""Where the clinic's PostgreSQL is, and as whom to log in: a URL that is refused where the way there would be open to others.
+"""Where the clinic's PostgreSQL is and which login to use: a URL, refused where the connection would not be protected.
 
-Beyond this machine the server must prove who it is (sslmode=verify-full). The password is never shown: neither is a URL that cannot be
-understood, as it may hold one. Knows no driver.
+Beyond this machine the server must prove its identity (sslmode=verify-full). Passwords are never shown, and neither is a URL that
+cannot be parsed, because it may hold one. Knows no driver.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from model.errors import ConfigError
-from monitor.config import STORE_VARIABLE, StoreConfig
+from monitor.config import STORE_URL_VARIABLE, StoreConfig
 
 _PORT = 5432
 _SOCKETS = "/var/run/postgresql"
@@ -24,7 +24,7 @@ _OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "c
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ClinicAddress:
     """host: a name, an address, or the folder of a Unix socket. options: libpq's, from the URL."""
 
     host: str
@@ -37,8 +37,8 @@ class Address:
     @classmethod
     def of(cls, settings: StoreConfig) -> Self | None:
         """From the environment or the settings; None where neither names one. Raises ConfigError as `parse` does."""
-        if given := os.environ.get(STORE_VARIABLE):
-            return cls.parse(given, f"the variable {STORE_VARIABLE}")
+        if given := os.environ.get(STORE_URL_VARIABLE):
+            return cls.parse(given, f"the variable {STORE_URL_VARIABLE}")
         return cls.parse(settings.url, "[store] url") if settings.url else None
 
     @classmethod
@@ -46,7 +46,7 @@ class Address:
         """For what cannot be done without one. Raises ConfigError where there is none, and as `parse` does."""
         found = cls.of(settings)
         if found is None:
-            raise ConfigError(f"say which clinic: {STORE_VARIABLE}={_EXAMPLE}, or [store] url in the settings")
+            raise ConfigError(f"say which clinic: {STORE_URL_VARIABLE}={_EXAMPLE}, or [store] url in the settings")
         return found
 
     @classmethod

@@ -1,7 +1,7 @@
-"""Reads what a subject shares with the clinic, for a clinician they are entrusted to. The clinic writes down each reading.
+"""Reads what a subject shares with the clinic, for a clinician who has access to them. The clinic records each reading in its audit log.
 
-All of a stretch is read when it is opened, one reading for each kind of rows, so that the audit tells what was read and not how a report
-is made of it. What is never shared reads as empty: words, notes, and what the monitor does by itself.
+The whole time range is read on opening, once for each kind of rows, so that the audit says what was read and not how a report is made
+of it. What is never shared reads as empty: transcripts, notes and scheduled jobs.
 """
 
 from bisect import bisect_left
@@ -10,32 +10,32 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar
 from zoneinfo import ZoneInfo
 
+from model.emotions import Emotion, Prediction
 from model.errors import ClinicError
-from model.types import Emotion, Prediction
-from monitor.clinic.address import Address
-from monitor.clinic.connection import connected
-from monitor.store.records import (
-    LONGEST_SEGMENT_S,
+from monitor.clinic.address import ClinicAddress
+from monitor.clinic.connection import clinic_connection
+from monitor.storage.records import (
+    MAX_SEGMENT_S,
     CheckIn,
     Correction,
     Coverage,
     CoverageInterval,
-    Estimate,
     JobRun,
+    PredictedSegment,
     Prompt,
+    Prosody,
+    SegmentRecord,
     SegmentState,
-    TimelineEntry,
-    Voice,
 )
 
 _T = TypeVar("_T")
-_LONGEST = timedelta(seconds=LONGEST_SEGMENT_S)
+_LONGEST = timedelta(seconds=MAX_SEGMENT_S)
 _READ = "SELECT * FROM emosllm.read_{}(%s, %s, %s)"
 
 
-def zone_of(address: Address, subject: str) -> ZoneInfo | None:
+def subject_zone(address: ClinicAddress, subject: str) -> ZoneInfo | None:
     """The zone in which the subject's days are days; None where nothing is shared yet. Raises ClinicError."""
-    with connected(address) as connection:
+    with clinic_connection(address) as connection:
         row = connection.execute("SELECT emosllm.read_zone(%s) AS zone", (subject,)).fetchone()
     try:
         return None if row is None or row["zone"] is None else ZoneInfo(row["zone"])
@@ -48,20 +48,20 @@ class ClinicReader:
 
     def __init__(
         self,
-        stretch: tuple[datetime, datetime],
-        segments: Sequence[TimelineEntry],
+        time_range: tuple[datetime, datetime],
+        segments: Sequence[SegmentRecord],
         coverage: Sequence[CoverageInterval],
         checkins: Sequence[CheckIn],
         prompts: Sequence[Prompt],
     ) -> None:
-        self._stretch = stretch
+        self._stretch = time_range
         self._segments, self._coverage = segments, coverage
         self._checkins, self._prompts = checkins, prompts
 
     @classmethod
-    def open(cls, address: Address, subject: str, start: datetime, end: datetime) -> Self:
+    def open(cls, address: ClinicAddress, subject: str, start: datetime, end: datetime) -> Self:
         """Read [start, end), both aware UTC. Raises ClinicError, where the subject is not entrusted to whoever logs in, too."""
-        with connected(address) as connection:
+        with clinic_connection(address) as connection:
 
             def read(what: str, made: Callable[[dict[str, Any]], _T]) -> list[_T]:
                 return [made(_plain(row)) for row in connection.execute(_READ.format(what).encode(), (subject, start, end))]
@@ -77,26 +77,26 @@ class ClinicReader:
             except (ValueError, TypeError, AttributeError, LookupError) as error:
                 raise ClinicError(f"{address} holds a row of {subject} that makes no sense: {error}") from error
 
-    def segments_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
+    def segments_between(self, start: datetime, end: datetime) -> list[SegmentRecord]:
         """See Readable."""
         self._refuse_beyond(start, end)
         first = bisect_left(self._segments, start - _LONGEST, key=_start_of)
         last = bisect_left(self._segments, end, key=_start_of)
         return [entry for entry in self._segments[first:last] if entry.end_at > start]
 
-    def estimates_between(self, start: datetime, end: datetime) -> list[Estimate]:
+    def predicted_segments_between(self, start: datetime, end: datetime) -> list[PredictedSegment]:
         """See Readable."""
         return [
-            Estimate(entry.id, entry.start_at, entry.end_at, entry.prediction.posterior, entry.prediction.unsure)
+            PredictedSegment(entry.id, entry.start_at, entry.end_at, entry.prediction.posterior, entry.prediction.unsure)
             for entry in self.segments_between(start, end)
             if entry.prediction is not None
         ]
 
-    def corrected_between(self, start: datetime, end: datetime) -> list[TimelineEntry]:
+    def corrected_between(self, start: datetime, end: datetime) -> list[SegmentRecord]:
         """See Readable."""
         return [entry for entry in self.segments_between(start, end) if entry.correction is not None]
 
-    def segment(self, segment_id: int) -> TimelineEntry | None:
+    def segment(self, segment_id: int) -> SegmentRecord | None:
         """None: at a clinic, numbers are those of the subject's machines, and name nothing."""
 
     def coverage_between(self, start: datetime, end: datetime) -> list[CoverageInterval]:
@@ -138,7 +138,7 @@ class ClinicReader:
             raise ValueError(f"read was {self._stretch[0]} to {self._stretch[1]}, asked for is {start} to {end}")
 
 
-def _start_of(entry: TimelineEntry) -> datetime:
+def _start_of(entry: SegmentRecord) -> datetime:
     return entry.start_at
 
 
@@ -157,7 +157,7 @@ def _value(value: Any) -> Any:
             return value
 
 
-def _entry(row: dict[str, Any]) -> TimelineEntry:
+def _entry(row: dict[str, Any]) -> SegmentRecord:
     prediction = correction = None
     if row["state"] == SegmentState.JUDGED:
         posterior = {Emotion(letter): share for letter, share in row["posterior"].items()}
@@ -165,8 +165,8 @@ def _entry(row: dict[str, Any]) -> TimelineEntry:
     if row["said_id"] is not None:
         correction = Correction(row["said_id"], Emotion(row["said_emotion"]), row["said_confirmed"], row["said_at"])
     place = (row["id"], row["stream"], row["start_sample"], row["end_sample"], row["start_at"], row["end_at"], row["zone"])
-    voice = None if row["loudness_db"] is None else Voice(row["loudness_db"], row["pitch_hz"])
-    return TimelineEntry(*place, SegmentState(row["state"]), row["reason"], prediction, row["judged_at"], correction, voice)
+    voice = None if row["loudness_db"] is None else Prosody(row["loudness_db"], row["pitch_hz"])
+    return SegmentRecord(*place, SegmentState(row["state"]), row["reason"], prediction, row["judged_at"], correction, voice)
 
 
 def _interval(row: dict[str, Any]) -> CoverageInterval:

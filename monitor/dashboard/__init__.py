@@ -1,1 +1,1 @@
-"""A local web page on which the person looks at their days, says how they feel, and corrects what was estimated."""
+"""A local web page where the person sees their days, checks in and corrects estimates."""

@@ -1,26 +1,83 @@
-"""News for open pages, as server-sent events: that the microphone's state changed, and that something was stored.
+"""The microphone's state for every page, and server-sent events when it changes or something was stored.
 
-An event says that there is something new, not what: pages fetch themselves again, so that there is one way to draw them. Knows no
-timeline but as files that change, and no sessions but a function that says whether this one still lasts.
+An event says that there is something new, not what: pages fetch themselves again, so there is one way to draw them.
 """
 
 import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from monitor.dashboard.microphone import Microphone, look
+from model.errors import EmosllmError, NotRunning
+from monitor.control import send_command
+
+_OPEN = "The microphone is open."
+_CLOSED = "The microphone is closed."
+_WORDS = {
+    "listening": ("Listening", _OPEN),
+    "muted": ("Muted", "The microphone is open, but it is switched to silence."),
+    "paused": ("Paused", _CLOSED),
+    "no microphone": ("No microphone", "Nothing can be heard; it is tried again and again."),
+    "starting": ("Starting", "The microphone is not open yet."),
+    "ending": ("Ending", f"{_CLOSED} What was heard is still being judged."),
+}
+
+_UNREADY = {"loading": "is still loading", "restarting": "is being started again", "failed": "has failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class MicrophoneState:
+    """state: as `DaemonStatus.state`, or "not running" or "no answer". problems: what a person could see to, in the monitor's words."""
+
+    state: str
+    title: str
+    detail: str
+    problems: tuple[str, ...] = ()
+
+    @property
+    def can_pause(self) -> bool:
+        """Whether there is something to close."""
+        return self.state in ("listening", "muted", "no microphone", "starting")
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether it is closed because the person said so."""
+        return self.state == "paused"
+
+
+def microphone_state(database: Path, zone: ZoneInfo) -> MicrophoneState:
+    """Ask the monitor that writes `database`; takes a moment, at most 5 s."""
+    try:
+        answer = send_command(database, "status")
+    except NotRunning:
+        return MicrophoneState("not running", "Not running", "Nothing is listened to. To begin, type in a terminal: emosllm-monitor start")
+    except EmosllmError as error:
+        return MicrophoneState("no answer", "No answer", "The monitor runs, but did not say what it is doing.", (str(error),))
+    return _describe(answer, zone)
+
+
+def _describe(answer: dict[str, Any], zone: ZoneInfo) -> MicrophoneState:
+    title, detail = _WORDS.get(answer["state"], (str(answer["state"]).capitalize(), ""))
+    if answer["paused_until"]:
+        title += f" until {datetime.fromisoformat(answer['paused_until']).astimezone(zone):%A %H:%M}"
+    if answer["engine"] in _UNREADY:
+        detail += f" What is said waits to be judged: the model {_UNREADY[answer['engine']]}."
+    return MicrophoneState(str(answer["state"]), title, detail, tuple(answer["problems"]))
+
 
 _POLL_S = 1.0
 _STORED_EVERY_S = 3.0
 _BEAT_S = 15.0
 
-Stamp = tuple[tuple[int, int], ...]
+FileStamp = tuple[tuple[int, int], ...]
 
 
-class Live:
+class LiveUpdates:
     """What all open pages listen to. `end` lets go of them."""
 
     def __init__(self, database: Path, zone: ZoneInfo) -> None:
@@ -54,12 +111,12 @@ class Live:
                 sent_at = now
                 yield ": still there\n\n"
 
-    async def _look(self) -> tuple[Microphone, Stamp]:
+    async def _look(self) -> tuple[MicrophoneState, FileStamp]:
         # In a thread: a monitor that does not answer takes seconds not to.
-        return await asyncio.to_thread(lambda: (look(self._database, self._zone), _stamp(self._database)))
+        return await asyncio.to_thread(lambda: (microphone_state(self._database, self._zone), _stamp(self._database)))
 
 
-def _stamp(database: Path) -> Stamp:
+def _stamp(database: Path) -> FileStamp:
     """Something that differs after every write, whichever program wrote."""
     return tuple(_state_of(path) for path in (database, database.with_name(database.name + "-wal")))
 

@@ -38,19 +38,19 @@ class Finding:
         return head + ("\n" + " " * _INDENT).join(lines)
 
 
-def worst(findings: Sequence[Finding]) -> Verdict:
+def worst_verdict(findings: Sequence[Finding]) -> Verdict:
     """The verdict on the whole."""
     found = {finding.verdict for finding in findings}
     return next((verdict for verdict in (Verdict.FAIL, Verdict.WARN) if verdict in found), Verdict.OK)
 
 
-def counted(findings: Sequence[Finding]) -> str:
+def format_counts(findings: Sequence[Finding]) -> str:
     """How many of each, in words."""
     counts = Counter(finding.verdict for finding in findings)
     return ", ".join(f"{counts[verdict]} {_SHOWN[verdict]}" for verdict in Verdict if counts[verdict])
 
 
-def to_json(findings: Sequence[Finding]) -> str:
+def findings_json(findings: Sequence[Finding]) -> str:
     """A list of objects with the keys verdict (ok, warn, fail), what and detail; a later version may add to the list, not take away."""
     plain = [{"verdict": f.verdict.value, "what": f.what, "detail": f.detail} for f in findings]
     return json.dumps(plain, ensure_ascii=False, indent=2)

@@ -1,8 +1,7 @@
-"""Proves that nothing leaves the machine while the monitor listens and judges: looks again and again at every network socket that
-this process, a running monitor and all their descendants have open.
+"""Checks for unexpected network connections while the monitor captures and predicts.
 
-What it sees are sockets with another end, TCP or UDP, and those that wait for calls from the network. A connection that is opened
-and closed between two looks is not seen.
+Looks again and again at every network socket that this process, a running daemon and all their descendants have open: those with another
+end, TCP or UDP, and those that wait for calls from the network. A connection that is opened and closed between two looks is not seen.
 """
 
 import ipaddress
@@ -19,36 +18,36 @@ from urllib.parse import urlsplit
 import psutil
 
 from model.errors import ConfigError
-from monitor.clinic.address import Address as ClinicAddress
+from monitor.clinic.address import ClinicAddress
 from monitor.config import EngineConfig, StoreConfig
 from monitor.doctor.findings import Finding, Verdict
-from monitor.store.lock import noted_holder
+from monitor.fileio import lock_holder
 
 _EVERY_S = 0.05
 # Where a look takes longer than that, something is left for what is being looked at.
-_REST_S = 0.01
+_MIN_PAUSE_S = 0.01
 _DNS_PORT = 53
 _RESOLVERS = Path("/etc/resolv.conf")
 
-Address = tuple[str, int]
+SocketAddress = tuple[str, int]
 """An IP address and a port."""
 
 
-def running_monitor(database: Path) -> int | None:
+def find_running_daemon(database: Path) -> int | None:
     """The process that holds the database's lock; None when nobody does, whatever an old note says."""
-    path, pid = noted_holder(database)
+    path, pid = lock_holder(database)
     with suppress(psutil.Error):
         if pid is not None and any(file.path == str(path) for file in psutil.Process(pid).open_files()):
             return pid
     return None
 
 
-def own_roots(monitor: int | None) -> list[int]:
+def watched_roots(monitor: int | None) -> list[int]:
     """This process, and the monitor that runs."""
     return [os.getpid(), *([monitor] if monitor is not None else [])]
 
 
-def expected_addresses(engine: EngineConfig) -> Mapping[Address, str]:
+def expected_addresses(engine: EngineConfig) -> Mapping[SocketAddress, str]:
     """Where connections may lead by the settings, and why: to the engine's server, and to whoever knows its address."""
     if engine.kind != "server":
         return {}
@@ -58,7 +57,7 @@ def expected_addresses(engine: EngineConfig) -> Mapping[Address, str]:
     return _expected(host, port, f"{engine.url}, as [engine] url says; {what} go there")
 
 
-def clinic_addresses(store: StoreConfig) -> Mapping[Address, str]:
+def clinic_addresses(store: StoreConfig) -> Mapping[SocketAddress, str]:
     """The same for the clinic that things are shared with. A URL that cannot be used leads nowhere; its own check says so."""
     with suppress(ConfigError):
         if (clinic := ClinicAddress.of(store)) is not None and not clinic.is_here:
@@ -66,7 +65,7 @@ def clinic_addresses(store: StoreConfig) -> Mapping[Address, str]:
     return {}
 
 
-def _expected(host: str, port: int, why: str) -> Mapping[Address, str]:
+def _expected(host: str, port: int, why: str) -> Mapping[SocketAddress, str]:
     try:
         found = {str(answer[4][0]) for answer in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:
@@ -77,20 +76,20 @@ def _expected(host: str, port: int, why: str) -> Mapping[Address, str]:
     return expected
 
 
-class Watch:
+class NetworkWatch:
     """Looks from entering to leaving, in a thread of its own.
 
     roots: processes whose descendants are looked at too; those that part from their parents later stay in sight.
     expected: addresses that connections may lead to, and why. looks: how often it has looked. watched: processes in sight.
     """
 
-    def __init__(self, roots: Sequence[int], expected: Mapping[Address, str]) -> None:
+    def __init__(self, roots: Sequence[int], expected: Mapping[SocketAddress, str]) -> None:
         self._roots = roots
         self._expected = expected
         self.watched: dict[int, Any] = {}
         self._hidden: set[str] = set()
-        self._connected: dict[tuple[str, Address], None] = {}
-        self._listening: dict[tuple[str, Address], None] = {}
+        self._connected: dict[tuple[str, SocketAddress], None] = {}
+        self._listening: dict[tuple[str, SocketAddress], None] = {}
         self.looks = 0
         self._seen = 0
         self._seconds = 0.0
@@ -114,12 +113,12 @@ class Watch:
         looked += f", while {' and '.join(during)}" if during else ""
         if self._broken or not self.looks:
             return Finding(Verdict.FAIL, "network", f"connections could not be looked at: {self._broken or 'there was no time'}")
-        unwanted = [f"{who} was connected to {_written(where)}" for who, where in self._connected if where not in self._expected]
+        unwanted = [f"{who} was connected to {_format_address(where)}" for who, where in self._connected if where not in self._expected]
         if unwanted:
             advice = "Nothing of the monitor should; a proxy or a sound server elsewhere may be set in the environment."
             return Finding(Verdict.FAIL, "network", "\n".join([*unwanted, f"({looked})", advice]))
-        remarks = [f"{who} sends to {_written(where)}: {self._expected[where]}" for who, where in self._connected]
-        remarks += [f"{who} takes calls from the network at {_written(where)}" for who, where in self._listening]
+        remarks = [f"{who} sends to {_format_address(where)}: {self._expected[where]}" for who, where in self._connected]
+        remarks += [f"{who} takes calls from the network at {_format_address(where)}" for who, where in self._listening]
         remarks += [f"{who} could not be looked at: it belongs to somebody else" for who in sorted(self._hidden)]
         if not during:
             remarks.append("neither microphone nor engine worked, so there was little to see")
@@ -133,7 +132,7 @@ class Watch:
                 began = time.monotonic()
                 self._look()
                 self.looks += 1
-                self._over.wait(max(_REST_S, began + _EVERY_S - time.monotonic()))
+                self._over.wait(max(_MIN_PAUSE_S, began + _EVERY_S - time.monotonic()))
         except Exception as error:  # whatever it is: without it the watch would seem to have seen nothing
             self._broken = f"{type(error).__name__}: {error}"
 
@@ -174,7 +173,7 @@ def _is_loopback(address: str) -> bool:
     return parsed.is_loopback
 
 
-def _written(address: Address) -> str:
+def _format_address(address: SocketAddress) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

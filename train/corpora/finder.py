@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model.emotions import Emotion
 from model.errors import TrainingError
-from model.types import Emotion
 from train.corpora.manifest import Utterance
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".opus", ".ogg", ".mp3"})
@@ -31,7 +31,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CorpusContents:
     """What a corpus holds: utterances, whose audio nobody has opened yet, and everything that does not fit."""
 
     utterances: list[Utterance] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Finder:
         self._title = title
         self._license = license
         self._language = language
-        self.found = Found()
+        self.found = CorpusContents()
 
     def add(
         self,

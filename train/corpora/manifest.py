@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from model.emotions import Emotion
 from model.errors import TrainingError
-from model.types import Emotion
 
 REQUIRED = ("path", "corpus", "speaker", "license")
 OPTIONAL = ("gender", "age", "emotion", "transcript", "split", "language")
@@ -46,7 +46,7 @@ class Utterance:
     age: int | None = None
 
 
-def read_manifest(path: Path) -> list[Utterance]:
+def read_corpus_manifest(path: Path) -> list[Utterance]:
     """Read a manifest, .csv or .jsonl by its suffix, with the columns REQUIRED and perhaps OPTIONAL; others are ignored.
 
     Paths in it are absolute or relative to its folder; `F` and `M` are read as genders too. Raises TrainingError naming the line, the
@@ -68,7 +68,7 @@ def read_manifest(path: Path) -> list[Utterance]:
     return utterances
 
 
-def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+def write_corpus_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write .csv or .jsonl by the suffix; audio under the manifest's folder is named relative to it, other audio absolutely.
 
     The file appears whole or not at all. Raises TrainingError for another suffix and where it cannot be written.

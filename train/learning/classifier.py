@@ -1,11 +1,13 @@
-"""Trains encoders from random weights as emotion classifiers. The classifiers stay behind as teachers; the encoders are frozen.
+"""Trains encoders from random weights as emotion classifiers. The classifiers serve as teachers; the encoders are frozen.
 
-B batch, T encoder frames, D encoder width, L letters.
+B examples. Mixup blends every example of a batch with another of it (Zhang et al., 2018); inputs are padded, batch first. Half precision
+is used where the processor computes it natively; elsewhere it would be emulated, and slower.
 """
 
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,15 +16,48 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from model.encoder import SpeechEncoder
+from model.emotions import Emotion
 from model.errors import TrainingError
-from model.types import Emotion
+from model.speech_encoder import SpeechEncoder
 from train.corpora.manifest import Utterance
-from train.corpora.splits import Part
-from train.learning.mixup import MIXED_CHANCE, Mixup
-from train.learning.precision import fast_precision
-from train.progress import Progress
+from train.corpora.splits import CorpusPart
 from train.recipe import EncoderTraining
+from train.workers import Progress
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 in hardware (AVX-512 BF16, AMX)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def fast_precision() -> AbstractContextManager[object]:
+    """Autocast to bfloat16 on a CPU that is faster with it; otherwise nothing. Weights, gradients and sums stay in single precision."""
+    return torch.autocast("cpu", torch.bfloat16) if has_fast_bfloat16() else nullcontext()
+
+
+MIXED_CHANCE = 0.5  # of a batch to be blended at all
+
+
+@dataclass(frozen=True, slots=True)
+class Mixup:
+    """One drawn blend of B examples: `share` (0..1) of each, the rest of the one that `order` (B,) puts in its place."""
+
+    share: float
+    order: Tensor
+
+    @classmethod
+    def drawn(cls, size: int, alpha: float, rng: np.random.Generator) -> "Mixup":
+        """For B = `size`; the share comes from Beta(alpha, alpha)."""
+        return cls(float(rng.beta(alpha, alpha)), torch.from_numpy(rng.permutation(size)))
+
+    def blend(self, values: Tensor) -> Tensor:
+        """Inputs or targets (B, ...)."""
+        return self.share * values + (1 - self.share) * values[self.order]
+
+    def longer(self, lengths: Tensor) -> Tensor:
+        """Lengths (B,) of the blended examples: those of the longer of the two."""
+        return torch.maximum(lengths, lengths[self.order])
+
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +65,7 @@ _WARMUP_STEPS = 100
 _GRADIENT_NORM = 2.0
 
 
-class Classifier(nn.Module):
+class EmotionClassifier(nn.Module):
     """Encoder, four-head attentive statistics pooling (Okabe et al., 2018), linear layer: letter logits."""
 
     def __init__(self, encoder: SpeechEncoder, letters: int, dropout: float, heads: int = 4) -> None:
@@ -54,10 +89,10 @@ class Classifier(nn.Module):
         return self.head(torch.cat([mean, spread], dim=1))  # type: ignore[no-any-return]
 
 
-class Ensemble(nn.Module):
+class ClassifierEnsemble(nn.Module):
     """Classifiers of the branches of one encoder, which teach together: each hears its own branch's states."""
 
-    def __init__(self, members: Sequence[Classifier]) -> None:
+    def __init__(self, members: Sequence[EmotionClassifier]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
@@ -69,7 +104,7 @@ class Ensemble(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ClassifierBatch:
     """inputs: padded, batch first, whatever the encoder takes; lengths (B,); targets (B, L): a distribution over letters."""
 
     inputs: Tensor
@@ -77,7 +112,7 @@ class Batch:
     targets: Tensor
 
 
-class Views(Protocol):
+class ClassifierInput(Protocol):
     """Where the classifier's input comes from, and how the encoder turns it into states."""
 
     def batch(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -87,34 +122,34 @@ class Views(Protocol):
         """States (B, T, D) and mask (B, T), with gradients."""
 
 
-class Sampler:
+class BalancedSampler:
     """Draws batches from several corpora in fixed shares, letters uniform inside each; outliers have a soft target."""
 
-    def __init__(self, views: Views, parts: Sequence[Part], letters: Sequence[Emotion], seed: int) -> None:
+    def __init__(self, views: ClassifierInput, parts: Sequence[CorpusPart], letters: Sequence[Emotion], seed: int) -> None:
         self._views, self._letters = views, list(letters)
         self.rng = np.random.default_rng(seed)
         sources = [_Source(part, letters) for part in parts]
         self._sources = [source for source in sources if source.groups]
 
-    def draw(self, size: int) -> Batch:
+    def draw(self, size: int) -> ClassifierBatch:
         """A batch of `size` utterances."""
         shares = np.array([source.share for source in self._sources], dtype=float)
         drawn = [self._sources[i] for i in self.rng.choice(len(shares), size=size, p=shares / shares.sum())]
         chosen = [source.pick(self.rng) for source in drawn]
         inputs, lengths = self._views.batch(chosen, self.rng)
         targets = [source.target(utterance, self._letters) for source, utterance in zip(drawn, chosen, strict=True)]
-        return Batch(inputs, lengths, torch.tensor(targets))
+        return ClassifierBatch(inputs, lengths, torch.tensor(targets))
 
-    def mixed(self, batch: Batch, alpha: float) -> Batch:
+    def mixed(self, batch: ClassifierBatch, alpha: float) -> ClassifierBatch:
         """Every utterance blended with another of the batch, see Mixup."""
         mixup = Mixup.drawn(len(batch.lengths), alpha, self.rng)
-        return Batch(mixup.blend(batch.inputs), mixup.longer(batch.lengths), mixup.blend(batch.targets))
+        return ClassifierBatch(mixup.blend(batch.inputs), mixup.longer(batch.lengths), mixup.blend(batch.targets))
 
 
 class _Source:
     """One corpus to draw from: its usable utterances by letter, or outliers in one group."""
 
-    def __init__(self, part: Part, letters: Sequence[Emotion]) -> None:
+    def __init__(self, part: CorpusPart, letters: Sequence[Emotion]) -> None:
         self.share = part.share
         self._soft = part.soft_answer(letters)
         self.groups = _by_letter(part.utterances, letters) if self._soft is None else [part.utterances] * bool(part.utterances)
@@ -127,9 +162,11 @@ class _Source:
         return self._soft or [float(letter == utterance.emotion) for letter in letters]
 
 
-def train_classifier(encoder: SpeechEncoder, views: Views, sampler: Sampler, letters: int, recipe: EncoderTraining) -> Classifier:
+def train_classifier(
+    encoder: SpeechEncoder, views: ClassifierInput, sampler: BalancedSampler, letters: int, recipe: EncoderTraining
+) -> EmotionClassifier:
     """Train for a fixed number of steps; returns the averaged weights in eval mode, frozen."""
-    model = Classifier(encoder, letters, recipe.dropout)
+    model = EmotionClassifier(encoder, letters, recipe.dropout)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay), use_buffers=True)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     warmup = min(0.3, _WARMUP_STEPS / recipe.steps)
@@ -154,7 +191,7 @@ def train_classifier(encoder: SpeechEncoder, views: Views, sampler: Sampler, let
             average.update_parameters(model)
             progress.advance(step, loss.item())
     trained = average.module
-    assert isinstance(trained, Classifier)
+    assert isinstance(trained, EmotionClassifier)
     trained.encoder.freeze()
     return trained.eval().requires_grad_(False)
 

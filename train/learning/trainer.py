@@ -1,11 +1,13 @@
-"""The one loop that all phases share: draw, encode, map, ask the language model, learn from the answer. Accelerate does the devices.
+"""The one training loop of all phases, its objective, and what is trainable in each phase.
 
-A batch is cut into micro-batches of like length and spread over processes; the loss is the mean over all the batch's answer tokens, however
-it is cut. What a step sees and draws depends on seed, phase and step alone, so a run that was killed continues on the same curve.
+Draw examples, encode, map, ask the language model, minimise the negative log-likelihood of the answers' tokens (paper, 2.2). A batch is cut
+into micro-batches of like length and spread over processes; the loss is the mean over all the batch's answer tokens, however it is cut.
+What a step draws depends on seed, phase and step alone, so a killed run continues on the same curve. `set_trainable` alone decides what a
+phase trains. Accelerate handles devices.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,57 +18,125 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from model.bundle import Familiarity
+from model.emotions import Emotion
 from model.errors import TrainingError
-from model.familiarity import Familiarity
+from model.language_model import IGNORE_INDEX, SpeechLLM
 from model.mapper import QPMapper
-from model.speech_llm import SpeechLLM
-from model.types import Emotion
 from model.voice_reference import ReferenceSettings
-from train.corpora.splits import Noise, Part
-from train.learning.averages import Averages
-from train.learning.checkpoints import Checkpoints, Position
-from train.learning.curriculum import is_trained_by, set_trainable
-from train.learning.examples import Example, Plan
-from train.learning.hearing import Heard, Hearing
-from train.learning.objective import EmoSLLM
-from train.learning.phrasing import Asked, Phrasing
-from train.learning.runlog import RunLog
-from train.learning.voices import Voices
-from train.progress import Progress
-from train.recipe import Course, PhaseRecipe, Recipe
+from train.corpora.splits import CorpusPart, NoiseSet
+from train.learning.checkpoints import Checkpoints, RunLog, TrainingPosition, WeightAverage
+from train.learning.encoder_states import StateBatch, StateSource
+from train.learning.examples import Example, ExampleTokenizer, PhaseExamples, TokenizedExample, VoiceLevels
+from train.recipe import Curriculum, PhaseRecipe, Recipe
+from train.workers import Progress
 
 logger = logging.getLogger(__name__)
 
+_IS_LORA = ".lora_"
+
+
+def set_trainable(parts: Collection[str], mapper: QPMapper, llm: SpeechLLM) -> list[nn.Parameter]:
+    """Let exactly `parts` (mapper, llm, lora) learn; everything else is frozen. Returns the parameters that learn.
+
+    Raises TrainingError when a part has no parameters, such as `lora` before an adapter was added.
+    """
+    chosen: list[nn.Parameter] = []
+    modules: dict[str, nn.Module] = {"mapper": mapper, "lora": llm, "llm": llm}
+    mapper.requires_grad_(False)
+    llm.requires_grad_(False)
+    for part in sorted(parts):
+        prefix = "mapper." if part == "mapper" else "llm."
+        found = [p for name, p in modules[part].named_parameters() if is_trained_by(prefix + name, {part})]
+        if not found:
+            raise TrainingError(f"nothing to train in {part!r}: the language model has no such parameters in this phase")
+        for parameter in found:
+            parameter.requires_grad_(True)
+        chosen += found
+    logger.info("trainable: %s, %d parameters", "+".join(sorted(parts)), sum(parameter.numel() for parameter in chosen))
+    return chosen
+
+
+def is_trained_by(name: str, parts: Collection[str]) -> bool:
+    """Whether a parameter of the whole network (`mapper.…` or `llm.…`) belongs to one of the parts mapper, lora, llm."""
+    if name.startswith("mapper."):
+        return "mapper" in parts
+    return ("lora" if _IS_LORA in name else "llm") in parts
+
+
+class EmoSLLM(nn.Module):
+    """Mapper and language model; the frozen encoder stays outside, so that it is neither wrapped nor kept in checkpoints."""
+
+    def __init__(self, mapper: QPMapper, llm: SpeechLLM) -> None:
+        super().__init__()
+        self.mapper = mapper
+        self.llm = llm
+
+    def forward(
+        self, heard: StateBatch | None, asked: Sequence[TokenizedExample], soft: Tensor, letters: Sequence[int], letter_weight: float
+    ) -> Tensor:
+        """Sum over all answers' tokens of weight times negative log-likelihood, a scalar.
+
+        heard: None puts noise in the place of speech. soft (B, L): the target at the letter, over the token ids `letters`; rows of examples
+        without a letter are not looked at. The letter's token weighs `letter_weight`, every other one 1.
+        """
+        speech = self._noise(len(asked)) if heard is None else self.mapper(heard.states, heard.mask)
+        logits, targets = self.llm(speech, [one.prompt for one in asked], [one.answer for one in asked])
+        log_probs = logits.float().log_softmax(dim=-1)  # (B, A, V)
+        rows = torch.tensor([i for i, one in enumerate(asked) if one.letter_at >= 0], dtype=torch.long, device=targets.device)
+        places = torch.tensor([one.letter_at for one in asked if one.letter_at >= 0], dtype=torch.long, device=targets.device)
+        at_letters = log_probs[rows, places][:, list(letters)]  # (rows, L)
+        if heard is not None and heard.offsets is not None:
+            at_letters = _moved(at_letters, heard.offsets.to(at_letters.device)[rows])
+        letter_loss = -(soft.to(at_letters.device)[rows] * at_letters).sum()
+        plain = targets.clone()
+        plain[rows, places] = IGNORE_INDEX
+        rest = nn.functional.nll_loss(log_probs.flatten(0, 1), plain.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+        total: Tensor = letter_weight * letter_loss + rest
+        return total
+
+    def _noise(self, size: int) -> Tensor:
+        """Embeds (B, Q, H) without any meaning, as large as the language model's own."""
+        table = self.llm.llm.get_input_embeddings().weight
+        shape = (size, len(self.mapper.queries), self.llm.hidden_size)
+        noise: Tensor = torch.randn(shape, device=table.device) * table.std().detach()
+        return noise
+
+
+def _moved(log_probs: Tensor, offsets: Tensor) -> Tensor:
+    """Log-probabilities of letters (B, L) with offsets added; together the letters stay as probable as they were."""
+    return (log_probs + offsets).log_softmax(dim=1) + log_probs.logsumexp(dim=1, keepdim=True)
+
 
 @dataclass(frozen=True, slots=True)
-class Materials:
+class TrainingMaterials:
     """What a run is made from. voices: only where a phase or the release asks for features. noises: what was laid under speech.
 
     reference: how the bundle makes references of voices; None where it hears every voice alike. familiarity: of what is trained on.
     """
 
-    parts: Sequence[Part]
-    hearing: Hearing
+    parts: Sequence[CorpusPart]
+    hearing: StateSource
     mapper: QPMapper
     llm: SpeechLLM
-    voices: Voices | None
-    noises: Sequence[Noise] = ()
+    voices: VoiceLevels | None
+    noises: Sequence[NoiseSet] = ()
     reference: ReferenceSettings | None = None
     familiarity: Familiarity | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Current:
+class _CurrentPhase:
     """The phase that is being trained."""
 
     number: int
     phase: PhaseRecipe
-    plan: Plan
-    phrasing: Phrasing
+    plan: PhaseExamples
+    phrasing: ExampleTokenizer
     network: nn.Module
     optimizer: Any
     parameters: Sequence[nn.Parameter]
-    averages: Averages
+    averages: WeightAverage
 
 
 class Trainer:
@@ -77,8 +147,8 @@ class Trainer:
 
     def __init__(
         self,
-        recipe: Course,
-        materials: Materials,
+        recipe: Curriculum,
+        materials: TrainingMaterials,
         folder: Path,
         seed: int,
         accelerator: Accelerator | None = None,
@@ -113,7 +183,7 @@ class Trainer:
             self._checkpoints.load_weights(done[0], self._network)
         self._network.eval()
 
-    def _phase(self, number: int, phase: PhaseRecipe, before: Path | None, unfinished: tuple[Path, Position] | None) -> None:
+    def _phase(self, number: int, phase: PhaseRecipe, before: Path | None, unfinished: tuple[Path, TrainingPosition] | None) -> None:
         if before is not None:
             self._checkpoints.load_weights(before, self._network)
         current = self._prepared(number, phase)
@@ -131,27 +201,27 @@ class Trainer:
                 progress.advance(step, loss)
                 if (step + 1) % self._recipe.loop.checkpoint_steps == 0 and step + 1 < current.plan.steps:
                     self._log.flush()
-                    self._checkpoints.save(Position(number, step + 1, finished=False))
+                    self._checkpoints.save(TrainingPosition(number, step + 1, finished=False))
                     if self._enough(step + 1):
                         break
         current.averages.apply()
-        self._checkpoints.save(Position(number, current.plan.steps, finished=True))
+        self._checkpoints.save(TrainingPosition(number, current.plan.steps, finished=True))
         self._accelerator.free_memory()
         self._accelerator._custom_objects.clear()  # the averages of this phase; Accelerate has no public way to forget them
 
-    def _prepared(self, number: int, phase: PhaseRecipe) -> _Current:
+    def _prepared(self, number: int, phase: PhaseRecipe) -> _CurrentPhase:
         """A phase with what it alone needs: its examples, wording, optimizer, and the network as Accelerate wraps it."""
         recipe, materials = self._recipe, self._materials
         parameters = set_trainable(phase.trainable, self._network.mapper, self._network.llm)
-        plan = Plan(phase, materials.parts, recipe.letters, recipe.loop.sampling, self._seed * 1000 + number)
+        plan = PhaseExamples(phase, materials.parts, recipe.letters, recipe.loop.sampling, self._seed * 1000 + number)
         optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=phase.weight_decay)
         network, optimizer = self._accelerator.prepare(self._network, optimizer)
-        averages = Averages(parameters, first_step=plan.steps - int(phase.average_last * plan.steps))
+        averages = WeightAverage(parameters, first_step=plan.steps - int(phase.average_last * plan.steps))
         self._accelerator.register_for_checkpointing(averages)
-        phrasing = Phrasing(materials.llm.tokenizer, recipe.letters, phase, materials.voices)
-        return _Current(number, phase, plan, phrasing, network, optimizer, parameters, averages)
+        phrasing = ExampleTokenizer(materials.llm.tokenizer, recipe.letters, phase, materials.voices)
+        return _CurrentPhase(number, phase, plan, phrasing, network, optimizer, parameters, averages)
 
-    def _step(self, current: _Current, step: int) -> float:
+    def _step(self, current: _CurrentPhase, step: int) -> float:
         """One optimizer step over one batch; returns the loss per answer token. A batch whose loss is not a number changes nothing."""
         phase = current.phase
         micro_batches = self._micro_batches(current.plan.batch(step))
@@ -171,7 +241,7 @@ class Trainer:
         return self._total(float(torch.stack(losses).sum())) / weight
 
     def _gradients(
-        self, current: _Current, step: int, micro_batches: list[list[Example]], asked: list[list[Asked]], weight: float
+        self, current: _CurrentPhase, step: int, micro_batches: list[list[Example]], asked: list[list[TokenizedExample]], weight: float
     ) -> list[Tensor]:
         """Accumulate the gradients of the batch's mean loss; returns the summed loss of each of this process's micro-batches."""
         current.network.train()
@@ -194,14 +264,14 @@ class Trainer:
             raise
         return losses
 
-    def _hear(self, phase: PhaseRecipe, micro: list[Example]) -> Heard | None:
+    def _hear(self, phase: PhaseRecipe, micro: list[Example]) -> StateBatch | None:
         if phase.input == "noise":
             return None
         heard, device = self._materials.hearing.hear(micro, phase.mixup), self._accelerator.device
         letters, offsets = (part.to(device) if part is not None else None for part in (heard.letters, heard.offsets))
-        return Heard(heard.states.to(device), heard.mask.to(device), letters, offsets)
+        return StateBatch(heard.states.to(device), heard.mask.to(device), letters, offsets)
 
-    def _loss(self, current: _Current, micro: list[Example], asked: list[Asked], heard: Heard | None) -> Tensor:
+    def _loss(self, current: _CurrentPhase, micro: list[Example], asked: list[TokenizedExample], heard: StateBatch | None) -> Tensor:
         soft = _soft_targets(current.phase, micro, self._recipe.letters, heard)
         with self._accelerator.autocast():
             loss: Tensor = current.network(heard, asked, soft, current.phrasing.letters, current.phase.letter_weight)
@@ -230,7 +300,7 @@ class Trainer:
         )
 
 
-def make_accelerator(recipe: Course) -> Accelerator:
+def make_accelerator(recipe: Curriculum) -> Accelerator:
     """Accelerate as its launcher or environment sets it up, in the recipe's precision. Raises TrainingError for sharded weights."""
     accelerator = Accelerator(mixed_precision=recipe.loop.precision)
     require_whole_weights(accelerator.distributed_type)
@@ -266,7 +336,7 @@ def learning_rate(phase: PhaseRecipe, step: int, steps: int) -> float:
     return phase.learning_rate * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
-def _soft_targets(phase: PhaseRecipe, micro: Sequence[Example], letters: Sequence[Emotion], heard: Heard | None) -> Tensor:
+def _soft_targets(phase: PhaseRecipe, micro: Sequence[Example], letters: Sequence[Emotion], heard: StateBatch | None) -> Tensor:
     """What the letter should be (B, L): its label or an outlier's distribution, blended with what the encoder's classifier hears; with
     noise in the place of speech, any letter alike."""
     if heard is None:

@@ -1,9 +1,10 @@
-"""Several views of every clip, at several speeds and in several rooms, made into numbers once and kept on disk.
+"""Several views of every clip, at several speeds and in several rooms, computed once and kept on disk; and nano's features of them.
 
-What is kept of a view is the caller's: nano's features, or states of a frozen encoder. R rows of a view, C columns.
+F feature frames. `FeatureStore` augments nano's features anew each time an example is drawn.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor
 
 from model.audio import SAMPLE_RATE, Float32, read_audio
+from model.nano_encoder import N_MELS, extract_features, normalise_features
 from train.corpora.manifest import Utterance
-from train.corpora.splits import Noise
-from train.learning.rooms import Rooms
-from train.progress import Progress
-from train.workers import worker_pool
+from train.corpora.splits import NoiseSet
+from train.learning.augmentation import RoomAugmentation
+from train.workers import Progress, worker_pool
 
 _AT_ONCE = 32
 
@@ -43,7 +44,7 @@ class Augmentation:
     halved: tuple[bool, ...] = ()
 
     @classmethod
-    def of(cls, speeds: Sequence[float], rooms: int, room_share: float, noises: Sequence[Noise]) -> "Augmentation":
+    def of(cls, speeds: Sequence[float], rooms: int, room_share: float, noises: Sequence[NoiseSet]) -> "Augmentation":
         """As a recipe says it."""
         recordings = tuple(tuple(path.absolute() for path in noise.paths) for noise in noises)
         return cls(tuple(speeds), rooms, room_share, recordings, tuple(noise.second_half is not None for noise in noises))
@@ -113,33 +114,83 @@ class ViewStore:
 
 
 # What a worker process makes views from; set once when it starts.
-_worker: dict[str, tuple[Augmentation, Rooms, Extract]] = {}
+_worker: dict[str, tuple[Augmentation, RoomAugmentation, Extract]] = {}
 
 
 def _begin(augmentation: Augmentation, make_extract: Callable[[], Extract]) -> None:
     torch.set_num_threads(1)
     kinds = [[read_audio(path) for path in kind] for kind in augmentation.noises]
     halved = zip(kinds, augmentation.halved, strict=True)
-    rooms = Rooms([[noise[: len(noise) // 2] if half else noise for noise in kind] for kind, half in halved])
+    rooms = RoomAugmentation([[noise[: len(noise) // 2] if half else noise for noise in kind] for kind, half in halved])
     _worker["views"] = augmentation, rooms, make_extract()
 
 
 def _rows_of(paths: Sequence[Path]) -> list[Rows]:
     augmentation, rooms, extract = _worker["views"]
-    return [extract(audio) for path in paths for audio in _heard(path, augmentation, rooms)]
+    return [extract(audio) for path in paths for audio in _views_of_clip(path, augmentation, rooms)]
 
 
-def _heard(path: Path, augmentation: Augmentation, rooms: Rooms) -> Iterator[Float32]:
+def _views_of_clip(path: Path, augmentation: Augmentation, rooms: RoomAugmentation) -> Iterator[Float32]:
     """A clip in all its views."""
     audio = read_audio(path)
     # The name, so that a clip gets the same rooms whatever else is computed with it.
     rng = np.random.default_rng(list(path.name.encode()))
     for speed in augmentation.speeds:
-        yield _played(audio, speed)
+        yield _at_speed(audio, speed)
     slowest, fastest = min(augmentation.speeds), max(augmentation.speeds)
     for _ in range(augmentation.rooms):
-        yield rooms.anywhere(_played(audio, float(rng.uniform(slowest, fastest))), rng)
+        yield rooms.anywhere(_at_speed(audio, float(rng.uniform(slowest, fastest))), rng)
 
 
-def _played(audio: Float32, speed: float) -> Float32:
+def _at_speed(audio: Float32, speed: float) -> Float32:
     return audio if speed == 1.0 else np.asarray(soxr.resample(audio, SAMPLE_RATE * speed, SAMPLE_RATE), dtype=np.float32)
+
+
+_MIN_FRAMES = 20
+_MAX_FRAMES = 130  # 2.6 s: longer clips are seen in pieces, so that batches are small
+_CROP_CHANCE = 0.5
+_CURVE, _CURVE_RIPPLES = 0.5, 4  # 2.2 dB each
+
+
+class FeatureStore(ViewStore):
+    """Raw features (F, N_RAW) of all views of utterances."""
+
+    def __init__(self, folder: Path, utterances: Sequence[Utterance], augmentation: Augmentation) -> None:
+        super().__init__(folder, "features", utterances, augmentation, _make_extract)
+
+    def view(self, utterance: Utterance, rng: np.random.Generator) -> Tensor:
+        """One augmented view (F, N_FEATURES), at most 2.6 s: speed or room, crop, microphone, then a band and a time mask."""
+        raw = self.rows(utterance, self.augmentation.draw(rng))
+        kept = len(raw)
+        if rng.random() < _CROP_CHANCE:
+            kept = max(_MIN_FRAMES, int(kept * rng.uniform(0.7, 1.0)))
+        kept = min(kept, _MAX_FRAMES)
+        start = int(rng.integers(max(1, len(raw) - kept + 1)))
+        return _masked(normalise_features(_through_another_microphone(raw[start : start + kept], rng)), rng)
+
+
+def _make_extract() -> Extract:
+    return _raw
+
+
+def _raw(audio: Float32) -> Rows:
+    return extract_features(torch.from_numpy(audio)).numpy().astype(np.float16)
+
+
+def _through_another_microphone(raw: Tensor, rng: np.random.Generator) -> Tensor:
+    """The log-mel bands with a smooth curve on them, a few dB up and down, as microphones and places in a room differ."""
+    places = torch.linspace(0, math.pi, N_MELS)
+    curve = sum(float(rng.normal(scale=_CURVE)) * torch.cos(ripples * places) for ripples in range(1, _CURVE_RIPPLES + 1))
+    raw[:, :N_MELS] += curve
+    return raw
+
+
+def _masked(features: Tensor, rng: np.random.Generator) -> Tensor:
+    """Hide up to 8 bands and up to a tenth of the time (Park et al., 2019)."""
+    band, width = int(rng.integers(N_MELS)), int(rng.integers(8))
+    for channel in (0, N_MELS):
+        features[:, channel + band : channel + min(N_MELS, band + width)] = 0
+    hidden = int(rng.uniform(0, 0.1) * len(features))
+    start = int(rng.integers(max(1, len(features) - hidden)))
+    features[start : start + hidden] = 0
+    return features

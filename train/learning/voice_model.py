@@ -1,6 +1,7 @@
-"""What training knows of voices: how emotions move the states of any speaker, and where each speaker's states lie.
+"""What training knows of speakers: how emotions move encoder states, where each speaker's states lie, and a linear teacher.
 
-A clip's state is taken as common centre + what its emotion adds + what its speaker adds + the rest (a mixed model without interactions).
+A clip's state is modelled as common centre + offset of its emotion + offset of its speaker + residual (a mixed model without interactions).
+The teacher is a multinomial logistic regression on encoder states, which transfers to unseen corpora better than richer classifiers do.
 n clips, D encoder width, L letters, S speakers, C cells: emotions of one speaker.
 """
 
@@ -12,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from model.emotions import Emotion
 from model.errors import TrainingError
-from model.types import Emotion
 
 Speaker = tuple[str, str]
 """Corpus and name: names alone may meet in two corpora."""
 
 
 @dataclass(frozen=True, slots=True)
-class Clips:
+class ClipStates:
     """States of clips as recorded, float32 (n, D). emotions: None where none was acted. speakers: None where nobody knows.
 
     neutral: whether what has no emotion here was neutral reading, so that it tells where its speaker's states lie.
@@ -45,7 +46,7 @@ class VoiceModel:
     speakers: Mapping[Speaker, Tensor]
 
     @classmethod
-    def fit(cls, clips: Clips, letters: Sequence[Emotion]) -> "VoiceModel":
+    def fit(cls, clips: ClipStates, letters: Sequence[Emotion]) -> "VoiceModel":
         """By least squares over the means of every speaker's emotions, so that who never acted one of them shifts none of the others.
 
         Only speakers with at least two emotions tell what emotions add and how far voices differ. Raises TrainingError where there are
@@ -82,7 +83,7 @@ def _letter_offsets(of_speaker: Tensor, of_letter: Tensor, means: Tensor) -> Ten
     return offsets
 
 
-def _cells(clips: Clips, letters: Sequence[Emotion]) -> dict[Speaker, dict[int, list[int]]]:
+def _cells(clips: ClipStates, letters: Sequence[Emotion]) -> dict[Speaker, dict[int, list[int]]]:
     """Places of the clips of each speaker in each letter."""
     cells: dict[Speaker, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, (emotion, speaker) in enumerate(zip(clips.emotions, clips.speakers, strict=True)):
@@ -91,7 +92,7 @@ def _cells(clips: Clips, letters: Sequence[Emotion]) -> dict[Speaker, dict[int, 
     return cells
 
 
-def _speaker_offsets(clips: Clips, letters: Sequence[Emotion], emotion_offsets: Tensor, ratio: Tensor) -> dict[Speaker, Tensor]:
+def _speaker_offsets(clips: ClipStates, letters: Sequence[Emotion], emotion_offsets: Tensor, ratio: Tensor) -> dict[Speaker, Tensor]:
     """The mean of what their emotions do not explain, shrunk as the monitor shrinks it: training hears voices as well known as that."""
     rest: dict[Speaker, list[Tensor]] = defaultdict(list)
     for state, emotion, speaker, neutral in zip(clips.states, clips.emotions, clips.speakers, clips.neutral, strict=True):
@@ -99,3 +100,41 @@ def _speaker_offsets(clips: Clips, letters: Sequence[Emotion], emotion_offsets: 
         if speaker is not None and heard_as is not None:
             rest[speaker].append(state - emotion_offsets[list(letters).index(heard_as)])
     return {speaker: torch.stack(rows).mean(dim=0) * (len(rows) / (len(rows) + ratio)) for speaker, rows in rest.items()}
+
+
+_ITERATIONS = 150
+_HISTORY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LinearTeacher:
+    """weight (L, D), bias (L,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def fit(cls, states: Tensor, targets: Tensor, importance: Tensor, l2: float) -> "LinearTeacher":
+        """Minimise the cross-entropy, and l2 times the sum of squared weights; biases are not penalised.
+
+        states (n, D). targets (n, L): the probabilities that should be answered. importance (n,): how much each clip counts, over 0; only
+        ratios matter. l2: scikit-learn's C is 1 / (2 l2) where the importance adds up to 1.
+        """
+        weight = torch.zeros(targets.shape[1], states.shape[1], requires_grad=True)
+        bias = torch.zeros(targets.shape[1], requires_grad=True)
+        share = importance / importance.sum()
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=_ITERATIONS, history_size=_HISTORY, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            log_probs = (states @ weight.T + bias).log_softmax(dim=1)
+            value = -(share * (targets * log_probs).sum(dim=1)).sum() + l2 * weight.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
+
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        return cls(weight.detach(), bias.detach())
+
+    def posterior(self, states: Tensor) -> Tensor:
+        """States (B, D) to probabilities (B, L)."""
+        return (states @ self.weight.T + self.bias).softmax(dim=1)

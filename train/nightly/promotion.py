@@ -1,29 +1,31 @@
-"""The promotion test: whether a night's bundle answers its person better, and still works for other voices. Figures in, figures out.
+"""The promotion test: whether a night's bundle predicts its person better and still works for other voices, and the verdict.
 
-Three conditions on the person's labels, each answered by weights and biases that learned from other parts of them.
+Three conditions on the person's labels, each predicted by weights and biases that learned from other parts of them:
 
-1. The labels say something (`p_by_chance`). What the new bundle hears in corrected segments must go with their corrections more than with
-   the same corrections dealt out anew among these segments: a permutation test over all deals in which no segment is corrected to what had
-   been shown for it, drawn as Besag and Clifford (1989) do, which makes it exact for each part. Labels that say nothing about the sound
-   pass in at most ALPHA of nights, whatever their mixture and whatever was learned from them.
-2. The new bundle fits them better than the one in use (`p_no_better`). People correct what was wrong, so a bundle that merely answers
-   otherwise would gain by luck. So both bundles are asked how probable the person's word is given that the person says something of it:
-   each with the temperature, and the weight of the letter shown, that fit it best. Sharper, blurrier or merely different is then no better.
-3. It gains more labels than it loses (`net_gain`). What was right before and is lost shows among confirmations alone, and people confirm
-   less often than they correct. How much less, the weight of the letter shown says; by so much a confirmation counts more.
+1. The labels carry information (`p_by_chance`). Predictions for corrected segments must agree with their corrections more than with the
+   same corrections permuted among these segments: a permutation test over all permutations in which no segment is corrected to what had
+   been shown for it, drawn as Besag and Clifford (1989) do, which makes it exact for each part. Labels without information pass in at most
+   ALPHA of nights, whatever their mixture and whatever was learned from them.
+2. The new bundle fits them better than the one in use (`p_no_better`). People correct what was wrong, so a bundle that merely predicts
+   something else would gain by luck. So both bundles give the probability of the person's label given that there is one, each with the
+   temperature, and the weight of the letter shown, that fit best. Sharper, flatter or merely different is then no better.
+3. It gains more labels than it loses (`net_gain`). A prediction that was right and is lost shows among confirmations alone, and people
+   confirm less often than they correct. The weight of the letter shown tells how much less; a confirmation counts more by that factor.
 
-Of other voices only a collapse is looked for: the bundle serves one person, whose voice differs from theirs.
-n segments, L letters.
+For other voices only a collapse is tested: the bundle serves one person, whose voice differs from theirs. n segments, L letters.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from train.nightly.labels import Labels
-from train.nightly.vector_scaling import VectorScaling
-from train.scoring.metrics import Floats, Ints, average_recall, confusion_matrix, recall, resample_pairs
+from model.bundle_format import PersonalTest, PromotionVerdict, RecallChange, RehearsalTest
+from model.emotions import Emotion
+from train.evaluation.metrics import Floats, Ints, average_recall, confusion_matrix, recall, resample_pairs
+from train.nightly.vector_scaling import LabelArrays, VectorScaling
+from train.rehearsal_set import RehearsalClip
 
 ALPHA = 0.05
 """What both chances must not exceed."""
@@ -39,7 +41,7 @@ _SWEEPS = 30
 _DRAWS = 2000
 
 
-def p_no_better(before: Floats, after: Floats, labels: Labels, *, draws: int = 9999, seed: int = 0) -> float:
+def p_no_better(before: Floats, after: Floats, labels: LabelArrays, *, draws: int = 9999, seed: int = 0) -> float:
     """Chance that a bundle which is no better makes the person's words so much more probable: paired sign-flip test, one-sided.
 
     before, after (n, L): log-posteriors.
@@ -49,7 +51,7 @@ def p_no_better(before: Floats, after: Floats, labels: Labels, *, draws: int = 9
     return float((1 + (flipped >= gain.sum() - 1e-9).sum()) / (1 + draws))
 
 
-def net_gain(before: Floats, after: Floats, labels: Labels) -> float:
+def net_gain(before: Floats, after: Floats, labels: LabelArrays) -> float:
     """Labels gained less labels lost, a confirmation counting as many times as it is rarer than a correction; arguments as above.
 
     How much rarer is fitted beside biases of the letters: where the bundle in use is wrong more often than it thinks, corrections are many
@@ -61,7 +63,7 @@ def net_gain(before: Floats, after: Floats, labels: Labels) -> float:
     return float((weights * (right_after.astype(float) - right_before)).sum())
 
 
-def p_by_chance(after: Floats, labels: Labels, parts: Ints, *, draws: int = 999, seed: int = 0) -> float:
+def p_by_chance(after: Floats, labels: LabelArrays, parts: Ints, *, draws: int = 999, seed: int = 0) -> float:
     """Chance that corrections which say nothing about the sound go so well with what the new bundle hears.
 
     after (n, L): log-posteriors. parts (n,): ascending, in which part of time each segment lies; corrections are dealt anew within it,
@@ -80,7 +82,7 @@ def p_by_chance(after: Floats, labels: Labels, parts: Ints, *, draws: int = 999,
     return (1 + as_good) / (1 + draws)
 
 
-def _probability_said(log_posteriors: Floats, labels: Labels) -> Floats:
+def _probability_said(log_posteriors: Floats, labels: LabelArrays) -> Floats:
     """How probable the person's word is (n,), given that they say one, with the temperature and weight of the shown that fit best."""
     centred = log_posteriors - log_posteriors.mean(axis=1, keepdims=True)
     logits = centred / max(float(np.sqrt(np.mean(centred**2))), _NOTHING)  # so that sharper ones are the same
@@ -124,3 +126,77 @@ def other_voices(before: Floats, after: Floats, acted: Ints, speakers: Sequence[
     chance = 1 / len(np.unique(acted))
     margin = (1 - KEPT_SHARE) * max(float(np.nanmean(recalls[0])) - chance, 0.0)
     return OtherVoices(recalls[0], recalls[1], float(np.quantile(changes, 0.05)), margin)
+
+
+def personal_test(before: Floats, after: Floats, labels: LabelArrays, parts: Ints) -> PersonalTest:
+    """before, after (n, L): log-posteriors of the bundle in use and of what learned from the other parts. parts (n,): see p_by_chance."""
+    right_before, right_after = before.argmax(axis=1) == labels.said, after.argmax(axis=1) == labels.said
+    return PersonalTest(
+        segments=len(labels),
+        right_before=int(right_before.sum()),
+        right_after=int(right_after.sum()),
+        gained=int((right_after & ~right_before).sum()),
+        lost=int((right_before & ~right_after).sum()),
+        net_gain=round(net_gain(before, after, labels), 2),
+        p_no_better=round(p_no_better(before, after, labels), 4),
+        p_by_chance=round(p_by_chance(after, labels, parts), 4),
+        alpha=ALPHA,
+    )
+
+
+def rehearsal_test(clips: Sequence[RehearsalClip], before: Floats, after: Floats, letters: Sequence[Emotion]) -> RehearsalTest:
+    """before, after (n, L): log-posteriors of the released bundle and of the new one."""
+    acted = acted_letters(clips, letters)
+    found = other_voices(before, after, acted, [clip.speaker for clip in clips])
+    counts = Counter(acted.tolist())
+    classes = {
+        letter: RecallChange(clips=counts[k], before=round(float(found.before[k]), 4), after=round(float(found.after[k]), 4))
+        for k, letter in enumerate(letters)
+        if counts[k]
+    }
+    return RehearsalTest(
+        clips=len(clips),
+        speakers=len({clip.speaker for clip in clips}),
+        uar_before=round(float(np.nanmean(found.before)), 4),
+        uar_after=round(float(np.nanmean(found.after)), 4),
+        change_at_least=round(found.at_least, 4),
+        margin=round(found.margin, 4),
+        classes=classes,
+    )
+
+
+def acted_letters(clips: Sequence[RehearsalClip], letters: Sequence[Emotion]) -> Ints:
+    """Which letter each clip's emotion is, (n,)."""
+    return np.array([letters.index(clip.emotion) for clip in clips if clip.emotion is not None])
+
+
+def decide_verdict(own: PersonalTest, public: RehearsalTest) -> tuple[PromotionVerdict, str]:
+    """Whether the new bundle may be used, and why, or why not."""
+    if reason := _luck(own) or _no_better(own) or _collapsed(public):
+        return PromotionVerdict.REFUSED, reason
+    better = f"of your {own.segments} labels it answers {own.right_after} as you do; the model in use answers {own.right_before}"
+    return PromotionVerdict.PROMOTED, f"{better}, and it still works for other voices"
+
+
+def _luck(own: PersonalTest) -> str:
+    if own.p_by_chance <= own.alpha:
+        return ""
+    chance = f"the chance of that is {own.p_by_chance:.3f}, at most {own.alpha:g} is allowed"
+    return f"it may be luck: labels that say nothing about the sound could fit as well ({chance})"
+
+
+def _no_better(own: PersonalTest) -> str:
+    counts = f"of {own.segments} labels it gains {own.gained} and loses {own.lost}"
+    if own.net_gain is None or own.net_gain <= 0:
+        weighed = "" if own.gained <= own.lost else "; confirmations are rare, so what they lose weighs more"
+        return f"it is no better for you: {counts}{weighed}"
+    if own.p_no_better > own.alpha:
+        return f"it is not shown to be better for you: {counts} (p = {own.p_no_better:.3f}, at most {own.alpha:g} is allowed)"
+    return ""
+
+
+def _collapsed(public: RehearsalTest) -> str:
+    if public.change_at_least >= -public.margin:
+        return ""
+    fall = f"unweighted accuracy there may have fallen by {-public.change_at_least:.2f}"
+    return f"it may not work for other voices any more: {fall}, at most {public.margin:.2f} is allowed"

@@ -1,0 +1,67 @@
+"""Files beside the timeline that record what the clinic must still erase: time ranges only.
+
+They outlive the timeline and a restored backup. Each is a file of its own, so no lock is needed. Whoever removes one has told the clinic.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from model.errors import TimelineError
+from monitor.analysis.days import TimeRange
+from monitor.fileio import fsync_path, make_private_file
+
+PENDING_ERASURE_SUFFIX = ".clinic-"
+"""What stands between the timeline's name and a note's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingErasure:
+    """stretch: None for everything."""
+
+    path: Path
+    time_range: TimeRange | None
+
+
+class PendingErasures:
+    """Those of one timeline."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+
+    def add(self, time_range: TimeRange | None) -> None:
+        """From now on the clinic is to forget it. Raises TimelineError when it cannot be written."""
+        told = None if time_range is None else [time_range.start.isoformat(), time_range.end.isoformat()]
+        path = self._database.with_name(f"{self._database.name}{PENDING_ERASURE_SUFFIX}{time.time_ns()}")
+        fresh = path.with_name(f"{path.name}.new")
+        try:
+            make_private_file(fresh)
+            fresh.write_text(json.dumps({"forget": told}), encoding="utf-8")
+            fsync_path(fresh)
+            fresh.replace(path)
+            fsync_path(path.parent)
+        except OSError as error:
+            raise TimelineError(f"cannot write {path}: {error.strerror}; the clinic was not told what to forget") from error
+
+    def read(self) -> Sequence[PendingErasure]:
+        """All of them, oldest first. Raises TimelineError when one cannot be read."""
+        found = sorted(self._database.parent.glob(f"{self._database.name}{PENDING_ERASURE_SUFFIX}*"))
+        return [note for path in found if path.suffix != ".new" and (note := _read(path)) is not None]
+
+    def remove(self, notes: Sequence[PendingErasure]) -> None:
+        """The clinic has forgotten it."""
+        for note in notes:
+            note.path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> PendingErasure | None:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))["forget"]
+        return PendingErasure(path, None if told is None else TimeRange(*(datetime.fromisoformat(text).astimezone(UTC) for text in told)))
+    except FileNotFoundError:
+        return None  # another process has just told the clinic
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TimelineError(f"{path} should say what the clinic is to forget, and cannot be read ({error}); forget it again") from error

@@ -1,0 +1,1 @@
+"""The daemon: the main loop, capture, recording, status, pause, prompts, jobs, and its life under systemd."""

@@ -1,1 +1,0 @@
-"""What the person takes away and brings back: everything of theirs in files that other programs read."""

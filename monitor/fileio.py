@@ -1,0 +1,142 @@
+"""Private files, locks and fsync: the one place where files of our own are created, locked and brought to the disk.
+
+Knows files only, nothing of what is in them.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from model.errors import TimelineError, TimelineInUse
+
+SQLITE_SIDE_FILES = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database while it is open, and after a crash: part of it."""
+
+
+def fsync_path(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Create a folder of our own with mode 0700, or take it from group and others. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def make_private_tree(folder: Path) -> int:
+    """Take a folder of our own and all in it from group and others, where it is ours to change; returns how many that were.
+
+    Raises TimelineError when it cannot be done.
+    """
+    mended = 0
+    try:
+        for path in (folder, *folder.rglob("*")) if folder.exists() else ():
+            found = path.lstat()
+            if found.st_mode & 0o077 and found.st_uid == os.geteuid() and not path.is_symlink():
+                path.chmod(0o700 if path.is_dir() else 0o600)
+                mended += 1
+    except OSError as error:
+        raise TimelineError(f"others may read {error.filename or folder}, and that cannot be mended: {error.strerror}") from error
+    return mended
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Whoever uses this with the same folder of our own waits for the others, in any process. Raises OSError."""
+    make_private_folder(folder)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make_private_file(path: Path) -> None:
+    """Create `path` empty with mode 0600 in a folder of mode 0700, or take an existing file from group and others.
+
+    A folder that is there already keeps its mode: it may be somebody's home.
+    What SQLite keeps beside a database is treated alike. Raises TimelineError when that cannot be done.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for file in (path, *(path.with_name(path.name + ending) for ending in SQLITE_SIDE_FILES)):
+            if file.is_file() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+    except OSError as error:
+        raise TimelineError(
+            f"cannot use the timeline file {path}: {error.strerror}; check the permissions there, or name another file "
+            "in [timeline] database"
+        ) from error
+
+
+def lock_holder(database: Path) -> tuple[Path, int | None]:
+    """The lock's file, and the process that its note names: the last to hold it, which may be gone. None where there is no note."""
+    path = _lock_path(database)
+    try:
+        return path, int(json.loads(path.read_text())["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path, None
+
+
+def _lock_path(database: Path) -> Path:
+    database = database.resolve()
+    return database.with_name(database.name + ".lock")
+
+
+class DatabaseLock:
+    """Holds `<database>.lock` while the daemon runs, so that a second one on the same database is refused.
+
+    The operating system lets go of it when the process ends, however it ends: a file left behind blocks nobody.
+    path: the database. source: what is listened to, for the message a second start gets.
+    """
+
+    def __init__(self, path: Path, source: str) -> None:
+        self._database = path.resolve()
+        self._path = _lock_path(path)
+        self._source = source
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        """Take the lock. Raises TimelineInUse naming process, time and source of the daemon that holds it, or TimelineError."""
+        make_private_file(self._path)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise TimelineError(f"cannot write {self._path}: {error.strerror}; check the permissions there") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            held = self._holder()
+            os.close(descriptor)
+            raise TimelineInUse(f"{self._database} is already in use by {held}; stop it first") from error
+        self._descriptor = descriptor
+        note = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds"), "source": self._source}
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(note).encode())
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        # The file stays: removing it would let a third process lock a new file while a second waits on this one.
+        os.close(self._descriptor)
+
+    def _holder(self) -> str:
+        try:
+            note = json.loads(self._path.read_text())
+            since = datetime.fromisoformat(note["since"]).astimezone()
+            source = {"mic": "the microphone", "-": "standard input"}.get(note["source"], note["source"])
+            return f"process {note['pid']}, listening to {source} since {since:%Y-%m-%d %H:%M:%S}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process, which only just started"

@@ -1,1 +1,0 @@
-"""What the monitor does by itself at set times."""

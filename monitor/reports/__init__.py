@@ -1,0 +1,1 @@
+"""Reports of days and periods: their data, their wording, their charts, and one file for each format."""

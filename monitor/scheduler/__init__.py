@@ -1,0 +1,1 @@
+"""Scheduled jobs: when each is due, running it, and how it stands."""

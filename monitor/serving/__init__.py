@@ -1,1 +1,0 @@
-"""One vLLM server for many monitors: how it is started, and the door that every request comes through."""

@@ -1,1 +1,0 @@
-"""Brings what is shared with a clinic from the timeline to the clinic's PostgreSQL: each row once, and what is forgotten away again."""

@@ -1,0 +1,1 @@
+"""Export and import of everything the person owns, in files that other programs read."""

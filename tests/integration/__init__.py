@@ -1,0 +1,1 @@
+"""Several real parts together: engines, servers, encrypted files, sound servers, browsers, processes."""

@@ -1,0 +1,327 @@
+"""Jobs come at their times in the background: across starts, kills, changed settings, damaged files, full disks and clocks that are set."""
+
+import os
+import pickle
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from model.errors import EmosllmError, TimelineError
+from monitor.config import Config
+from monitor.control import ControlServer, send_command, socket_path
+from monitor.daemon.app import job_commands
+from monitor.paths import job_store_path
+from monitor.scheduler.job_status import JobState
+from monitor.scheduler.job_store import FallbackJobStore
+from monitor.scheduler.jobs import Job, JobOutcome, JobResult, next_time
+from monitor.scheduler.runner import JobRunner
+from monitor.scheduler.scheduler import HourlyTask, JobScheduler
+from monitor.storage.reader import TimelineReader
+from monitor.storage.records import JobRun
+from monitor.storage.writer import TimelineWriter
+from tests.support.paths import ROOT
+from tests.support.storage import keys, raw
+
+PARIS = ZoneInfo("Europe/Paris")
+A_MOMENT_S = 60.0
+DOER = """
+import sys, threading, time
+from pathlib import Path
+from tests.integration.test_scheduler import Night
+def work(now):
+    print("at it", flush=True)
+    time.sleep(600)
+with Night(Path(sys.argv[1]), work).jobs:
+    time.sleep(600)
+"""
+
+
+def done(_now: datetime) -> JobResult:
+    return JobResult(JobOutcome.DONE)
+
+
+class Night:
+    """One start of the monitor, as far as its jobs go: a job "retrain" that does `work`."""
+
+    def __init__(
+        self,
+        database: Path,
+        work: Callable[[datetime], JobResult] = done,
+        times: Mapping[str, str] | None = None,
+        hourly: Mapping[str, HourlyTask] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.over = threading.Event()
+        self.told: list[tuple[Sequence[JobState], str]] = []
+        times = times or {"retrain": "03:00"}
+        runner = JobRunner([Job(name, name, work) for name in times], times, PARIS, database, keys(), self.over, clock)
+        tell = lambda states, problem: self.told.append((states, problem))  # noqa: E731
+        plans = FallbackJobStore(job_store_path(database))
+        self.jobs = JobScheduler(plans, str(database), runner, times, PARIS, hourly or {}, self.over, tell, first_s=0.05)
+
+
+@pytest.fixture
+def database(home: Path) -> Path:
+    path = Config().timeline.database_path()
+    TimelineWriter.open(path, PARIS, keys()).close()
+    return path
+
+
+def runs(database: Path) -> list[JobRun]:
+    with closing(TimelineReader.open(database, keys())) as reader:
+        return reader.job_runs(100)
+
+
+def outcomes(database: Path) -> list[str | None]:
+    return [run.outcome for run in runs(database)]
+
+
+def until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + A_MOMENT_S
+    while not happened():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def planned(database: Path) -> dict[str, datetime]:
+    """What lies in the file."""
+    with closing(sqlite3.connect(job_store_path(database))) as connection:
+        rows = connection.execute("SELECT id, next_run_time FROM apscheduler_jobs").fetchall()
+    return {name: datetime.fromtimestamp(at, UTC) for name, at in rows}
+
+
+def tonight(at: str = "03:00") -> datetime:
+    return next_time(datetime.now(UTC), datetime.fromisoformat(f"2026-01-01T{at}").time(), PARIS)
+
+
+@pytest.fixture(autouse=True)
+def not_about_to_come() -> None:
+    """The few seconds before a night begins are no time to say what comes next."""
+    for at in ("03:00", "04:30"):
+        while tonight(at) - datetime.now(UTC) < timedelta(seconds=20):
+            time.sleep(1)
+
+
+# starts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_missed_night_is_made_up_after_the_start_once(database: Path) -> None:
+    with Night(database).jobs:
+        until(lambda: outcomes(database) == ["done"])
+        until(lambda: planned(database) == {"retrain": tonight()})
+    night = Night(database)
+    with night.jobs:
+        time.sleep(0.5)
+    assert outcomes(database) == ["done"]
+    assert planned(database) == {"retrain": tonight()}
+    assert job_store_path(database).stat().st_mode & 0o777 == 0o600
+    state = night.told[-1][0][0]
+    assert (state.next_at, state.due, state.running_since) == (tonight(), False, None)
+
+
+def test_what_is_planned_holds_nothing_but_names_and_times(database: Path) -> None:
+    with Night(database).jobs:
+        until(lambda: outcomes(database) == ["done"])
+    with closing(sqlite3.connect(job_store_path(database))) as connection:
+        ((state,),) = connection.execute("SELECT job_state FROM apscheduler_jobs").fetchall()
+    stored = pickle.loads(state)
+    assert stored["args"] == (str(database), "retrain")
+    assert stored["func"] == "monitor.scheduler.scheduler:run_scheduled_job"
+    assert (stored["coalesce"], stored["misfire_grace_time"], stored["max_instances"]) == (True, None, 1)
+
+
+def test_another_time_in_the_settings_moves_the_job_and_does_not_do_it_again(database: Path) -> None:
+    with Night(database, times={"retrain": "03:00", "backup": "03:00"}).jobs:
+        until(lambda: outcomes(database) == ["done", "done"])
+    for times in ({"retrain": "04:30", "backup": ""}, {"retrain": "04:30"}):
+        with Night(database, times=times).jobs:
+            until(lambda: planned(database) == {"retrain": tonight("04:30")})
+    if all(run.day == runs(database)[0].day for run in runs(database)):
+        assert outcomes(database) == ["done", "done"]
+
+
+def test_a_night_that_was_killed_is_said_and_done_again_an_hour_later(database: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", DOER, str(database)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as monitor:
+        assert monitor.stdout is not None
+        assert monitor.stdout.readline() == "at it\n"
+        monitor.send_signal(signal.SIGKILL)
+        monitor.wait()
+    assert outcomes(database) == [None]
+    night = Night(database)
+    with night.jobs:
+        until(lambda: night.told)
+        assert [(run.outcome, run.reason) for run in runs(database)] == [("failed", "it was interrupted")]
+        assert night.told[-1][0][0].problem.endswith("failed: it was interrupted")
+        (interrupted,) = runs(database)
+        assert abs(planned(database)["retrain"] - min(tonight(), interrupted.started_at + timedelta(hours=1))) < timedelta(seconds=1)
+        assert outcomes(database) == ["failed"]
+    an_hour_before = f"{interrupted.started_at - timedelta(hours=1):%Y-%m-%d %H:%M:%S.%f}"
+    with closing(raw(database)) as connection, connection:
+        connection.execute("UPDATE job_run SET started_at = :at, ended_at = :at", {"at": an_hour_before})
+    with Night(database).jobs:
+        until(lambda: outcomes(database) == ["done", "failed"])
+
+
+def test_starts_and_ends_in_the_middle_of_jobs_neither_hang_nor_repeat(database: Path) -> None:
+    for number in range(15):
+        with Night(database).jobs:
+            time.sleep(0.04 + 0.004 * number)
+    assert outcomes(database) == ["done"]
+
+
+def test_the_end_stops_a_long_job_which_is_done_again_at_the_next_start(database: Path) -> None:
+    begun = threading.Event()
+
+    def long(_now: datetime) -> JobResult:
+        begun.set()
+        assert night.over.wait(A_MOMENT_S)
+        return JobResult(JobOutcome.STOPPED, "the monitor ended")
+
+    night = Night(database, long)
+    with night.jobs:
+        assert begun.wait(A_MOMENT_S)
+        assert night.jobs.states()[0].running_since is not None
+        with pytest.raises(EmosllmError, match="being done already"):
+            night.jobs.run("retrain")
+        ended_at = time.monotonic()
+    assert time.monotonic() - ended_at < 5
+    assert outcomes(database) == ["stopped"]
+    with Night(database).jobs:
+        until(lambda: outcomes(database) == ["done", "stopped"])
+
+
+# what does not work ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"no database at all " * 500, b"", b"SQLite format 3\0" + b"\x55" * 5000])
+def test_a_damaged_file_is_made_anew(database: Path, content: bytes) -> None:
+    job_store_path(database).write_bytes(content)
+    with Night(database).jobs:
+        until(lambda: outcomes(database) == ["done"])
+        until(lambda: planned(database) == {"retrain": tonight()})
+    assert job_store_path(database).stat().st_mode & 0o777 == 0o600
+
+
+def test_what_another_version_planned_is_forgotten(database: Path) -> None:
+    with Night(database).jobs:
+        until(lambda: outcomes(database) == ["done"])
+    with closing(sqlite3.connect(job_store_path(database))) as connection, connection:
+        connection.execute("UPDATE apscheduler_jobs SET job_state = ?", (pickle.dumps({"version": 99}),))
+        connection.execute("INSERT INTO apscheduler_jobs VALUES ('sleep', 0, x'00')")
+    with Night(database).jobs:
+        until(lambda: planned(database) == {"retrain": tonight()})
+
+
+def test_where_plans_cannot_be_written_down_jobs_come_all_the_same(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    often: list[datetime] = []
+    night = Night(database, hourly={"retrain": often.append})
+    # A folder where the file should be: it can neither be opened nor replaced.
+    job_store_path(database).mkdir()
+    with night.jobs:
+        until(lambda: outcomes(database) == ["done"])
+        until(lambda: often)
+        night.jobs.run("retrain")
+        until(lambda: outcomes(database) == ["done", "done"])
+        until(lambda: night.jobs.planned("retrain") == tonight())
+        night.jobs.switch("retrain", False)
+        assert night.jobs.planned("retrain") is None
+    assert caplog.text.count("cannot be kept in timeline.db.jobs for now") == 1
+
+
+def test_a_disk_that_is_full_for_a_while_ends_nothing(database: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fail_at = [datetime.now(UTC)]
+
+    def fills(_now: datetime) -> JobResult:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+        fail_at.append(datetime.now(UTC))
+        return JobResult(JobOutcome.DONE)
+
+    night = Night(database, fills)
+    try:
+        with night.jobs:
+            until(lambda: len(fail_at) == 2)
+            until(lambda: night.jobs.states()[0].waits)
+            assert "disk" in night.jobs.states()[0].waits
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert night.jobs.come("retrain") is None
+            assert outcomes(database) == ["done"]
+            assert planned(database) == {"retrain": tonight()}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(fail_at) == 2, "it was done once"
+
+
+def test_what_is_done_hourly_says_what_went_wrong_until_it_works(database: Path) -> None:
+    problems = [TimelineError("the disk is full"), ZeroDivisionError("secret")]
+
+    def act(_now: datetime) -> None:
+        if problems:
+            raise problems.pop(0)
+
+    night = Night(database, hourly={"retrain": act})
+    with night.jobs:
+        until(lambda: night.told and night.told[-1][1] == "the disk is full")
+        night.jobs.run_hourly_now("retrain")
+        assert night.told[-1][1] == "an unforeseen error, ZeroDivisionError; the log says more"
+        night.jobs.run_hourly_now("retrain")
+        assert night.told[-1][1] == ""
+        night.jobs.switch("retrain", False)
+        problems.append(TimelineError("again"))
+        night.jobs.run_hourly_now("retrain")
+        assert problems, "it is switched off"
+
+
+# clocks ----------------------------------------------------------------------------------------------------------
+
+
+def test_after_sleep_and_when_the_clock_was_set_all_is_planned_anew(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.scheduler.scheduler._CLOCK_CHECK_S", 0.05)
+    ahead = timedelta(days=-1)
+    real = time.time
+    monkeypatch.setattr("monitor.scheduler.scheduler.time.time", lambda: real() + ahead.total_seconds())
+    often: list[datetime] = []
+    night = Night(database, hourly={"retrain": often.append}, clock=lambda: datetime.now(UTC) + ahead)
+    with night.jobs:
+        until(lambda: outcomes(database) == ["done"] and often)
+        yesterday = runs(database)[0].day
+        ahead = timedelta()
+        until(lambda: outcomes(database) == ["done", "done"])
+        assert runs(database)[0].day == yesterday + timedelta(days=1)
+        until(lambda: len(often) == 2)
+        ahead = timedelta(days=-1)
+        until(lambda: len(often) == 3)
+        assert outcomes(database) == ["done", "done"], "nothing is done twice"
+
+
+# asked from another terminal -------------------------------------------------------------------------------------
+
+
+def test_a_running_monitor_is_asked_by_its_socket(database: Path) -> None:
+    with Night(database).jobs as jobs, ControlServer(socket_path(database), job_commands(jobs)):
+        until(lambda: outcomes(database) == ["done"])
+        (listed,) = send_command(database, "jobs")["jobs"]
+        assert (listed["job"], listed["time"], listed["last"]["outcome"]) == ("retrain", "03:00", "done")
+        send_command(database, "run-job", name="retrain")
+        until(lambda: outcomes(database) == ["done", "done"])
+        send_command(database, "switch-job", name="retrain", on=False)
+        assert planned(database) == {}
+        send_command(database, "switch-job", name="retrain", on=True)
+        assert planned(database) == {"retrain": tonight()}
+        for command in ("run-job", "switch-job"):
+            with pytest.raises(EmosllmError, match="no job 'sleep'"):
+                send_command(database, command, name="sleep")
+            with pytest.raises(EmosllmError, match="which job"):
+                send_command(database, command, name=7)
+    assert os.path.lexists(job_store_path(database))

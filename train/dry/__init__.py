@@ -1,1 +1,0 @@
-"""A recipe's sizes, steps and memory, without its data and weights."""

@@ -1,0 +1,1 @@
+"""Evaluation: runs systems on corpora, computes metrics, and writes figures, pages and plots."""
