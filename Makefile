@@ -1,9 +1,9 @@
 # What a person does with this checkout; `make` alone lists it. Each target sees to its own set-up first.
 # ARGS reaches the command behind a target: make test ARGS="-k segmenter", make start ARGS="--source talk.wav"
-.PHONY: help setup demo start ready test lint bench lock clean
+.PHONY: help setup demo start ready test test-all lint bench lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 13
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 15
 setup: ## build .venv with what a monitor and its nightly retraining need; EXTRAS="reports clinic server transcribe" adds more
 	@bash setup/bootstrap.sh train $(EXTRAS)
 	@echo "The set-up is complete. Next: make demo, or make start."
@@ -16,8 +16,10 @@ start: ## listen to the default microphone
 ready: # everything there is, with the tools of the tests
 	@bash setup/bootstrap.sh tests
 # Two at a time, a file's tests together: what they share is made once for each of the two.
-test: ready ## run the tests
+test: ready ## run the tests, every promise once (under 8 minutes on two cores)
 	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test-all: ready ## run the long ones too
+	@.venv/bin/python -m pytest --all -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 lint: ready ## ruff, mypy and the layers of imports
 	@.venv/bin/python -m ruff check
 	@.venv/bin/python -m ruff format --check

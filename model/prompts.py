@@ -140,8 +140,8 @@ def chat_messages(
 ) -> list[Message]:
     """The request for one utterance. `answer` begins (or is) the assistant's turn; None leaves the turn open.
 
-    features: what `paralinguistics.describe_voice` says about the voice (paper, B.5). shots: examples of the output (B.6). hint: the transcript
-    (B.7). The audio comes before the instruction (paper, B), so that everything before it is the same for all requests.
+    features: what `paralinguistics.describe_voice` says about the voice (paper, B.5). shots: examples of the output (B.6). hint: the
+    transcript (B.7). The audio comes before the instruction (paper, B), so that everything before it is the same for all requests.
     """
     lines = [f"{AUDIO_PLACEHOLDER}\n{PROMPTS[task][prompt]}"]
     if features:

@@ -25,8 +25,8 @@ _FILES = ("model.bin", "config.json", "tokenizer.json")
 class Transcriber:
     """A Whisper model with its weights in 8 bits, unless another of CTranslate2's types is named.
 
-    name: a size such as `base`, a hub name, or a folder; see `find_whisper_model`. language: as Whisper writes it, such as `pl`; empty: it is
-    recognised for each utterance. threads: 0 leaves it to CTranslate2, which takes OMP_NUM_THREADS, or at most 4.
+    name: a size such as `base`, a hub name, or a folder; see `find_whisper_model`. language: as Whisper writes it, such as `pl`; empty: it
+    is recognised for each utterance. threads: 0 leaves it to CTranslate2, which takes OMP_NUM_THREADS, or at most 4.
     """
 
     def __init__(self, name: str, language: str = "", *, compute_type: str = "int8", threads: int = 0) -> None:

@@ -38,7 +38,9 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """start, bothered: in seconds since the epoch. told: as bench.load.simulated_monitors.MonitorReport, in JSON's types. answers: to strangers, by kind."""
+    """start, bothered: in seconds since the epoch. told: as MonitorReport, in JSON's types. answers: to hostile
+    clients, by kind.
+    """
 
     start: float
     seconds: float

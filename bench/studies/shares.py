@@ -2,9 +2,9 @@
 
     python -m bench.studies.shares TABLE.npz [...]
 
-A table is what `train.calibration.LeftOutPredictions.save` writes: for each clip its corpus, speaker, the letter that was acted, and log-probabilities at
-temperature 1 of a training that left its whole corpus out. Everything of a corpus (temperature, what an unknown voice may be like, the
-voices behind the intervals) comes from the other corpora. Trainings are taken to have heard all letters alike.
+A table is what `train.calibration.LeftOutPredictions.save` writes: for each clip its corpus, speaker, the letter that was acted, and
+log-probabilities at temperature 1 of a training that left its whole corpus out. Everything of a corpus (temperature, what an unknown voice
+may be like, the voices behind the intervals) comes from the other corpora. Trainings are taken to have heard all letters alike.
 """
 
 import sys

@@ -106,7 +106,8 @@ def parse_valence_step(text: str) -> int:
     typed = text.strip()
     if typed not in _STEPS:
         raise WordError(
-            f"{text!r} is not on the scale: 1 is {VALENCE_SCALE[0]}, {_MIDDLE_STEP + 1} is {VALENCE_SCALE[_MIDDLE_STEP]}, {len(VALENCE_SCALE)} is {VALENCE_SCALE[-1]}"
+            f"{text!r} is not on the scale: 1 is {VALENCE_SCALE[0]}, {_MIDDLE_STEP + 1} is {VALENCE_SCALE[_MIDDLE_STEP]},"
+            f" {len(VALENCE_SCALE)} is {VALENCE_SCALE[-1]}"
         )
     return _STEPS[typed]
 

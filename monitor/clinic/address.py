@@ -9,7 +9,8 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from datetime import datetime
+from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from model.errors import ConfigError
@@ -111,3 +112,25 @@ class ClinicAddress:
 def _trusted() -> str:
     """The file of the authorities that this machine trusts. The OpenSSL that comes with the driver may look elsewhere for them."""
     return ssl.get_default_verify_paths().cafile or "system"
+
+
+@dataclass(frozen=True, slots=True)
+class SharingState:
+    """How things stand with the clinic that rows are shared with. clinic: where, without a password. waiting: changes, since then.
+
+    sent_at: when something arrived last since the start.
+    """
+
+    clinic: str
+    waiting: int
+    since: datetime | None
+    sent_at: datetime | None
+
+    def as_json(self) -> dict[str, Any]:
+        """In JSON's types; moments in ISO 8601 UTC."""
+        return {
+            "clinic": self.clinic,
+            "waiting": self.waiting,
+            "waiting_since": self.since and self.since.isoformat(timespec="seconds"),
+            "sent_at": self.sent_at and self.sent_at.isoformat(timespec="seconds"),
+        }

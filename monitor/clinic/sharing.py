@@ -10,10 +10,9 @@ from datetime import datetime
 
 from model.errors import ClinicError, ConfigError, TimelineError
 from monitor.analysis.days import TimeRange
-from monitor.clinic.address import ClinicAddress
+from monitor.clinic.address import ClinicAddress, SharingState
 from monitor.clinic.pending_erasures import PendingErasures
 from monitor.config import Config
-from monitor.daemon.status import SharingState
 from monitor.storage.outbox import Outbox
 
 

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from model.errors import ClinicError, TimelineError
-from monitor.clinic.address import ClinicAddress
+from monitor.clinic.address import ClinicAddress, SharingState
 from monitor.clinic.connection import Connection, clinic_errors, connect
 from monitor.clinic.pending_erasures import PendingErasure, PendingErasures
-from monitor.daemon.status import SharingState
 from monitor.storage.outbox import SHARED, Outbox, OutboxBatch
 from monitor.storage.records import MAX_SEGMENT_S, PROMPT_ANSWER_WINDOW
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from model.emotions import Prediction
+from monitor.clinic.address import SharingState
 from monitor.inference.protocol import EngineState
 from monitor.personalization.voice import voice_json
 from monitor.scheduler.job_status import JobState, list_job_problems, summarize_jobs
@@ -34,28 +35,6 @@ class RecentSegment:
         return self.start_at + timedelta(seconds=self.duration_s)
 
 
-@dataclass(frozen=True, slots=True)
-class SharingState:
-    """How things stand with the clinic that rows are shared with. clinic: where, without a password. waiting: changes, since then.
-
-    sent_at: when something arrived last since the start.
-    """
-
-    clinic: str
-    waiting: int
-    since: datetime | None
-    sent_at: datetime | None
-
-    def as_json(self) -> dict[str, Any]:
-        """In JSON's types; moments in ISO 8601 UTC."""
-        return {
-            "clinic": self.clinic,
-            "waiting": self.waiting,
-            "waiting_since": self.since and self.since.isoformat(timespec="seconds"),
-            "sent_at": self.sent_at and self.sent_at.isoformat(timespec="seconds"),
-        }
-
-
 @dataclass
 class DaemonStatus:
     """listening: the microphone is open, or a recording plays. Problems are empty while there are none.
@@ -64,7 +43,7 @@ class DaemonStatus:
     that judges, empty while none does. transcriber: what writes down the words for it; empty where it needs none. untranscribed: how many
     segments were judged without their words because that failed. away_since: since when a server elsewhere does not answer, aware UTC.
     next_bundle: the name of the one that was asked for and is not in use yet. bundle_problem: why the one that was asked for last is not.
-    jobs: what the monitor does by itself, as `monitor.scheduler.job_status.summarize_jobs` tells it. sharing: None while nothing is shared with a clinic.
+    jobs: the scheduled jobs, as `summarize_jobs` tells them. sharing: None while nothing is shared with a clinic.
     learns_voice: whether the model has use for a reference of the voice, and a microphone is heard. voice: what is known of it; None while
     nothing is.
     """

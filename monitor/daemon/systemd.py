@@ -226,8 +226,8 @@ def install_service(config_file: Path | None, start: bool) -> list[str]:
         return done
     if loaded.returncode:
         raise ServiceError(
-            f"{path} is written and enabled, but not started: no systemd of yours answers ({_systemctl_error(loaded)}); {_NO_MANAGER_REASON}. "
-            "It starts with your next login"
+            f"{path} is written and enabled, but not started: no systemd of yours answers ({_systemctl_error(loaded)});"
+            f" {_NO_MANAGER_REASON}. It starts with your next login"
         )
     started = _systemctl("restart" if changed else "start", UNIT_NAME)
     if started.returncode:

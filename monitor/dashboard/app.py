@@ -39,7 +39,10 @@ def create_app(settings: Config, sessions: Sessions, live: LiveUpdates) -> FastA
     app.state.rendering, app.state.sessions, app.state.live = create_renderer(settings), sessions, live
     app.include_router(pages.router)
     app.include_router(actions.router)
-    for name, path in {"echarts.min.js": _CHARTS / "vendor" / "echarts.min.js", "time_range_series.js": _CHARTS / "time_range_series.js"}.items():
+    for name, path in {
+        "echarts.min.js": _CHARTS / "vendor" / "echarts.min.js",
+        "time_range_series.js": _CHARTS / "time_range_series.js",
+    }.items():
         app.add_api_route(f"/charts/{name}", lambda path=path: FileResponse(path), name=name)
     app.mount("/static", StaticFiles(directory=_STATIC))
     app.add_exception_handler(EmosllmError, _error_page)

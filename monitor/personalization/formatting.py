@@ -90,9 +90,9 @@ def _personal_test_lines(own: PersonalTest) -> Iterator[str]:
         f" {own.gained} gained, {own.lost} lost.{weighed}"
     )
     yield (
-        f"If it were no better than the one in use, the chance of such a gain would be {_format_probability(own.p_no_better)}; if your corrections said"
-        f" nothing about the sound, the chance that they go so well with its answers would be {_format_probability(own.p_by_chance)}. Both must be at"
-        f" most {_format_probability(own.alpha)}."
+        f"If it were no better than the one in use, the chance of such a gain would be {_format_probability(own.p_no_better)};"
+        " if your corrections said nothing about the sound, the chance that they go so well with its answers would be"
+        f" {_format_probability(own.p_by_chance)}. Both must be at most {_format_probability(own.alpha)}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the monitor knows of the person's voice for the bundle in use: as JSON, as text, and learned anew. Imports nothing heavy to show it."""
+"""What is known of the voice of the person, as text, and learning it anew. Imports nothing heavy to show it."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -109,7 +109,10 @@ def _emotions(material: ReportData, manifest: BundleManifest | None) -> Table:
         for letter in sorted(letters, key=lambda letter: -shares[letter])
     ]
     if estimated:
-        caption = f"of {format_duration(basis_s)} of judged speech; days lean the same way for one person, so more of them do not narrow the interval"
+        caption = (
+            f"of {format_duration(basis_s)} of judged speech; days lean the same way for one person, so more of them do not narrow the"
+            " interval"
+        )
         return Table(
             lines,
             ("emotion", "of speech, estimated", "95 % interval", "recognised when acted"),
@@ -154,7 +157,8 @@ def _accuracy(material: ReportData, manifest: BundleManifest | None) -> Sequence
     low, high = score.interval_95
     measured = (
         f"Model {manifest.version}: of acted emotions by {score.speakers} speakers it had never heard, {score.clips} clips, it named"
-        f" {format_percent(score.unweighted_accuracy)} rightly (95 % interval {view_model.format_interval((low, high))}; by chance {format_percent(score.chance)})."
+        f" {format_percent(score.unweighted_accuracy)} rightly (95 % interval {view_model.format_interval((low, high))};"
+        f" by chance {format_percent(score.chance)})."
     )
     if score.sure_unweighted_accuracy is not None:
         measured += f" Where it was sure, {format_percent(score.sure_unweighted_accuracy)}."

@@ -118,7 +118,8 @@ def _run(day: DaySummary) -> list[str]:
         return []
     start, end = (moment.astimezone(day.day.zone) for moment in (run.start_at, run.end_at))
     return [
-        f"The longest run was {run.emotion.word}: {format_segments(run.segments)} from {start:%H:%M} to {end:%H:%M}, {format_duration(run.seconds)} of speech."
+        f"The longest run was {run.emotion.word}: {format_segments(run.segments)} from {start:%H:%M} to {end:%H:%M},"
+        f" {format_duration(run.seconds)} of speech."
     ]
 
 

@@ -47,7 +47,10 @@ class ConditionsNotMet(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """name: of the command line and the settings. what: in words. run: does it, at a moment in UTC; raises ConditionsNotMet, EmosllmError."""
+    """name: of the command line and the settings. what: in words.
+
+    run: does it, at a moment in UTC; raises ConditionsNotMet, EmosllmError.
+    """
 
     name: str
     what: str

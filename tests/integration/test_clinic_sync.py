@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from model.emotions import Emotion
 from model.errors import ClinicError, EmosllmError
 from monitor.analysis.days import TimeRange
+from monitor.clinic.address import SharingState
 from monitor.clinic.pending_erasures import PendingErasures
 from monitor.clinic.sharing import start_sharing
 from monitor.clinic.sync import SyncThread, erase_at_clinic
 from monitor.config import Config, StoreConfig
 from monitor.daemon.client import format_status
-from monitor.daemon.status import DaemonStatus, SharingState
+from monitor.daemon.status import DaemonStatus
 from monitor.deletion import delete_range
 from monitor.storage.outbox import EPOCH, NEVER_SHARED, SHARED
 from monitor.storage.records import Coverage

@@ -142,13 +142,17 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
         "from monitor.bundles.registry import BundleSelector\n"
-        "from monitor.config import EngineConfig; from monitor.inference.supervisor import InferenceSupervisor; from monitor.inference.protocol import SupervisorCallbacks\n"
-        "log = Path(sys.argv[1]); choice = BundleChoice('compact', log.with_name('bundles.json'))\n"
-        "j = Judge(EngineConfig(kind='transformers', bundle='compact'), choice, log, Listener(print, print, print, print), False)\n"
+        "from monitor.config import EngineConfig\n"
+        "from monitor.inference.protocol import SupervisorCallbacks\n"
+        "from monitor.inference.supervisor import InferenceSupervisor\n"
+        "log = Path(sys.argv[1]); bundles = BundleSelector('compact', log.with_name('bundles.json'))\n"
+        "callbacks = SupervisorCallbacks(print, print, print, print)\n"
+        "j = InferenceSupervisor(EngineConfig(kind='transformers', bundle='compact'), bundles, log, callbacks, False)\n"
         "j.start(); time.sleep(1)\n"
         "import os; os.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "engine.log")], check=False, cwd=ROOT)
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "engine.log")], check=False, cwd=ROOT)
+    assert ended.returncode == -signal.SIGKILL
 
     def gone() -> bool:
         for entry in Path("/proc").glob("[0-9]*/cmdline"):

@@ -390,7 +390,7 @@ def test_it_is_stopped_in_good_order(stand_in: StandIn, number: signal.Signals) 
     stand_in.does("hang")
     # The rank of a training would let it wait for ever here.
     code = (
-        "import monitor.personalization.training_process as p; p._lowly = lambda cores: []\n"
+        "import monitor.personalization.training_process as p; p._low_priority_command = lambda cores: []\n"
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from monitor.cli.main import main; main()"
     )

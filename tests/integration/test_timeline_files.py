@@ -255,7 +255,7 @@ def test_an_up_to_date_database_opens_without_alembic(path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from zoneinfo import ZoneInfo; from monitor.config import TimelineConfig; "
         "from monitor.storage.writer import TimelineWriter; "
-        "Timeline.open(Path(sys.argv[1]), ZoneInfo('UTC'), TimelineConfig().keys()).close(); print('alembic' in sys.modules)"
+        "TimelineWriter.open(Path(sys.argv[1]), ZoneInfo('UTC'), TimelineConfig().keys()).close(); print('alembic' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", script, str(path)], cwd=ROOT, text=True) == "False\n"
 

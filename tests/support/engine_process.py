@@ -1,6 +1,6 @@
 """A process with an embedded engine of its own, set up like the inference worker: prints what it predicts for each bundle.
 
-Run as `python -m`; arguments: the precision, the sounds (.npz), a file for the answers (.npy), and bundle folders, loaded one after the other.
+Run as `python -m`; arguments: the precision, the sounds (.npz), a file for the answers (.npy), and bundle folders, loaded in turn.
 """
 
 import sys

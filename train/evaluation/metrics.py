@@ -1,8 +1,8 @@
 """Metrics as pure functions over an explicit list of classes, which are numbered 0 to classes - 1.
 
-It knows figures, not clips, files or emotions' names. A predicted class of NO_PREDICTION is an answer that names no class: it is wrong, and
-the last column of a confusion matrix is its own. Counts have shape (..., classes, classes + 1), true class by predicted class, so that every
-figure of counts also works on a stack of resampled matrices. Chance for unweighted accuracy is 1 / classes present.
+It knows figures, not clips, files or emotions' names. A predicted class of NO_PREDICTION is an answer that names no class: it is wrong,
+and the last column of a confusion matrix is its own. Counts have shape (..., classes, classes + 1), true class by predicted class, so that
+every figure of counts also works on a stack of resampled matrices. Chance for unweighted accuracy is 1 / classes present.
 """
 
 import re

@@ -62,8 +62,8 @@ class StateSource(Protocol):
     def hear(self, examples: Sequence[Example], mixup: float = 0.0) -> StateBatch:
         """States of B examples, on the encoder's device. Raises FormatError for a file that cannot be read.
 
-        mixup: where it is not 0, half of the time each example is blended with another (classifier.py), share from Beta(mixup, mixup). What is
-        heard then has no label; only the encoder's classifiers can say what it is.
+        mixup: where it is not 0, half of the time each example is blended with another (classifier.py), share from Beta(mixup, mixup). What
+        is heard then has no label; only the encoder's classifiers can say what it is.
         """
 
 
