@@ -4,14 +4,14 @@
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 15
-setup: ## build .venv with what a monitor and its nightly retraining need; EXTRAS="reports clinic server transcribe" adds more
-	@bash setup/bootstrap.sh train $(EXTRAS)
+setup: ## build .venv with what a monitor, its reports and its nightly retraining need; EXTRAS="clinic server transcribe" adds more
+	@bash setup/bootstrap.sh train reports $(EXTRAS)
 	@echo "The set-up is complete. Next: make demo, or make start."
 demo: ## play a recording through the monitor and show its day report
 	@bash setup/bootstrap.sh $(EXTRAS)
 	@bash examples/demo.sh $(ARGS)
 start: ## listen to the default microphone
-	@bash setup/bootstrap.sh train $(EXTRAS)
+	@bash setup/bootstrap.sh train reports $(EXTRAS)
 	@.venv/bin/emosllm-monitor start $(ARGS)
 ready: # everything there is, with the tools of the tests
 	@bash setup/bootstrap.sh tests
