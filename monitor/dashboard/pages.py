@@ -172,7 +172,7 @@ def segments_of_day(
         "emotions": list(EMOTION_FILLS),
         "done_here": DONE_MESSAGES.get(done, ""),
     }
-    return pages.page(request, "pieces.html", values)
+    return pages.page(request, "segments.html", values)
 
 
 @router.get("/week/{which}")
@@ -238,7 +238,7 @@ def jobs(request: Request, pages: Pages) -> HTMLResponse:
         "running": running,
         "runs": [view_models.run_row(run, settings.zone_info()) for run in runs],
     }
-    return pages.page(request, "nights.html", values)
+    return pages.page(request, "jobs.html", values)
 
 
 @router.get("/microphone")

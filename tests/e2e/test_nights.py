@@ -164,24 +164,24 @@ def test_a_new_bundle_is_whole_knows_where_it_is_from_and_answers_differently(
     assert before.prediction.posterior != after.prediction.posterior
 
 
-def test_biases_alone_make_another_bundle_that_answers_by_them(tmp_path: Path, nano: Bundle, pieces: list[LabelledSegment]) -> None:
+def test_biases_alone_make_another_bundle_that_answers_by_them(tmp_path: Path, packaged: Bundle, pieces: list[LabelledSegment]) -> None:
     """Nothing of mapper and adapter changes; what the person says is one emotion more often is answered more often."""
-    letters, llm = nano.manifest.letters, load_llm(nano)
+    letters, llm = packaged.manifest.letters, load_llm(packaged)
     sounds = [SpeechInput(pcm16_to_float(one.pcm)) for one in pieces[:6]]
     versions = set()
     for bias in (0.0, 8.0):
         by_letter = {letter: bias * (letter is Emotion.DISGUST) for letter in letters}
         learned = {"learned": _learned(), "stage": Stage.BIASES, "letter_bias": by_letter}
         decision = PromotionDecision(verdict=PromotionVerdict.PROMOTED, reason="", parent="compact", **learned)
-        fit = CalibrationFit(nano.manifest.temperature, nano.manifest.unsure_below, 0.6)
-        told = write_new_bundle(nano, llm, fit, pieces[:6], decision, tmp_path / f"{bias}")
+        fit = CalibrationFit(packaged.manifest.temperature, packaged.manifest.unsure_below, 0.6)
+        told = write_new_bundle(packaged, llm, fit, pieces[:6], decision, tmp_path / f"{bias}")
         fresh = open_bundle(tmp_path / f"{bias}")
         versions.add(told.version)
         assert fresh.manifest.version == told.version
         assert fresh.manifest.letter_bias == by_letter
-        assert fresh.manifest.files["mapper.safetensors"] == nano.manifest.files["mapper.safetensors"]
+        assert fresh.manifest.files["mapper.safetensors"] == packaged.manifest.files["mapper.safetensors"]
         answers = [one.prediction for one in Predictor(fresh, load_llm(fresh)).predict(sounds)]
-        before = [one.prediction for one in Predictor(nano, llm).predict(sounds)]
+        before = [one.prediction for one in Predictor(packaged, llm).predict(sounds)]
         for now, then in zip(answers, before, strict=True):
             assert now is not None
             assert then is not None

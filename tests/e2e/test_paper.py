@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.audio import pcm16_to_float
 from model.bundle import Bundle, load_llm, open_bundle
 from model.bundle_format import file_checksums, read_bundle_manifest
 from model.emotions import Emotion
@@ -169,13 +170,14 @@ def test_a_person_teaches_it_at_night(released: Path, tmp_path: Path) -> None:
     settings = settings.model_copy(update={"views": 2, "phase": settings.phase.model_copy(update={"steps": 2})})
     night = NightlyRetraining(folder, tmp_path / "work", settings=settings)
     pieces = evidence(clips(20), [Emotion.ANGRY] * 20, lambda number, _shown: list(Emotion)[number % 9])
-    before = [answer.prediction for answer in night.answers(pieces)]
+    sounds = [SpeechInput(pcm16_to_float(piece.pcm)) for piece in pieces]
+    before = [answer.prediction for answer in Predictor(night.bundle, night.llm).predict(sounds)]
     decision = night.learn(pieces, tmp_path / "new")
     assert decision.own is not None
     assert decision.public is not None
-    assert (decision.own.segments, decision.learned.corrections, decision.public.speakers) == (15, 17, 1)
-    changed = [answer.prediction != was for answer, was in zip(night.answers(pieces), before, strict=True)]
-    assert all(changed) == (decision.steps > 0)
+    assert (decision.own.segments, decision.learned.corrections, decision.public.speakers) == (20, 17, 1)
+    after = [answer.prediction for answer in Predictor(night.bundle, night.llm).predict(sounds)]
+    assert all(now != was for now, was in zip(after, before, strict=True)) == (decision.steps > 0)
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ def test_weights_are_compared_by_how_far_they_moved(library: BundleLibrary, tmp_
         assert all(value == pytest.approx(0.05, rel=1e-3) for value in known.values()), known
         assert set(known) & set(groups)
     assert found["calibration"]["temperature"] == [read_bundle_manifest(PACKAGED).temperature, 1.1]
-    assert found["settings"]["created"] == ["2026-11-25", "2026-11-03"]
+    assert found["settings"]["created"] == [read_bundle_manifest(PACKAGED).created, "2026-11-03"]
     assert found["files"]["adapter"] == "differs"
     assert found["files"]["confusion.json"] == "same"
     assert found["figures"]["own.right_after"] == [None, 17]

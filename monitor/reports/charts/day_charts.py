@@ -148,7 +148,7 @@ def _ink(row: str) -> FillStyle:
 def _row(time_ranges: Sequence[tuple[float, float]], row: int, ink: FillStyle) -> ChartOption:
     style = {"color": ink.edge, "decal": {"symbol": "none"}}
     data = [[round(start, 4), round(end, 4), row] for start, end in time_ranges]
-    return {"type": "custom", "renderItem": "stretch", "itemStyle": style, "data": data, "silent": True}
+    return {"type": "custom", "renderItem": "timeRange", "itemStyle": style, "data": data, "silent": True}
 
 
 def _coverage(summary: DaySummary) -> ChartOption:
@@ -158,7 +158,7 @@ def _coverage(summary: DaySummary) -> ChartOption:
         times = " to ".join(f"{moment.astimezone(summary.day.zone):%H:%M}" for moment in (part.start_at, part.end_at))
         place = [_place(summary, part.start_at), _place(summary, part.end_at), 0]
         data.append({"value": place, "name": f"{times} {word}: {meaning}", "itemStyle": COVERAGE_FILLS[part.kind].item_style})
-    return {"type": "custom", "renderItem": "stretch", "data": data}
+    return {"type": "custom", "renderItem": "timeRange", "data": data}
 
 
 def _coverage_legend(summary: DaySummary) -> list[ChartOption]:

@@ -1,6 +1,6 @@
 /* Adds a kind of series to ECharts: bars along an axis, each from one value to another, in a row.
- * Data: [from, to, row]; a stretch too short to be seen is drawn a little longer. */
-echarts.registerCustomSeries("stretch", function (params, api) {
+ * Data: [from, to, row]; a range too short to be seen is drawn a little longer. */
+echarts.registerCustomSeries("timeRange", function (params, api) {
   const from = api.coord([api.value(0), api.value(2)]);
   const to = api.coord([api.value(1), api.value(2)]);
   const height = api.size([0, 1])[1] * 0.76;
