@@ -240,21 +240,23 @@ def _enough(days: Sequence[date]) -> bool:
 def _too_little(pairs: int, days: int) -> str:
     have = "none" if not pairs else f"{pairs} on {_counted(days, 'day')}"
     return (
-        "Too little to tell whether your word and the estimate agree: of check-ins with speech near them"
-        f" {MIN_PAIRS} on {MIN_DAYS} days are needed, and there {'is' if pairs == 1 else 'are'} {have}."
+        "Not enough data to compare your check-ins with the estimates: check-ins with speech around them are needed,"
+        f" at least {MIN_PAIRS} on {MIN_DAYS} days; so far there {'is' if pairs == 1 else 'are'} {have}."
     )
 
 
 def _valence_words(found: CheckInAgreement) -> tuple[str, ...]:
     figure, basis = found.valence, f"{found.pairs} check-ins on {found.days} days"
     if figure is None:
-        return (f"How pleasant you felt and how pleasant your voice sounded cannot be compared: one of them never changed ({basis}).",)
+        return (
+            f"How pleasant you felt and how pleasant your voice sounded cannot be compared, because one of them never changed ({basis}).",
+        )
     if figure.low > 0:
-        said = "When you felt better, your voice was estimated as more pleasant"
+        said = "When you felt better, your voice was estimated to be more pleasant"
     elif figure.high < 0:
-        said = "When you felt better, your voice was estimated as less pleasant, so do not rely on the estimate"
+        said = "When you felt better, your voice was estimated to be less pleasant, so do not rely on the estimates"
     else:
-        said = "No agreement can be seen between how pleasant you felt and how pleasant your voice was estimated"
+        said = "There is no visible agreement between how pleasant you felt and how pleasant your voice was estimated to be"
     return (f"{said}: rank correlation {figure.value:.2f}, 95 % interval {figure.low:.2f} to {figure.high:.2f}, from {basis}.",)
 
 
@@ -262,8 +264,8 @@ def _name_words(found: CheckInAgreement) -> tuple[str, ...]:
     if found.hits is None:
         return ()
     same, chance = round(found.hits.value * found.compared), round(found.chance_hits)
-    said = f"Where you named a feeling that the model knows, most of your speech was estimated as the same in {same} of {found.compared}"
-    words = f"{said} ({found.hits.low * 100:.0f} to {found.hits.high * 100:.0f} %); {chance} would be expected by chance"
+    said = f"For check-ins with an emotion the model knows, most nearby speech got the same emotion in {same} of {found.compared}"
+    words = f"{said} ({found.hits.low * 100:.0f} to {found.hits.high * 100:.0f} %); {chance} are expected by chance"
     return (
         f"{words} (Cohen's kappa {found.kappa.value:.2f}, {found.kappa.low:.2f} to {found.kappa.high:.2f})."
         if found.kappa
@@ -293,8 +295,8 @@ class LabelAgreement:
         if not self.same + self.other:
             return ""
         return (
-            f"You named {_counted(self.same + self.other, 'piece')} of speech: the estimate was the same in {self.same} and another in"
-            f" {self.other}. You chose what to name, so this is not how often the estimate is right."
+            f"You labelled {_counted(self.same + self.other, 'segment')}: the estimate agreed in {self.same} and differed in"
+            f" {self.other}. You chose which segments to label, so this is not the accuracy of the estimates."
         )
 
 
@@ -308,7 +310,7 @@ class PromptCompliance:
     @property
     def sentence(self) -> str:
         """The same in plain words, for a report; empty where nobody was asked."""
-        return f"You answered {self.answered} of {_counted(self.asked, 'prompt')} to check in." if self.asked else ""
+        return f"You answered {self.answered} of {_counted(self.asked, 'check-in prompt')}." if self.asked else ""
 
 
 @dataclass(frozen=True, slots=True)

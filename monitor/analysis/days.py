@@ -85,9 +85,9 @@ def parse_day(text: str, zone: ZoneInfo, now: datetime) -> Day:
         return Day(today - timedelta(days=word == "yesterday"), zone)
     day = Day(_parse_date(text), zone)
     if day.on > today:
-        raise DayError(f"{day.on} is still to come: today is {today} in {zone}, and nothing can be known yet")
+        raise DayError(f"{day.on} is in the future: today is {today} in {zone}")
     if day.start == day.end:
-        raise DayError(f"{day.on} never was in {zone}: the calendar jumped over it there")
+        raise DayError(f"{day.on} does not exist in {zone}: the calendar skipped it")
     return day
 
 
@@ -102,17 +102,17 @@ def parse_moment(text: str, zone: ZoneInfo, now: datetime) -> datetime:
         else:
             moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise DayError(f"--at {text!r} is no time; use HH:MM or YYYY-MM-DDTHH:MM") from error
+        raise DayError(f"--at {text!r} is not a time; use HH:MM or YYYY-MM-DDTHH:MM") from error
     if not _FIRST_YEAR < moment.year < MAXYEAR:
-        raise DayError(f"--at {text} is no time that can be used: it must lie after {_FIRST_YEAR}")
+        raise DayError(f"--at {text} is out of range: it must be after {_FIRST_YEAR}")
     moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
     if moment > now:
-        raise DayError(f"--at {text} lies in the future: it is {now.astimezone(zone):%Y-%m-%d %H:%M} in {zone}")
+        raise DayError(f"--at {text} is in the future: it is now {now.astimezone(zone):%Y-%m-%d %H:%M} in {zone}")
     return moment
 
 
 def _parse_date(text: str) -> date:
-    problem = DayError(f"{text!r} is no day: give today, yesterday or a date such as 2026-07-14")
+    problem = DayError(f"{text!r} is not a day; use today, yesterday or a date such as 2026-07-14")
     if not _DATE.fullmatch(text.strip()):
         raise problem
     try:
@@ -120,7 +120,7 @@ def _parse_date(text: str) -> date:
     except ValueError as error:
         raise problem from error
     if parsed.year < _FIRST_YEAR:
-        raise DayError(f"{text!r} is too long ago: days from {_FIRST_YEAR}-01-01 on can be asked for")
+        raise DayError(f"{text!r} is out of range: the earliest day is {_FIRST_YEAR}-01-01")
     return parsed
 
 
@@ -185,13 +185,13 @@ def parse_time_range(day: str | None, begin: str | None, finish: str | None, zon
     """
     if day is not None:
         if begin is not None or finish is not None:
-            raise DayError("give either --day or --from and --to, not both")
+            raise DayError("--day and --from with --to exclude each other; pass only one")
         whole = parse_day(day, zone, now)
         return TimeRange(whole.start, whole.end)
     start = EARLIEST if begin is None else min(_possible_moments(begin, zone, now))
     end = LATEST if finish is None else max(_possible_moments(finish, zone, now, until=True))
     if start >= now:
-        raise DayError(f"--from {begin} is still to come")
+        raise DayError(f"--from {begin} is in the future")
     if start >= end:
         raise DayError(f"--to {finish} is not after --from {begin or 'the beginning'}")
     return TimeRange(start, end)
@@ -213,5 +213,5 @@ def _possible_moments(text: str, zone: ZoneInfo, now: datetime, until: bool = Fa
         if min(found) < EARLIEST + timedelta(days=1) or max(found) > LATEST:
             raise ValueError("out of range")
     except (ValueError, OverflowError) as error:
-        raise DayError(f"{text!r} is no moment: give HH:MM for today, 2026-07-14 or 2026-07-14T12:00") from error
+        raise DayError(f"{text!r} is not a time; use HH:MM for today, 2026-07-14 or 2026-07-14T12:00") from error
     return found

@@ -11,19 +11,19 @@ from model.errors import WordError
 from monitor.storage.records import Coverage
 
 DISCLAIMER = (
-    "A computer estimated this from the sound of a voice. It is often wrong, and it is not a diagnosis. "
-    "Nobody is watching: nobody sees this page unless you show it to them. "
+    "These are estimates by a computer from the sound of a voice. They are often wrong and are not a diagnosis. "
+    "Nobody is watching: only people you show this to can see it. "
     "If you or someone near you is in danger, call your local emergency number."
 )
 
 COVERAGE_TEXTS = {
-    Coverage.HEARD: ("Heard", "the microphone was open and working"),
-    Coverage.ENGINE_DOWN: ("Not judged", "heard, but the model did not run for too long"),
-    Coverage.PAUSED: ("Paused", "you had closed the microphone"),
-    Coverage.MUTED: ("Muted", "the microphone was open but switched to silence"),
-    Coverage.DEVICE_LOST: ("Lost", "the microphone was away"),
-    Coverage.OVERFLOW: ("Lost", "sound came faster than it could be taken"),
-    Coverage.NOT_RUNNING: ("Off", "nothing ran, the machine slept, or it was erased"),
+    Coverage.HEARD: ("Recorded", "the microphone was open and working"),
+    Coverage.ENGINE_DOWN: ("Not analysed", "recorded, but the model was unavailable for too long"),
+    Coverage.PAUSED: ("Paused", "you had paused the microphone"),
+    Coverage.MUTED: ("Muted", "the microphone was open but muted"),
+    Coverage.DEVICE_LOST: ("Lost", "the microphone was disconnected"),
+    Coverage.OVERFLOW: ("Lost", "audio arrived faster than it could be processed"),
+    Coverage.NOT_RUNNING: ("Off", "monitor off, computer asleep, or data erased"),
 }
 """Of each kind of coverage a name and what it means."""
 
@@ -47,7 +47,7 @@ def format_percent(share: float) -> str:
 
 def format_segments(segments: int) -> str:
     """How many segments."""
-    return "1 piece" if segments == 1 else f"{segments} pieces"
+    return "1 segment" if segments == 1 else f"{segments} segments"
 
 
 def long_date(on: date) -> str:
@@ -105,10 +105,7 @@ def parse_valence_step(text: str) -> int:
     """The step of the scale, 1 to 7, that was typed. Raises WordError for anything else."""
     typed = text.strip()
     if typed not in _STEPS:
-        raise WordError(
-            f"{text!r} is not on the scale: 1 is {VALENCE_SCALE[0]}, {_MIDDLE_STEP + 1} is {VALENCE_SCALE[_MIDDLE_STEP]},"
-            f" {len(VALENCE_SCALE)} is {VALENCE_SCALE[-1]}"
-        )
+        raise WordError(f"{text!r} is not on the scale: use 1 ({VALENCE_SCALE[0]}) to {len(VALENCE_SCALE)} ({VALENCE_SCALE[-1]})")
     return _STEPS[typed]
 
 
@@ -131,7 +128,7 @@ def parse_emotion(text: str) -> Emotion:
     """The emotion that a letter or a word means, in capitals or not. Raises WordError that lists them."""
     emotion = _EMOTION_BY_WORD.get(" ".join(text.split()).lower())
     if emotion is None:
-        raise WordError(f"{text!r} is none of the feelings that can be named: {emotion_list()}")
+        raise WordError(f"unknown emotion {text!r}; choose from {emotion_list()}")
     return emotion
 
 

@@ -100,9 +100,9 @@ class Gap(StrEnum):
     """Why a day is PARTIAL; the value is what a person is told."""
 
     NOT_OVER = "the day is not over yet"
-    HEARD_LITTLE = f"less than {ENOUGH_HEARD_S / 3600:.0f} hours were heard"
-    WAITING = "some speech still waits to be judged"
-    UNJUDGED = f"more than {MUCH_UNJUDGED * 100:.0f} % of the speech could not be judged"
+    HEARD_LITTLE = f"less than {ENOUGH_HEARD_S / 3600:.0f} hours were recorded"
+    WAITING = "some speech is still waiting for analysis"
+    UNJUDGED = f"more than {MUCH_UNJUDGED * 100:.0f} % of the speech could not be analysed"
 
 
 @dataclass(frozen=True, slots=True)

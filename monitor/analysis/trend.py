@@ -202,7 +202,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("valence_sd", "how much pleasantness varied", "0 to 1", _affect("valence", "sd"), 0.02),
     Measure("valence_mssd", "how much pleasantness changed from one moment to the next", "0 to 4", _affect("valence", "mssd"), 0.02),
     Measure("valence_inertia", "how much pleasantness carried over to the next moment", "-1 to 1", _affect("valence", "inertia"), 0.05),
-    Measure("speech_per_hour", "time you spoke", "minutes an hour heard", _minutes_an_hour, 0.5, by_model=False),
+    Measure("speech_per_hour", "speaking time", "minutes per recorded hour", _minutes_an_hour, 0.5, by_model=False),
     *(Measure(f"share_{emotion.value}", _NOUNS[emotion], "of speech", _share(emotion), 0.02) for emotion in Emotion),
     Measure("loudness_db", "the loudness of your voice", "dB re full scale", _voice("loudness_db"), 1.0, by_model=False),
     Measure("pitch_hz", "the pitch of your voice", "Hz", _voice("pitch_hz"), 3.0, by_model=False),

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 clinic = typer.Typer(no_args_is_help=True)
 
-_NAME = "Lower-case letters, digits and _, the first a letter; at most 40. Better no real name: it is in the audit and the server's log."
+_NAME = "Up to 40 lower-case letters, digits and _, starting with a letter. Avoid real names: audit and server logs show it."
 LoginName = Annotated[str, typer.Argument(metavar="NAME", help=_NAME)]
-Renew = Annotated[bool, typer.Option("--renew", help="The login is there already: give it another password.")]
-SubjectName = Annotated[str, typer.Argument(metavar="SUBJECT", help="As `clinic subjects` lists it.")]
-Clinician = Annotated[str, typer.Argument(metavar="CLINICIAN", help="The login of a clinician.")]
+Renew = Annotated[bool, typer.Option("--renew", help="Set a new password for an existing login.")]
+SubjectName = Annotated[str, typer.Argument(metavar="SUBJECT", help="A subject, as listed by `clinic subjects`.")]
+Clinician = Annotated[str, typer.Argument(metavar="CLINICIAN", help="A clinician's login.")]
 
 
 def _address(context: typer.Context) -> "ClinicAddress":
@@ -29,28 +29,28 @@ def _address(context: typer.Context) -> "ClinicAddress":
 
 @clinic.command()
 def setup(context: typer.Context) -> None:
-    """Make roles and tables, or bring them up to date; for an administrator of the database. Again does no harm."""
+    """Create or upgrade roles and tables. Requires a database administrator; safe to repeat."""
     from monitor.clinic.admin import set_up_clinic
 
     address = _address(context)
-    print(f"{address} is set up (tables {set_up_clinic(address)})")
+    print(f"set up {address} (schema {set_up_clinic(address)})")
 
 
 @clinic.command()
 def add_subject(context: typer.Context, name: LoginName, renew: Renew = False) -> None:
-    """Add somebody who shares with the clinic; prints the URL for their [store] url, with the password, this once."""
+    """Add a subject, who shares with the clinic. Prints the URL for their [store] url; its password is shown once."""
     _add(context, name, "subject", renew)
 
 
 @clinic.command()
 def add_clinician(context: typer.Context, name: LoginName, renew: Renew = False) -> None:
-    """Add somebody who reads what is entrusted to them; prints their URL, with the password, this once."""
+    """Add a clinician, who reads the subjects they have access to. Prints their URL; its password is shown once."""
     _add(context, name, "clinician", renew)
 
 
 @clinic.command()
 def add_operator(context: typer.Context, name: LoginName, renew: Renew = False) -> None:
-    """Add somebody who looks after logins and reads nothing; for an administrator. Prints their URL, this once."""
+    """Add an operator, who manages logins and reads nothing. Requires an administrator. The URL is shown once."""
     _add(context, name, "operator", renew)
 
 
@@ -60,44 +60,44 @@ def _add(context: typer.Context, name: str, kind: str, renew: bool) -> None:
     address = _address(context)
     password = renew_password(address, name) if renew else add_login(address, name, kind)
     print(address.url_for(name, password))
-    print(f"for {name} alone: whoever has this is {name} to the clinic, and it cannot be shown again", file=sys.stderr)
+    print(f"give this to {name} only: anyone who has it can log in as {name}. It cannot be shown again", file=sys.stderr)
 
 
 @clinic.command()
 def entrust(context: typer.Context, clinician: Clinician, subject: SubjectName) -> None:
-    """Let a clinician read what a subject shares; each reading is written down."""
+    """Give a clinician access to a subject. Every access is recorded in the audit log."""
     from monitor.clinic.admin import entrust as run
 
     run(_address(context), clinician, subject)
-    print(f"{subject} is entrusted to {clinician}")
+    print(f"{clinician} can now read {subject}")
 
 
 @clinic.command()
 def withdraw(context: typer.Context, clinician: Clinician, subject: SubjectName) -> None:
-    """Let them read it no longer, from now on."""
+    """Revoke a clinician's access to a subject."""
     from monitor.clinic.admin import withdraw as run
 
     run(_address(context), clinician, subject)
-    print(f"{subject} is not entrusted to {clinician} any more")
+    print(f"{clinician} can no longer read {subject}")
 
 
 @clinic.command()
 def subjects(context: typer.Context) -> None:
-    """List who shares: since when, when something arrived last, and who may read it."""
+    """List subjects: since when they share, when data last arrived, and who has access."""
     from monitor.clinic.admin import subjects as found
 
     for one in found(_address(context)):
-        seen = f"heard of {one.seen_at:%Y-%m-%d %H:%M} UTC" if one.seen_at else "nothing arrived yet"
-        print(f"{one.name}  since {one.added_at:%Y-%m-%d}, {seen}; entrusted to {', '.join(one.clinicians) or 'nobody'}")
+        seen = f"last data {one.seen_at:%Y-%m-%d %H:%M} UTC" if one.seen_at else "no data yet"
+        print(f"{one.name}  since {one.added_at:%Y-%m-%d}, {seen}; access: {', '.join(one.clinicians) or 'nobody'}")
 
 
 @clinic.command()
 def audit(
     context: typer.Context,
-    subject: Annotated[str | None, typer.Option(metavar="SUBJECT", help="About one subject only.")] = None,
-    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many lines.")] = 1000,
+    subject: Annotated[str | None, typer.Option(metavar="SUBJECT", help="Only entries about this subject.")] = None,
+    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of entries.")] = 1000,
 ) -> None:
-    """Who read what of whom, and what operators did, oldest first; a subject sees what is about them. Times in UTC."""
+    """Show the audit log, oldest first: who read what, and what operators did. Subjects see only their own entries. UTC."""
     from monitor.clinic.admin import audit as found
 
     for line in found(_address(context), subject, last):
@@ -115,23 +115,23 @@ def _format_audit_entry(line: "AuditEntry") -> str:
 
 @clinic.command()
 def remove_subject(
-    context: typer.Context, subject: SubjectName, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+    context: typer.Context, subject: SubjectName, yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False
 ) -> None:
-    """Erase all that a subject shared, and their login. Their own timeline stays theirs."""
+    """Erase everything a subject shared, and their login. Their own timeline is not affected."""
     from monitor.clinic.admin import remove_subject as run
 
     if not yes:
         if not sys.stdin.isatty():
-            raise ClinicError("nobody is there to be asked: say --yes to remove the subject")
-        if not typer.confirm(f"Everything that {subject} shared will be erased here. It cannot be undone. Remove it?"):
+            raise ClinicError("not a terminal; pass --yes to confirm")
+        if not typer.confirm(f"Everything that {subject} shared will be erased at the clinic. This cannot be undone. Continue?"):
             raise typer.Exit(1)
-    print(f"{subject} is removed, with {run(_address(context), subject)} rows; that it was done stays in the audit")
+    print(f"removed {subject} ({run(_address(context), subject)} rows); the audit log keeps a record of this")
 
 
 @clinic.command()
 def send_again(context: typer.Context) -> None:
-    """After a backup of the database was put back: have all monitors send again what they share."""
+    """Ask all monitors to resend everything they share, for example after restoring a database backup."""
     from monitor.clinic.admin import send_again as run
 
     run(_address(context))
-    print("each monitor sends everything again as soon as it sends anything")
+    print("each monitor resends everything with its next transfer")

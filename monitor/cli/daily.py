@@ -27,15 +27,19 @@ class Speed(StrEnum):
 
 def start(
     context: typer.Context,
-    source: Annotated[str, typer.Option(help="mic, an audio file, or - for raw 16 kHz mono int16 on standard input.")] = "mic",
-    speed: Annotated[Speed, typer.Option(help="How fast a file is played: 1 is real time.")] = Speed.REAL_TIME,
-    at: Annotated[str | None, typer.Option(metavar="TIME", help="When the recording began: HH:MM today, or YYYY-MM-DDTHH:MM.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Listen in the background; see status, pause, resume and stop.")] = False,
+    source: Annotated[
+        str, typer.Option(help="Microphone (mic), an audio file, or - for raw 16 kHz mono int16 audio on standard input.")
+    ] = "mic",
+    speed: Annotated[Speed, typer.Option(help="Playback speed of a file; 1 is real time.")] = Speed.REAL_TIME,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help="Start time of the recording: HH:MM today, or YYYY-MM-DDTHH:MM.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background; control it with status, pause, resume and stop.")
+    ] = False,
     unattended: Annotated[
-        bool, typer.Option("--unattended", help="For services: print no emotions, and wait for a microphone that is missing.")
+        bool, typer.Option("--unattended", help="For services: print no emotions, and wait for a missing microphone.")
     ] = False,
 ) -> None:
-    """Listen, judge and store until the sound ends or Ctrl-C is pressed."""
+    """Start monitoring; runs until the source ends or Ctrl-C is pressed."""
     if detach:
         _detach(context)
         return
@@ -56,11 +60,11 @@ def _detach(context: typer.Context) -> None:
     print(f"running in the background, {status['state']}: {status['source']} (process {status['pid']})")
     for problem in status["problems"]:
         print(problem, file=sys.stderr)
-    print("see `emosllm-monitor status`; `pause`, `resume` and `stop` reach it")
+    print("control it with `emosllm-monitor status`, `pause`, `resume` and `stop`")
 
 
-def status(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """What the running monitor is doing. Exit status 3 when there is none."""
+def status(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show what the running monitor is doing. Exits with 3 if none is running."""
     from monitor.control import send_command
 
     settings = settings_of(context).timeline
@@ -79,9 +83,11 @@ def status(context: typer.Context, as_json: Annotated[bool, typer.Option("--json
 
 def pause(
     context: typer.Context,
-    span: Annotated[str | None, typer.Option("--for", metavar="TIME", help="90s, 30m, 2h or 1d; without it, until `resume`.")] = None,
+    span: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="Duration, such as 90s, 30m, 2h or 1d (default: until `resume`).")
+    ] = None,
 ) -> None:
-    """Close the microphone of the running monitor. It stays closed across restarts."""
+    """Close the microphone. It stays closed across restarts until the pause ends."""
     from monitor.control import send_command
     from monitor.daemon.pause import parse_duration
 
@@ -94,15 +100,15 @@ def pause(
 
 
 def resume(context: typer.Context) -> None:
-    """End a pause."""
+    """End a pause and open the microphone."""
     from monitor.control import send_command
 
     send_command(settings_of(context).timeline.database_path(), "resume")
-    print("listening again")
+    print("resumed; the microphone is open")
 
 
 def stop(context: typer.Context) -> None:
-    """End the running monitor in good order."""
+    """Stop the running monitor."""
     from monitor.daemon.client import stop_daemon as end
 
     config = settings_of(context)
@@ -110,33 +116,33 @@ def stop(context: typer.Context) -> None:
     if end(config.timeline.database_path(), patience_s):
         print("stopped")
     else:
-        raise EmosllmError(f"the monitor has not ended after {patience_s:.0f} s; look at it with `emosllm-monitor status`")
+        raise EmosllmError(f"the monitor did not stop within {patience_s:.0f} s; check `emosllm-monitor status`")
 
 
 def report(
     context: typer.Context,
-    day: Annotated[str | None, typer.Option(metavar="DAY", help="today, yesterday or YYYY-MM-DD; today unless said otherwise.")] = None,
-    week: Annotated[bool, typer.Option("--week", help="The seven days up to DAY.")] = False,
-    month: Annotated[bool, typer.Option("--month", help="The thirty days up to DAY.")] = False,
-    first: Annotated[str | None, typer.Option("--from", metavar="DAY", help="The first day of a period.")] = None,
-    last: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Its last day; today unless said otherwise.")] = None,
+    day: Annotated[str | None, typer.Option(metavar="DAY", help="today, yesterday or YYYY-MM-DD (default: today).")] = None,
+    week: Annotated[bool, typer.Option("--week", help="The seven days ending with DAY.")] = False,
+    month: Annotated[bool, typer.Option("--month", help="The thirty days ending with DAY.")] = False,
+    first: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day of a period.")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day of the period (default: today).")] = None,
     form: Annotated[
         ReportFormat | None,
         typer.Option(
             "--format",
-            help="text; html or pdf: a page with charts; json; csv: one row a day, the first line names the columns, with their units, and"
-            " what is not known is empty; fhir: an R4 bundle of observations. By default what FILE ends with, else text.",
+            help="text; html or pdf (a page with charts); json; csv (one row per day; column names include units, unknown is empty);"
+            " fhir (an R4 bundle of observations). Default: from the suffix of FILE, otherwise text.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it to a file that only you can read.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Text as sentences, for a screen reader.")] = False,
-    sheet: Annotated[
-        bool, typer.Option("--sheet", help="One page for a clinician, of the 28 days up to DAY unless said otherwise.")
-    ] = False,
-    subject: Annotated[str | None, typer.Option(metavar="NAME", help="For a clinician: of somebody who shares with the clinic.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a file that only you can read.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain sentences, for screen readers.")] = False,
+    sheet: Annotated[bool, typer.Option("--sheet", help="One page for a clinician (default: the 28 days ending with DAY).")] = False,
+    subject: Annotated[
+        str | None, typer.Option(metavar="NAME", help="For clinicians: report on a subject who shares with the clinic.")
+    ] = None,
 ) -> None:
-    """Show a day or a period: what was heard, how much of it was speech, and which emotions were estimated."""
+    """Show a report of a day or a period: recorded time, speech and estimated emotions."""
     from monitor.analysis.timeline_query import active_bundle_name
     from monitor.reports.data import SHEET_DAYS, PeriodOptions
     from monitor.reports.formats import (
@@ -156,7 +162,7 @@ def report(
     material = collect_shared_report(settings, subject, asked, now, usual) if subject else collect_report(settings, asked, now, usual)
     if out is not None:
         write_private(out, render_report(material, chosen, active_bundle_name(settings), plain=plain, sheet=sheet))
-        print(f"written to {out}, which only you can read", file=sys.stderr)
+        print(f"wrote {out} (readable only by you)", file=sys.stderr)
     elif chosen is ReportFormat.TEXT and not plain:
         from monitor.reports.text_report import TextReport
 
@@ -167,14 +173,14 @@ def report(
 
 def dashboard(
     context: typer.Context,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on this machine; by default a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine (0: any free port).")] = 0,
     open_browser: Annotated[
-        bool | None, typer.Option("--open/--no-open", help="Open the page in a browser; by default where there is a screen.")
+        bool | None, typer.Option("--open/--no-open", help="Open the page in a browser (default: if there is a display).")
     ] = None,
 ) -> None:
-    """Look at your days in a browser on this machine, say how you feel, and correct estimates.
+    """Open the dashboard in a browser: see your days, check in and correct estimates.
 
-    Until Ctrl-C. Only you on this machine can reach it, with a link that works once; nothing is asked from outside.
+    Runs until Ctrl-C. Only you on this machine can reach it, with a link that works once; it loads nothing from the network.
     """
     from monitor.dashboard.app import run_dashboard
 

@@ -30,17 +30,19 @@ _SUPPORT_MESSAGE = (
 
 def checkin(
     context: typer.Context,
-    valence: Annotated[int | None, typer.Option(metavar="STEP", help="How it feels: 1 very unpleasant to 7 very pleasant.")] = None,
-    feeling: Annotated[str | None, typer.Option(metavar="LETTER", help="What you call it: A S H U F D C N O, or the word.")] = None,
-    note: Annotated[
-        str | None, typer.Option(help="A few words for yourself; - asks for them, so that the shell does not keep them.")
+    valence: Annotated[
+        int | None, typer.Option(metavar="STEP", help="How it feels, from 1 (very unpleasant) to 7 (very pleasant).")
     ] = None,
-    at: Annotated[str | None, typer.Option(metavar="TIME", help="When it was, if not now: HH:MM today, or YYYY-MM-DDTHH:MM.")] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Erase the check-in you entered last, or with --at that of a minute.")] = False,
+    feeling: Annotated[str | None, typer.Option(metavar="LETTER", help="Emotion: A S H U F D C N O, or the word.")] = None,
+    note: Annotated[str | None, typer.Option(help="A private note; - prompts for it, so that it stays out of the shell history.")] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time of the check-in, if not now: HH:MM today, or YYYY-MM-DDTHH:MM.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Erase the latest check-in, or with --at the one from that minute.")] = False,
 ) -> None:
-    """Say how you feel, in two answers.
+    """Record how you feel, in two answers.
 
-    What you do not give as an option is asked for. It is kept in the timeline, encrypted.
+    Prompts for whatever is not given as an option. Check-ins are stored encrypted in the timeline.
     """
     from monitor.analysis.days import parse_moment
 
@@ -51,7 +53,7 @@ def checkin(
         return
     step, emotion = _answers(valence, feeling)
     stored = _store_checkin(settings, moment, step, emotion, _prompt("Note", "") if note == "-" else note)
-    print(f"Stored: {_describe_checkin(stored, settings)}. Thank you for taking the moment.")
+    print(f"Stored: {_describe_checkin(stored, settings)}. Thank you for checking in.")
     if step == 1:
         print(_SUPPORT_MESSAGE)
 
@@ -63,13 +65,13 @@ def _answers(valence: int | None, feeling: str | None) -> tuple[int, "Emotion"]:
     step = None if valence is None else parse_valence_step(str(valence))
     emotion = None if feeling is None else parse_emotion(feeling)
     if (step is None or emotion is None) and not sys.stdin.isatty():
-        raise WordError("nobody is there to be asked: give both --valence, 1 to 7, and --feeling, a letter or a word")
+        raise WordError("not a terminal; pass both --valence (1 to 7) and --feeling (a letter or a word)")
     if step is None:
         steps = [f"{number}  {words}" for number, words in enumerate(VALENCE_SCALE, 1)]
         step = _ask("How does it feel?", steps, f"Number, 1 to {len(VALENCE_SCALE)}", parse_valence_step)
     if emotion is None:
         names = [f"{known.value}  {words}" for known, words in EMOTION_PHRASES.items()]
-        emotion = _ask("What would you call it?", names, "Letter or word", parse_emotion)
+        emotion = _ask("Which word fits best?", names, "Letter or word", parse_emotion)
     return step, emotion
 
 
@@ -101,7 +103,7 @@ def _store_checkin(settings: "TimelineConfig", moment: datetime | None, step: in
     with FeedbackStore.open(database, settings.zone_info(), settings.keys()) as words:
         stored = words.check_in(moment or datetime.now(UTC), valence_of(step), emotion, note)
     if begun:
-        print(f"This is the first entry of your timeline, {database}; it is encrypted", file=sys.stderr)
+        print(f"created your encrypted timeline at {database}", file=sys.stderr)
     return stored
 
 
@@ -113,10 +115,10 @@ def _checkin_to_erase(settings: "TimelineConfig", moment: datetime | None, now: 
         within = reader.checkins_between(moment, moment + _MINUTE) if moment else []
         found = max(within, key=lambda one: one.id, default=None) if moment else reader.last_checkin()
     if found is None:
-        raise WordError("there is no check-in of that minute" if moment else "there is no check-in to erase")
+        raise WordError("no check-in was made in that minute" if moment else "there is no check-in to erase")
     if moment is None and found.at < now - _UNDOABLE:
         at = found.at.astimezone(settings.zone_info()).isoformat(timespec="minutes")
-        raise WordError(f"your last check-in is more than a day old, of {at}; to erase it all the same: checkin --undo --at {at}")
+        raise WordError(f"the latest check-in is more than a day old ({at}); to erase it anyway, run checkin --undo --at {at}")
     return found
 
 
@@ -144,10 +146,10 @@ class ListFormat(StrEnum):
 def timeline(
     context: typer.Context,
     day: Annotated[str, typer.Option(metavar="DAY", help="today, yesterday or YYYY-MM-DD.")] = "today",
-    unsure: Annotated[bool, typer.Option("--unsure", help="Only pieces the model was unsure of and you have not named.")] = False,
-    form: Annotated[ListFormat, typer.Option("--format", help="text to read, or json.")] = ListFormat.TEXT,
+    unsure: Annotated[bool, typer.Option("--unsure", help="Only unsure segments that you have not labelled.")] = False,
+    form: Annotated[ListFormat, typer.Option("--format", help="text or json.")] = ListFormat.TEXT,
 ) -> None:
-    """List one day piece by piece: what was estimated, what you say it was, and your check-ins."""
+    """List the segments of one day, with estimates, your labels and check-ins."""
     from monitor.analysis.days import parse_day
     from monitor.reports.segment_list import SegmentList
     from monitor.storage.reader import TimelineReader
@@ -162,19 +164,19 @@ def timeline(
 
 def label(
     context: typer.Context,
-    segment_id: Annotated[int, typer.Argument(metavar="ID", help="The number of a piece of speech, from `timeline`.")],
-    letter: Annotated[str | None, typer.Argument(metavar="LETTER", help="What it really was: A S H U F D C N O, or the word.")] = None,
-    confirm: Annotated[bool, typer.Option("--confirm", help="The estimate is right.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take back what you said of it last.")] = False,
+    segment_id: Annotated[int, typer.Argument(metavar="ID", help="Segment number, as listed by `timeline`.")],
+    letter: Annotated[str | None, typer.Argument(metavar="LETTER", help="The correct emotion: A S H U F D C N O, or the word.")] = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Confirm the estimate.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo your latest label.")] = False,
 ) -> None:
-    """Say what a piece of speech really was, or show it.
+    """Label a segment with the correct emotion, or show it.
 
-    What you say holds from then on, in reports too, until you say something else or take it back.
+    Your label replaces the estimate, also in reports, until you change or undo it.
     """
     from monitor.analysis.formatting import emotion_list, parse_emotion
 
     if sum((letter is not None, confirm, undo)) > 1:
-        raise WordError("give only one of LETTER, --confirm and --undo")
+        raise WordError("LETTER, --confirm and --undo exclude each other; pass only one")
     emotion = None if letter is None else parse_emotion(letter)
     settings = settings_of(context).timeline
     entry = _find_segment(settings, segment_id)
@@ -187,11 +189,11 @@ def label(
     elif undo:
         with _feedback(settings) as words:
             words.undo(segment_id)
-    print(f"{'Taken back. ' if undo else ''}{_describe_segment(settings, _find_segment(settings, segment_id))}")
+    print(f"{'Undone. ' if undo else ''}{_describe_segment(settings, _find_segment(settings, segment_id))}")
     if emotion is not None and entry.prediction is not None and emotion not in entry.prediction.posterior:
-        print(f"The model cannot answer {emotion.word}; your word counts all the same.")
+        print(f"The model cannot predict {emotion.word}; your label counts anyway.")
     if not (emotion or confirm or undo):
-        print(f"What was it? emosllm-monitor label {segment_id} LETTER, or --confirm, or --undo\n{emotion_list()}")
+        print(f"To label it: emosllm-monitor label {segment_id} LETTER, or --confirm, or --undo\n{emotion_list()}")
 
 
 def _feedback(settings: "TimelineConfig") -> "FeedbackStore":
@@ -216,5 +218,5 @@ def _describe_segment(settings: "TimelineConfig", entry: "SegmentRecord") -> str
 
     start, seconds = entry.start_at.astimezone(settings.zone_info()), (entry.end_at - entry.start_at).total_seconds()
     said = format_label(entry)
-    word = f"you say {said}" if said else "you have said nothing of it"
+    word = f"your label: {said}" if said else "no label"
     return f"{entry.id}  {start:%Y-%m-%d %H:%M:%S}  {seconds:.1f} s: {format_estimate(entry)}; {word}"

@@ -16,8 +16,8 @@ from monitor.cli import bundles, clinic, daily, data, feedback, personalization,
 
 app = typer.Typer(
     name="emosllm-monitor",
-    help="Listens to one person's microphone, estimates the emotion of each stretch of speech, and keeps a private timeline with a"
-    " report of each day. Estimates by a machine, not a diagnosis; nobody is watching.",
+    help="Estimates the emotion of one person's speech from their microphone, and keeps a private timeline with daily reports."
+    " These are estimates by a machine, not a diagnosis; nobody is watching.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -45,13 +45,13 @@ for _command in (
 ):
     app.command()(_command)
 app.command("import")(data.import_)
-app.add_typer(data.key, name="key", help="The key that opens the timeline.")
-app.add_typer(bundles.bundles, name="bundles", help="The models there are: which is in use, another one, what differs.")
-app.add_typer(clinic.clinic, name="clinic", help="A clinic's PostgreSQL: set it up, logins, who may read whom, the audit.")
-app.add_typer(system.schedule, name="schedule", help="What the monitor does by itself, and when.")
+app.add_typer(data.key, name="key", help="Manage the key that encrypts the timeline.")
+app.add_typer(bundles.bundles, name="bundles", help="List, compare and switch models.")
+app.add_typer(clinic.clinic, name="clinic", help="Administer a clinic's PostgreSQL: setup, logins, access, audit log.")
+app.add_typer(system.schedule, name="schedule", help="Manage scheduled jobs.")
 app.add_typer(server.serve, name="serve")
 app.add_typer(personalization.voice, name="voice")
-app.add_typer(system.service, name="service", help="Let systemd start the monitor with your login, and watch over it.")
+app.add_typer(system.service, name="service", help="Run the monitor as a systemd user service.")
 
 # What is typed behind these is for the training process.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -80,7 +80,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Settings file instead of ~/.config/emosllm-monitor/config.toml.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file (default: ~/.config/emosllm-monitor/config.toml).")] = None,
     version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")] = False,
 ) -> None:
     context.obj = config

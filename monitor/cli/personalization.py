@@ -22,13 +22,13 @@ _EXIT_INTERRUPTED = 130
 
 def retrain(
     context: typer.Context,
-    now: Annotated[bool, typer.Option("--now", help="Also on battery, and while the machine is busy or somebody speaks.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Train and decide, and use nothing of it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Ignore the power, load and speech checks.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Train and test, but do not use the new model.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Learn from what you said of your speech; the new model is used only if it is shown to be better.
+    """Retrain the model on your labels. The new model is used only if it passes the promotion test.
 
-    Ctrl-C stops it in good order, and the next time goes on from there.
+    Ctrl-C stops it; the next run resumes from there.
     """
     from monitor.personalization.formatting import result_lines
     from monitor.scheduler.jobs import ConditionsNotMet, JobOutcome
@@ -36,13 +36,13 @@ def retrain(
     try:
         result = _retrain(context, now, dry_run)
     except ConditionsNotMet as reason:
-        raise EmosllmError(f"not now: {reason}. With --now, power, load and speech do not matter") from None
+        raise EmosllmError(f"skipped: {reason}. Use --now to ignore the power, load and speech checks.") from None
     if as_json:
         print(json.dumps(asdict(result), indent=2))
     elif result.outcome is not JobOutcome.FAILED:
         print("\n".join(result_lines(result)))
     if result.outcome is JobOutcome.FAILED:
-        raise EmosllmError(f"{result.reason}; the model in use stays as it is")
+        raise EmosllmError(f"{result.reason}; the model in use is unchanged")
     if result.outcome is JobOutcome.STOPPED:
         raise typer.Exit(_EXIT_INTERRUPTED)
 
@@ -68,17 +68,17 @@ def _tell(line: str) -> None:
 voice = typer.Typer(invoke_without_command=True)
 
 _RENEW_WARNING = (
-    "What the monitor knows of your voice is erased, and learned anew from what you say from now on, over at least {days} days. Until then"
-    " emotions are heard less exactly. Days before and after do not compare, and reports say so."
+    "This erases the reference of your voice. A new one is learned from your speech over at least {days} days; until then estimates are"
+    " less accurate. Days before and after are not comparable, and reports say so."
 )
 
 
 @voice.callback()
-def show(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Show how well the monitor knows your voice, through which microphone, and since when.
+def show(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show how well the monitor knows your voice, per microphone, and since when.
 
-    It is compared with itself, so that a voice that is always low or loud is not taken for a mood. It is learned from your first days and
-    then stays as it is.
+    Your voice is compared with this reference, so that a voice that is always low or loud is not mistaken for a mood. The reference
+    is learned during your first days and then stays fixed.
     """
     from monitor.personalization.voice import voice_lines, voice_states
 
@@ -91,10 +91,10 @@ def show(context: typer.Context, as_json: Annotated[bool, typer.Option("--json",
 @voice.command()
 def renew(
     context: typer.Context,
-    microphone: Annotated[str | None, typer.Option(metavar="NAME", help="Only as heard through this one, as `voice` names it.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    microphone: Annotated[str | None, typer.Option(metavar="NAME", help="Only for this microphone, as named by `voice`.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Learn your voice anew, because it has changed for good: after an operation, or with a microphone in another place."""
+    """Relearn your voice after a lasting change, such as surgery or a moved microphone."""
     import sys
 
     from monitor.personalization.voice import renew_voice_reference as learn_anew
@@ -105,6 +105,6 @@ def renew(
         print(_RENEW_WARNING.format(days=MIN_REFERENCE_DAYS))
         if not sys.stdin.isatty():
             raise VoiceError("not a terminal; pass --yes to confirm")
-        if not typer.confirm("Learn it anew?"):
+        if not typer.confirm("Relearn your voice?"):
             raise typer.Exit(1)
-    print(f"your voice is learned anew, through {', '.join(learn_anew(config, microphone))}")
+    print(f"relearning your voice, through {', '.join(learn_anew(config, microphone))}")

@@ -7,22 +7,22 @@ import typer
 
 
 def corpus(context: typer.Context) -> None:
-    """Make a manifest of a speech corpus (its options: emosllm-monitor corpus prepare --help)."""
+    """Prepare a speech corpus. Options: emosllm-monitor corpus prepare --help."""
     _run_training("corpus", context.args)
 
 
 def train(context: typer.Context) -> None:
-    """Train a bundle from a recipe (its options: emosllm-monitor train --help)."""
+    """Train a bundle from a recipe. Options: emosllm-monitor train --help."""
     _run_training("train", context.args)
 
 
 def evaluate(context: typer.Context) -> None:
-    """Score a bundle on test speakers (its options: emosllm-monitor evaluate --help)."""
+    """Evaluate a bundle on test speakers. Options: emosllm-monitor evaluate --help."""
     _run_training("evaluate", context.args)
 
 
 def compare(context: typer.Context) -> None:
-    """Set evaluations of several systems side by side (its options: emosllm-monitor compare --help)."""
+    """Compare evaluations of several systems. Options: emosllm-monitor compare --help."""
     _run_training("compare", context.args)
 
 

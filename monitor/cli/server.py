@@ -30,31 +30,37 @@ class _Group(TyperGroup):
 serve = typer.Typer(cls=_Group, invoke_without_command=True)
 
 Clients = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Who may ask; by default clients.json in ~/.local/state/emosllm-monitor.")
+    Path | None, typer.Option(metavar="FILE", help="File of clients (default: clients.json in ~/.local/state/emosllm-monitor).")
 ]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and hyphens.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Client name: lower-case letters, digits and hyphens.")]
 
 
 @serve.callback()
 def start(
     context: typer.Context,
-    bundle: Annotated[str, typer.Option(help="The model that everyone may use: compact, or a folder.")] = PACKAGED_BUNDLE,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need TLS and clients.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate, with those it is signed by; PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key; both are read again when they change.")] = None,
+    bundle: Annotated[str, typer.Option(help="The bundle to serve to everyone: compact, or a folder.")] = PACKAGED_BUNDLE,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback requires TLS and clients.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS certificate chain (PEM).")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TLS private key (PEM). Both files are reloaded when they change.")
+    ] = None,
     clients: Clients = None,
-    adapters: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the clients' own models are kept.")] = None,
-    max_adapters: Annotated[int, typer.Option(min=1, max=10_000, help="So many of them in memory; the least recently used go.")] = 32,
-    at_a_time: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that vLLM is handed at once; others wait their turn.")] = 64,
-    of_each: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that one client may have open.")] = 128,
-    tensor_parallel: Annotated[int, typer.Option(min=1, help="Accelerators that share one copy of the model.")] = 1,
-    data_parallel: Annotated[int, typer.Option(min=1, help="Copies of the model.")] = 1,
-    precision: Annotated[Precision, typer.Option(help="Numbers of the language model's weights; fp8 needs a GPU or AMX.")] = "auto",
+    adapters: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the clients' own adapters.")] = None,
+    max_adapters: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Maximum number of adapters in memory; least recently used ones are unloaded.")
+    ] = 32,
+    at_a_time: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Maximum number of concurrent requests to vLLM; others wait in a queue.")
+    ] = 64,
+    of_each: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of open requests per client.")] = 128,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="Number of accelerators per copy of the model.")] = 1,
+    data_parallel: Annotated[int, typer.Option(min=1, help="Number of copies of the model.")] = 1,
+    precision: Annotated[Precision, typer.Option(help="Precision of the language model's weights; fp8 needs a GPU or AMX.")] = "auto",
 ) -> None:
-    """Let many monitors share one vLLM server (`[engine] kind = "server"`). What follows `--` is for vLLM.
+    """Run a vLLM server shared by many monitors (`[engine] kind = "server"`). Arguments after `--` go to vLLM.
 
-    Their sound never gets here: only vectors do, which are forgotten once they are answered.
+    No audio is sent to the server, only embeddings, which are discarded after each request.
     """
     if context.invoked_subcommand is not None:
         return
@@ -83,27 +89,27 @@ def start(
 def add(
     name: Name,
     clients: Clients = None,
-    operator: Annotated[bool, typer.Option("--operator", help="It may read /metrics, which count everyone's requests.")] = False,
+    operator: Annotated[bool, typer.Option("--operator", help="Allow access to /metrics, which count everyone's requests.")] = False,
 ) -> None:
-    """Let somebody ask, from now on. Prints the key, once: it is kept nowhere."""
+    """Create a client. Its API key is shown once."""
     from monitor.server.clients import add_client
 
     print(add_client(_file(clients), name, operator=operator))
-    print(f"this is the key of {name}; give it to that monitor alone ([engine] key_file), it is not shown again", file=sys.stderr)
+    print(f"API key of {name}: give it only to that monitor ([engine] key_file). It is not shown again", file=sys.stderr)
 
 
 @serve.command("remove-client")
 def remove(name: Name, clients: Clients = None) -> None:
-    """Somebody may not ask any more, from now on."""
+    """Remove a client. Its API key stops working at once."""
     from monitor.server.clients import remove_client
 
     remove_client(_file(clients), name)
-    print(f"{name} may not ask any more")
+    print(f"removed {name}")
 
 
 @serve.command("clients")
-def list_(clients: Clients = None, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Who may ask, and since when."""
+def list_(clients: Clients = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List clients and when they were created."""
     from monitor.server.clients import read_clients
 
     known = read_clients(_file(clients))
@@ -112,7 +118,7 @@ def list_(clients: Clients = None, as_json: Annotated[bool, typer.Option("--json
         return
     for name, client in known.items():
         print(f"{name:40}  since {client.since}{'  operator' if client.operator else ''}")
-    print(f"{len(known)} may ask" if known else "nobody is named: who reaches the server may ask", file=sys.stderr)
+    print(f"{len(known)} clients" if known else "no clients: anyone who reaches the server can use it", file=sys.stderr)
 
 
 def _file(clients: Path | None) -> Path:

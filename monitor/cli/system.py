@@ -23,24 +23,24 @@ service = typer.Typer(no_args_is_help=True)
 
 
 def devices() -> None:
-    """List the microphones that can be named in [audio] device."""
+    """List microphones. Set one with [audio] device."""
     from monitor.audio.microphone import list_devices
 
     found = list_devices()
     for device in found:
         print(f"{'*' if device.is_default else ' '} {device.index:3d}  {device.name}  ({device.channels} ch, {device.rate_hz} Hz)")
-    print("* is the default" if found else "no microphone found", file=sys.stderr)
+    print("* default" if found else "no microphone found", file=sys.stderr)
 
 
 def doctor(
     context: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out starting the engine, which takes a minute or less.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of objects with the keys verdict, what and detail.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Skip starting the engine, which takes up to a minute.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of objects with verdict, what and detail.")] = False,
 ) -> None:
-    """Check the set-up, and that nothing leaves this machine.
+    """Check the installation, and look for unexpected network connections.
 
-    Microphone, engine, timeline, permissions, disk, backups, clinic, clock, service and network. Exit status 1 when something will not
-    work or is not private.
+    Checks microphone, engine, timeline, permissions, disk, backups, clinic, clock, service and network. Exits with 1 if a check
+    fails.
     """
     from monitor.doctor.checks import run_checks
     from monitor.doctor.findings import Verdict, findings_json, format_counts, worst_verdict
@@ -59,11 +59,11 @@ def doctor(
 @service.command("install")
 def service_install(
     context: typer.Context,
-    start: Annotated[bool, typer.Option("--start/--no-start", help="Begin to listen now, or with the next login.")] = True,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Start now, or at the next login.")] = True,
 ) -> None:
-    """Write, enable and start the unit.
+    """Install, enable and start the systemd unit.
 
-    It holds the path of this program and of the settings file in use; an older unit is replaced.
+    The unit names this program and the settings file in use. An existing unit is replaced.
     """
     from monitor.daemon.systemd import install_service
 
@@ -72,7 +72,7 @@ def service_install(
 
 @service.command("uninstall")
 def service_uninstall() -> None:
-    """Stop and remove it; the timeline stays."""
+    """Stop and remove the service. Your data is kept."""
     from monitor.daemon.systemd import uninstall_service
 
     print("\n".join(uninstall_service()))
@@ -80,9 +80,9 @@ def service_uninstall() -> None:
 
 @service.command("status")
 def service_status() -> None:
-    """Is it installed, enabled and active?
+    """Show whether the service is installed, enabled and active.
 
-    Exit status 0 when it is active, 3 when not.
+    Exits with 0 if it is active, otherwise with 3.
     """
     from monitor.daemon.systemd import service_state
 
@@ -96,13 +96,13 @@ schedule = typer.Typer(no_args_is_help=True)
 
 _PATIENCE_S, _POLL_S, _BEGINS_S = 20.0, 0.2, 2.0
 
-_Name = Annotated[str, typer.Argument(metavar="JOB", help="summaries, backup, retention or retrain.")]
-_Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+_Name = Annotated[str, typer.Argument(metavar="JOB", help="Job: summaries, backup, retention or retrain.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @schedule.command("list")
 def list_jobs(context: typer.Context, as_json: _Json = False) -> None:
-    """Every job: when it comes next, and what came of it last."""
+    """List scheduled jobs with their next run and latest result."""
     from monitor.scheduler.job_status import format_job_table
 
     config = settings_of(context)
@@ -116,11 +116,11 @@ def list_jobs(context: typer.Context, as_json: _Json = False) -> None:
 @schedule.command()
 def history(
     context: typer.Context,
-    job: Annotated[str | None, typer.Argument(metavar="JOB", help="Only this one.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many runs at most, newest first.")] = 20,
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="Only runs of this job.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of runs, newest first.")] = 20,
     as_json: _Json = False,
 ) -> None:
-    """What was done by itself, for which day, how long it took, and what came of it; with --json all details."""
+    """Show past runs: day, duration and result. --json includes all details."""
     from monitor.scheduler.job_status import format_last_run, job_run_json
     from monitor.storage.reader import TimelineReader
 
@@ -138,12 +138,12 @@ def history(
             + (f": {run.reason}" if run.reason else "")
         )
     if not runs:
-        print("nothing was done yet")
+        print("no runs yet")
 
 
 @schedule.command()
 def run(context: typer.Context, job: _Name, as_json: _Json = False) -> None:
-    """Do a job now: in the running monitor, or here where none runs. Exit status 1 when it fails."""
+    """Run a job now, in the running monitor if there is one. Exits with 1 if it fails."""
     from monitor.scheduler.job_status import format_job_run
 
     config = settings_of(context)
@@ -153,7 +153,7 @@ def run(context: typer.Context, job: _Name, as_json: _Json = False) -> None:
     except NotRunning:
         done = _run_in_process(config, job)
     if done is None:
-        print(json.dumps({"job": job, "outcome": None}) if as_json else f"{job} goes on in the running monitor; see `schedule list`")
+        print(json.dumps({"job": job, "outcome": None}) if as_json else f"{job} continues in the running monitor; see `schedule list`")
         return
     print(json.dumps(done, indent=2) if as_json else format_job_run(done))
     if done["outcome"] == "failed":
@@ -162,21 +162,21 @@ def run(context: typer.Context, job: _Name, as_json: _Json = False) -> None:
 
 @schedule.command()
 def enable(context: typer.Context, job: _Name, as_json: _Json = False) -> None:
-    """Let a job come by itself again."""
+    """Enable a scheduled job."""
     config = settings_of(context)
     _switch(config, job, True)
     at = getattr(config.schedule, job)
     if as_json:
         print(json.dumps({"job": job, "enabled": True, "time": at}))
     else:
-        print(f"{job} comes daily at {at}" if at else f'{job} is switched on, but [schedule] {job} in the settings is "": never')
+        print(f"{job} runs daily at {at}" if at else f'{job} is enabled, but [schedule] {job} is "" in the settings, so it never runs')
 
 
 @schedule.command()
 def disable(context: typer.Context, job: _Name, as_json: _Json = False) -> None:
-    """Let a job come no more, until `enable`; `run` does it all the same."""
+    """Disable a scheduled job. `run` still works."""
     _switch(settings_of(context), job, False)
-    print(json.dumps({"job": job, "enabled": False}) if as_json else f"{job} does not come by itself any more")
+    print(json.dumps({"job": job, "enabled": False}) if as_json else f"{job} is disabled")
 
 
 def _jobs(config: "Config") -> tuple[list[dict[str, Any]], bool]:
@@ -209,7 +209,7 @@ def _run_in_monitor(config: "Config", job: str) -> Mapping[str, Any] | None:
             last: Mapping[str, Any] = found["last"]
             return last
         if found["waits"] and not found["running_since"] and time.monotonic() > began_at + _BEGINS_S:
-            raise EmosllmError(f"not now: {found['waits']}")
+            raise EmosllmError(f"skipped: {found['waits']}")
     return None
 
 
@@ -220,7 +220,7 @@ def _run_in_process(config: "Config", job: str) -> Mapping[str, Any]:
     with offline_job_runner(config) as runner:
         done = job_run_json(runner.run_now(job))
         if done is None:
-            raise EmosllmError(f"not now: {runner.waits(job)}")
+            raise EmosllmError(f"skipped: {runner.waits(job)}")
         return done
 
 
@@ -239,4 +239,4 @@ def _check_job_name(job: str) -> None:
     from monitor.scheduler.job_status import JOB_DESCRIPTIONS
 
     if job not in JOB_DESCRIPTIONS:
-        raise EmosllmError(f"there is no job {job!r}; there are {', '.join(JOB_DESCRIPTIONS)}")
+        raise EmosllmError(f"unknown job {job!r}; choose from {', '.join(JOB_DESCRIPTIONS)}")

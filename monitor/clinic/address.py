@@ -39,7 +39,7 @@ class ClinicAddress:
     def of(cls, settings: StoreConfig) -> Self | None:
         """From the environment or the settings; None where neither names one. Raises ConfigError as `parse` does."""
         if given := os.environ.get(STORE_URL_VARIABLE):
-            return cls.parse(given, f"the variable {STORE_URL_VARIABLE}")
+            return cls.parse(given, f"environment variable {STORE_URL_VARIABLE}")
         return cls.parse(settings.url, "[store] url") if settings.url else None
 
     @classmethod
@@ -47,7 +47,7 @@ class ClinicAddress:
         """For what cannot be done without one. Raises ConfigError where there is none, and as `parse` does."""
         found = cls.of(settings)
         if found is None:
-            raise ConfigError(f"say which clinic: {STORE_URL_VARIABLE}={_EXAMPLE}, or [store] url in the settings")
+            raise ConfigError(f"no clinic is configured; set {STORE_URL_VARIABLE}={_EXAMPLE}, or [store] url in the settings")
         return found
 
     @classmethod
@@ -58,20 +58,20 @@ class ClinicAddress:
             options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
             port, host = parts.port or _PORT, unquote(parts.hostname or "")
         except ValueError:
-            raise ConfigError(f"{named} is no URL of a PostgreSQL server; it looks like {_EXAMPLE}") from None
+            raise ConfigError(f"{named} is not a valid PostgreSQL URL; use for example {_EXAMPLE}") from None
         database = unquote(parts.path.removeprefix("/"))
         if parts.scheme not in ("postgresql", "postgres") or not parts.username or not database or parts.fragment:
-            raise ConfigError(f"{named} must name a login and a database of a PostgreSQL server; it looks like {_EXAMPLE}")
+            raise ConfigError(f"{named} must name a login and a database on a PostgreSQL server, for example {_EXAMPLE}")
         if unknown := sorted(set(options) - set(_OPTIONS)):
-            raise ConfigError(f"{named}: {', '.join(unknown)} cannot be set there; what can is {', '.join(_OPTIONS)}")
+            raise ConfigError(f"{named}: unknown option {', '.join(unknown)}; allowed are {', '.join(_OPTIONS)}")
         host = host or options.pop("host", "") or _SOCKETS
         found = cls(host, port, database, unquote(parts.username), parts.password and unquote(parts.password), options)
         if "host" in options or "," in host:
-            raise ConfigError(f"{named} must name one server; it looks like {_EXAMPLE}")
+            raise ConfigError(f"{named} must name exactly one server, for example {_EXAMPLE}")
         if not found.is_here and options.get("sslmode") != _SAFE:
             raise ConfigError(
-                f"{named}: beyond this machine the server must prove who it is; add ?sslmode={_SAFE} (and &sslrootcert=FILE where the"
-                " clinic's certificate is not of a public authority)"
+                f"{named}: a server on another machine must prove its identity; add ?sslmode={_SAFE} (and &sslrootcert=FILE if the"
+                " clinic's certificate is not from a public authority)"
             )
         return found
 

@@ -65,8 +65,8 @@ def _explain_refusal(refusal: str) -> str:
     if not refusal.startswith("permission denied for function"):
         return refusal
     if "read_" in refusal:
-        return "only a clinician may, of those who are entrusted to them"
-    return "only who shares may" if "begin_sending" in refusal or "own_subject" in refusal else "only an operator may"
+        return "only a clinician with access to this subject may do that"
+    return "only subjects may do that" if "begin_sending" in refusal or "own_subject" in refusal else "only an operator may do that"
 
 
 def _error_text(error: psycopg.Error, address: ClinicAddress) -> str:
@@ -76,17 +76,17 @@ def _error_text(error: psycopg.Error, address: ClinicAddress) -> str:
     said = said[:_LONGEST]
     if any(sign in said for sign in _CERTIFICATE_ERRORS):
         return (
-            f"the clinic's database {address} does not prove who it is: {said}; name the certificate that signs its own with"
-            " &sslrootcert=FILE in the URL, and the server as it is named there"
+            f"the clinic's database {address} could not prove its identity: {said}; pass the certificate of its authority with"
+            " &sslrootcert=FILE in the URL, and use the host name in its certificate"
         )
     match error:
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedFunction() | psycopg.errors.InvalidSchemaName():
-            return f"{address} is not set up, or older than this program; `emosllm-monitor clinic setup` does that ({said})"
+            return f"{address} is not set up or is outdated; run `emosllm-monitor clinic setup` ({said})"
         case psycopg.errors.InsufficientPrivilege():
-            return f"{address} does not let this login do that: {_explain_refusal(said)}"
+            return f"{address} denied this login: {_explain_refusal(said)}"
         case psycopg.errors.NoDataFound() | psycopg.errors.InvalidParameterValue() | psycopg.errors.DuplicateObject():
             return said
         case psycopg.errors.ActiveSqlTransaction() | psycopg.errors.IntegrityError() | psycopg.errors.DataError():
-            return f"{address} refuses what was sent: {said}"
+            return f"{address} rejected the data: {said}"
         case _:
-            return f"the clinic's database {address} cannot be reached or used: {said}"
+            return f"cannot use the clinic's database {address}: {said}"

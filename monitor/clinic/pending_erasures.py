@@ -44,7 +44,7 @@ class PendingErasures:
             fresh.replace(path)
             fsync_path(path.parent)
         except OSError as error:
-            raise TimelineError(f"cannot write {path}: {error.strerror}; the clinic was not told what to forget") from error
+            raise TimelineError(f"cannot write {path}: {error.strerror}; the clinic was not asked to erase anything") from error
 
     def read(self) -> Sequence[PendingErasure]:
         """All of them, oldest first. Raises TimelineError when one cannot be read."""
@@ -64,4 +64,4 @@ def _read(path: Path) -> PendingErasure | None:
     except FileNotFoundError:
         return None  # another process has just told the clinic
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TimelineError(f"{path} should say what the clinic is to forget, and cannot be read ({error}); forget it again") from error
+        raise TimelineError(f"cannot read {path}, which lists what the clinic must erase ({error}); run `forget` again") from error

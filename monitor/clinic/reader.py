@@ -40,7 +40,7 @@ def subject_zone(address: ClinicAddress, subject: str) -> ZoneInfo | None:
     try:
         return None if row is None or row["zone"] is None else ZoneInfo(row["zone"])
     except (ValueError, LookupError) as error:
-        raise ClinicError(f"{address} holds a time zone of {subject} that there is not") from error
+        raise ClinicError(f"{address} holds an unknown time zone for {subject}") from error
 
 
 class ClinicReader:
@@ -75,7 +75,7 @@ class ClinicReader:
                     read("prompts", _prompt),
                 )
             except (ValueError, TypeError, AttributeError, LookupError) as error:
-                raise ClinicError(f"{address} holds a row of {subject} that makes no sense: {error}") from error
+                raise ClinicError(f"{address} holds an invalid row of {subject}: {error}") from error
 
     def segments_between(self, start: datetime, end: datetime) -> list[SegmentRecord]:
         """See Readable."""

@@ -34,7 +34,7 @@ def start_sharing(config: Config, now: datetime, tell: Callable[[SharingState | 
     return SyncThread(address, outbox, database, tell)
 
 
-_NO_WAY = "what a clinic was sent while [store] url was set: set it again and start once, or ask the clinic to remove it"
+_NO_WAY = "data sent to a clinic while [store] url was set; set it again and start once, or ask the clinic to erase it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +75,5 @@ def send_erasures(config: Config) -> ErasureOutcome:
             return ErasureOutcome(left=_NO_WAY)
         erase_at_clinic(address, PendingErasures(config.timeline.database_path()))
     except (ClinicError, ConfigError, TimelineError) as error:
-        return ErasureOutcome(left=f"the clinic's copy, which goes as soon as the clinic answers and the monitor runs ({error})")
+        return ErasureOutcome(left=f"the clinic's copy, to be erased as soon as the monitor runs and the clinic responds ({error})")
     return ErasureOutcome(gone=str(address))

@@ -147,8 +147,8 @@ class ClinicUploader:
         assert row is not None
         if sharing is not None and sharing.clinic not in (None, row["clinic"]):
             raise ClinicError(
-                f"{self._address} is another clinic than the one that things were shared with so far; nothing was sent there. To change"
-                ' clinics, start once with [store] url = "", then with the new one'
+                f"{self._address} is not the clinic that data was shared with so far; nothing was sent. To change"
+                ' clinics, start once with [store] url = "", then with the new URL'
             )
         if sharing is not None and (sharing.clinic, sharing.edition) != (row["clinic"], row["edition"]):
             self._outbox.note_clinic(row["clinic"], row["edition"])
@@ -274,12 +274,12 @@ class SyncThread:
 
     def _report(self, problem: str) -> None:
         if problem != self._problem:
-            _logger.warning("sharing with the clinic: %s", problem or "it works again")
+            _logger.warning("sharing with the clinic: %s", problem or "working again")
             self._problem = problem
         try:
             waiting, since = self._outbox.waiting()
         except TimelineError as error:
             self._tell(None, problem or str(error))
         else:
-            told = f"not everything has reached the clinic: {problem}" if problem else ""
+            told = f"data is waiting to be sent to the clinic: {problem}" if problem else ""
             self._tell(SharingState(str(self._address), waiting, since, self._sent_at), told)

@@ -101,7 +101,7 @@ def leave(request: Request) -> Response:
     """End the session: what is open in the browser answers no more."""
     sessions: Sessions = request.app.state.sessions
     sessions.leave(request.scope[SESSION_SCOPE_KEY])
-    farewell = "Locked. Press Enter in the terminal where the dashboard runs for a new link.\n"
+    farewell = "Locked. For a new link, press Enter in the terminal where the dashboard runs.\n"
     return PlainTextResponse(farewell, headers={"Clear-Site-Data": '"cache", "storage"'})
 
 

@@ -30,7 +30,7 @@ _STATIC = Path(__file__).parent / "static"
 _CHARTS = Path(__file__).parents[1] / "reports" / "charts"
 _STATUS = {DayError: 404, UnknownSegment: 404, EditConflict: 409, WordError: 422, TimelineError: 503}
 _AS_THINGS_ARE = 409
-_MISUNDERSTOOD = "Something in the form was missing or is not among the answers. Go back, and choose one of each."
+_MISUNDERSTOOD = "The form is incomplete or has an invalid answer. Go back and choose one answer per question."
 
 
 def create_app(settings: Config, sessions: Sessions, live: LiveUpdates) -> FastAPI:
@@ -64,7 +64,7 @@ def _invalid_form(request: Request, _error: Exception) -> Response:
 
 def _no_such_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _problem(request, "There is no such page.", error.status_code)
+    return _problem(request, "Page not found.", error.status_code)
 
 
 def _problem(request: Request, problem: str, status: int) -> Response:
@@ -81,7 +81,7 @@ def run_dashboard(settings: Config, port: int, open_browser: bool) -> None:
     sessions, live = Sessions(), LiveUpdates(settings.timeline.database_path(), settings.timeline.zone_info())
     with _bound(port) as listening:
         door = AuthMiddleware(create_app(settings, sessions, live), listening.getsockname()[1], sessions)
-        print("The dashboard is open, on this machine and for you alone, until you press Ctrl-C here.")
+        print("The dashboard is running, for you only and on this machine only. Press Ctrl-C here to stop it.")
         _print_link(door)
         if open_browser:
             webbrowser.open(door.link())
@@ -124,7 +124,7 @@ def _bound(port: int) -> Iterator[socket.socket]:
         try:
             listening.bind((LOOPBACK_HOST, port))
         except OSError as error:
-            advice = "another program uses it; leave --port out for a free one" if error.errno == EADDRINUSE else error.strerror
+            advice = "it is in use; omit --port to use a free one" if error.errno == EADDRINUSE else error.strerror
             raise EmosllmError(f"cannot listen on port {port} of {LOOPBACK_HOST}: {advice}") from error
         # A browser that follows the link before uvicorn is there waits instead of failing.
         listening.listen()
@@ -132,7 +132,7 @@ def _bound(port: int) -> Iterator[socket.socket]:
 
 
 def _print_link(door: AuthMiddleware) -> None:
-    print(f"\n  {door.link()}\n\nThe link works once, within {LINK_LIFETIME_S / 60:.0f} minutes; press Enter for another.", flush=True)
+    print(f"\n  {door.link()}\n\nThe link works once, within {LINK_LIFETIME_S / 60:.0f} minutes. Press Enter for another.", flush=True)
 
 
 def _print_links_on_enter(door: AuthMiddleware) -> None:

@@ -119,7 +119,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-_REFUSAL = "Not allowed. Open the link that `emosllm-monitor dashboard` shows in the terminal; each works once.\n"
+_REFUSAL = "Access denied. Open the link that `emosllm-monitor dashboard` prints in the terminal; each link works once.\n"
 _READING = ("GET", "HEAD")
 _OWN_SITE = ("same-origin", "none")
 

@@ -20,14 +20,14 @@ _OPEN = "The microphone is open."
 _CLOSED = "The microphone is closed."
 _WORDS = {
     "listening": ("Listening", _OPEN),
-    "muted": ("Muted", "The microphone is open, but it is switched to silence."),
+    "muted": ("Muted", "The microphone is open but muted."),
     "paused": ("Paused", _CLOSED),
-    "no microphone": ("No microphone", "Nothing can be heard; it is tried again and again."),
+    "no microphone": ("No microphone", "No microphone is available; the monitor keeps trying."),
     "starting": ("Starting", "The microphone is not open yet."),
-    "ending": ("Ending", f"{_CLOSED} What was heard is still being judged."),
+    "ending": ("Ending", f"{_CLOSED} Recorded speech is still being analysed."),
 }
 
-_UNREADY = {"loading": "is still loading", "restarting": "is being started again", "failed": "has failed"}
+_UNREADY = {"loading": "is still loading", "restarting": "is restarting", "failed": "has failed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,9 @@ def microphone_state(database: Path, zone: ZoneInfo) -> MicrophoneState:
     try:
         answer = send_command(database, "status")
     except NotRunning:
-        return MicrophoneState("not running", "Not running", "Nothing is listened to. To begin, type in a terminal: emosllm-monitor start")
+        return MicrophoneState("not running", "Not running", "The monitor is not running. Start it in a terminal: emosllm-monitor start")
     except EmosllmError as error:
-        return MicrophoneState("no answer", "No answer", "The monitor runs, but did not say what it is doing.", (str(error),))
+        return MicrophoneState("no answer", "No answer", "The monitor is running but does not respond.", (str(error),))
     return _describe(answer, zone)
 
 
@@ -66,7 +66,7 @@ def _describe(answer: dict[str, Any], zone: ZoneInfo) -> MicrophoneState:
     if answer["paused_until"]:
         title += f" until {datetime.fromisoformat(answer['paused_until']).astimezone(zone):%A %H:%M}"
     if answer["engine"] in _UNREADY:
-        detail += f" What is said waits to be judged: the model {_UNREADY[answer['engine']]}."
+        detail += f" Speech is waiting for analysis: the model {_UNREADY[answer['engine']]}."
     return MicrophoneState(str(answer["state"]), title, detail, tuple(answer["problems"]))
 
 

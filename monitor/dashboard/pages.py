@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 DONE_MESSAGES = {
-    "checkin": "Thank you. What you said is kept.",
-    "erased": "That check-in is erased.",
-    "pause": "Paused: the microphone is closed.",
-    "resume": "The microphone is being opened again.",
-    "correct": "Kept: what you say counts from now on.",
-    "confirm": "Kept: you agree with the estimate.",
-    "undo": "Taken back.",
+    "checkin": "Thank you. Your check-in is stored.",
+    "erased": "The check-in was erased.",
+    "pause": "Paused. The microphone is closed.",
+    "resume": "Resumed. The microphone is opening.",
+    "correct": "Saved. Your label counts from now on.",
+    "confirm": "Saved. You confirmed the estimate.",
+    "undo": "Undone.",
 }
 """What is said after a change, by the word that is handed on in the address."""
 

@@ -79,13 +79,11 @@ def day_page_charts(summary: DaySummary, entries: Sequence[SegmentRecord], check
     """The charts of one day; none of a day of which nothing is known."""
     charts = []
     if summary.state is not DayState.NO_DATA:
-        charts.append(PageChart("The day as it went", "high", day_charts.timeline_chart(summary, entries)))
+        charts.append(PageChart("Timeline", "high", day_charts.timeline_chart(summary, entries)))
     if summary.speech.total.segments:
-        charts.append(PageChart("Speech in each hour", "middle", day_charts.speech_by_hour_chart(summary)))
+        charts.append(PageChart("Speech by hour", "middle", day_charts.speech_by_hour_chart(summary)))
     if summary.speech.affect or checkins:
-        charts.append(
-            PageChart("How pleasant it sounded, and how you said you felt", "middle", day_charts.valence_by_hour_chart(summary, checkins))
-        )
+        charts.append(PageChart("Pleasantness and check-ins", "middle", day_charts.valence_by_hour_chart(summary, checkins)))
     return charts
 
 
@@ -95,23 +93,25 @@ def period_page_charts(material: ReportData) -> list[PageChart]:
     said: defaultdict[date, list[float]] = defaultdict(list)
     for one in material.checkins:
         said[one.at.astimezone(material.period.zone).date()].append(one.valence)
-    calendar = [PageChart("Most of each day", "calendar", days_charts.calendar_chart(days))] if len(days) >= _MORE_THAN_A_WEEK else []
+    calendar = (
+        [PageChart("Main emotion of each day", "calendar", days_charts.calendar_chart(days))] if len(days) >= _MORE_THAN_A_WEEK else []
+    )
     return [
         *calendar,
         PageChart(
-            "How pleasant it sounded, and how you said you felt",
+            "Pleasantness and check-ins",
             "middle",
             days_charts.trend_chart(material.trends["valence"], said),
-            "Triangles lie outside your usual range, hollow points are of days heard in part.",
+            "Triangles are outside your usual range; hollow points are partial days.",
         ),
-        PageChart("What was found on each day", "middle", days_charts.shares_chart(days)),
-        PageChart("What was heard of each day", "middle", days_charts.coverage_chart(days)),
+        PageChart("Emotions by day", "middle", days_charts.shares_chart(days)),
+        PageChart("Recorded time by day", "middle", days_charts.coverage_chart(days)),
     ]
 
 
 _NAMED_EMOTIONS = 3
-_NOT_KNOWN_YET = "Your usual range is not known yet. It takes at least seven days with enough speech, judged by the same model."
-_NO_CHANGE = "Nothing stayed outside your usual range."
+_NOT_KNOWN_YET = "Your usual range is not known yet. It needs at least seven days with enough speech, analysed by the same model."
+_NO_CHANGE = "No lasting changes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class RunRow:
 def job_row(job: Mapping[str, Any], zone: ZoneInfo, running: bool) -> JobRow:
     """job: as JobState.as_json. running: whether a monitor runs."""
     failed = job["failed"]
-    more = f"Failed for {failed['day']}: {failed['reason']}" if failed else f"Waits: {job['waits']}" if job["waits"] else ""
+    more = f"Failed for {failed['day']}: {failed['reason']}" if failed else f"Waiting: {job['waits']}" if job["waits"] else ""
     what = job["what"][:1].upper() + job["what"][1:]
     return JobRow(what, format_next_run(job, zone, running), format_last_run(job["last"], zone), more, bool(failed))
 
@@ -189,7 +189,7 @@ def job_row(job: Mapping[str, Any], zone: ZoneInfo, running: bool) -> JobRow:
 def run_row(run: JobRun, zone: ZoneInfo) -> RunRow:
     """A run of the history."""
     started = f"{run.started_at.astimezone(zone):%Y-%m-%d %H:%M}"
-    return RunRow(run.job, run.day, started, format_run_time(run.seconds).removeprefix(", took "), run.outcome or "goes on", run.reason)
+    return RunRow(run.job, run.day, started, format_run_time(run.seconds).removeprefix(", took "), run.outcome or "running", run.reason)
 
 
 def hour_rows(summary: DaySummary, checkins: Sequence[CheckIn]) -> list[HourRow]:
@@ -197,7 +197,7 @@ def hour_rows(summary: DaySummary, checkins: Sequence[CheckIn]) -> list[HourRow]
     return [
         HourRow(
             hour.label,
-            format_duration(hour.heard_s) if hour.heard_s else "not heard",
+            format_duration(hour.heard_s) if hour.heard_s else "not recorded",
             format_duration(hour.speech.total.seconds) if hour.speech.total.segments else ("no speech" if hour.heard_s else ""),
             _voice(hour),
             "; ".join(format_checkin(one) for one in checkins if hour.start <= one.at < hour.end),
@@ -238,7 +238,7 @@ def segment_view(entry: SegmentRecord, zone: ZoneInfo) -> SegmentView:
         f"{(entry.end_at - entry.start_at).total_seconds():.1f} s",
         format_estimate(entry),
         prediction.emotion if prediction else None,
-        "" if correction is None else f"{'you agree' if correction.confirmed else 'you say'}: {correction.emotion.word}",
+        "" if correction is None else f"{'confirmed' if correction.confirmed else 'your label'}: {correction.emotion.word}",
         correction.id if correction else None,
         correction.emotion if correction else None,
     )
@@ -262,7 +262,7 @@ def format_clock(moment: datetime, zone: ZoneInfo) -> str:
 def _leading(day: DaySummary) -> str:
     """The emotions with the largest shares; of little speech only that it is little."""
     if day.speech.basis.segments and not has_enough_speech(day.speech):
-        return "too little speech for per cent"
+        return "too little speech for percentages"
     return ", ".join(
         f"{one.emotion.word} {format_percent(one.share)}" for one in emotion_rows(day.speech)[:_NAMED_EMOTIONS] if one.share is not None
     )
@@ -273,7 +273,7 @@ def _valence(point: TrendPoint) -> str:
         return ""
     words = f"{point.value:+.2f}"
     if point.band is not None:
-        place = {-1: "under", 0: "within", 1: "above"}[point.outside]
+        place = {-1: "below", 0: "within", 1: "above"}[point.outside]
         words += f", {place} {point.band.low:+.2f} to {point.band.high:+.2f}"
     return words
 
@@ -284,5 +284,5 @@ def _voice(hour: HourSummary) -> str:
     if speech.unsure.segments:
         parts.append(f"unsure {format_duration(speech.unsure.seconds)}")
     if speech.waiting.segments or speech.given_up.segments:
-        parts.append(f"not judged {format_duration((speech.waiting + speech.given_up).seconds)}")
+        parts.append(f"not analysed {format_duration((speech.waiting + speech.given_up).seconds)}")
     return ", ".join(parts)

@@ -20,9 +20,9 @@ from monitor.reports.data import ReportData
 from monitor.reports.html_report import Table, render_page
 
 SHEET_INTRODUCTION = (
-    "A program on the patient's own computer listened to their microphone and estimated from the sound of each stretch of speech which"
-    " emotion it resembles. No words are in it, no sound was kept for it, and other voices in the room may be among those that were judged."
-    ' The patient decides who sees this page; "you" is the patient.'
+    "A program on the patient's own computer recorded speech from their microphone and estimated from the sound of each segment which"
+    " emotion it resembles. This page contains no words and needed no stored audio. Other voices in the room may be included."
+    ' The patient decides who sees this page; "you" means the patient.'
 )
 
 
@@ -42,8 +42,7 @@ def to_clinician_sheet(material: ReportData, bundle: str) -> str:
         emotions=_emotions(material, manifest),
         all_figures=drawn,
         # How the monitor is kept is nothing to a clinician; that another model judges is told by the trends.
-        said=sentences.period_sentences(replace(material, retrainings=()))[1:]
-        or ["No lasting change was found, nothing was corrected, and the patient did not check in."],
+        said=sentences.period_sentences(replace(material, retrainings=()))[1:] or ["No lasting changes, no labels and no check-ins."],
         can=_can(material, manifest),
         cannot=_cannot(manifest),
     )
@@ -52,7 +51,7 @@ def to_clinician_sheet(material: ReportData, bundle: str) -> str:
 def _said(material: ReportData) -> Sequence[str]:
     """How the monitor is kept is nothing to a clinician; that another model judges is told by the trends."""
     told = sentences.period_sentences(replace(material, retrainings=()))[1:]
-    return told or ["No lasting change was found, nothing was corrected, and the patient did not check in."]
+    return told or ["No lasting changes, no labels and no check-ins."]
 
 
 def _manifest(bundle: str) -> BundleManifest | None:
@@ -73,28 +72,27 @@ def _known(material: ReportData) -> Table:
     lines = [
         ["Days", f"{len(days)}: {', '.join(f'{count} {state}' for state, count in states.items())}"],
         [
-            "Heard",
-            f"{format_duration(sum(heard))} in all"
-            + (f"; half of the known days have more than {format_duration(median(heard))}" if heard else ""),
+            "Recorded",
+            f"{format_duration(sum(heard))} in total" + (f"; median {format_duration(median(heard))} per day with data" if heard else ""),
         ],
-        ["Speech", f"{format_duration(speech.seconds)} in {speech.segments} stretches"],
-        ["Unsure", f"{format_percent(unsure / judged)} of judged speech{_left_out(days)}" if judged else "nothing was judged"],
-        ["Not judged", format_duration(unjudged)],
-        ["Corrected", f"{sum(day.speech.corrected for day in days)} stretches, by the patient"],
+        ["Speech", f"{format_duration(speech.seconds)} in {speech.segments} segments"],
+        ["Unsure", f"{format_percent(unsure / judged)} of analysed speech{_left_out(days)}" if judged else "nothing was analysed"],
+        ["Not analysed", format_duration(unjudged)],
+        ["Labelled", f"{sum(day.speech.corrected for day in days)} segments, by the patient"],
     ]
     return Table(lines)
 
 
 def _left_out(days: Sequence[DaySummary]) -> str:
     """What becomes of unsure speech where shares are counted."""
-    return ", left out of the shares" if not any(day.speech.estimated for day in days) else ""
+    return ", excluded from the shares" if not any(day.speech.estimated for day in days) else ""
 
 
 def _emotions(material: ReportData, manifest: BundleManifest | None) -> Table:
     days = [day.speech for day in material.days if day.speech.shares]
     basis_s = sum(speech.basis.seconds for speech in days)
     if not basis_s:
-        return Table([], caption="Nothing was sure enough to be given a name.")
+        return Table([], caption="No segment was above the confidence threshold.")
     estimated = any(speech.estimated for speech in days)
     letters = [emotion for emotion in Emotion if any(emotion in speech.emotions for speech in days)]
     shares = {letter: _mean([(speech.shares.get(letter, 0.0), speech) for speech in days]) for letter in letters}
@@ -110,19 +108,18 @@ def _emotions(material: ReportData, manifest: BundleManifest | None) -> Table:
     ]
     if estimated:
         caption = (
-            f"of {format_duration(basis_s)} of judged speech; days lean the same way for one person, so more of them do not narrow the"
-            " interval"
+            f"of {format_duration(basis_s)} of analysed speech; all days share the same error, so more days do not narrow the interval"
         )
         return Table(
             lines,
-            ("emotion", "of speech, estimated", "95 % interval", "recognised when acted"),
+            ("emotion", "share of speech, estimated", "95 % interval", "recall on acted speech"),
             caption=caption,
             numbers=frozenset({1, 2, 3}),
         )
     return Table(
         [[name, share, recall] for name, share, _, recall in lines],
-        ("emotion", "of sure speech", "recognised when acted"),
-        caption=f"of {format_duration(basis_s)} of speech that the model was sure about",
+        ("emotion", "share of sure speech", "recall on acted speech"),
+        caption=f"of {format_duration(basis_s)} of speech the model was sure about",
         numbers=frozenset({1, 2}),
     )
 
@@ -144,33 +141,33 @@ def _can(material: ReportData, manifest: BundleManifest | None) -> Sequence[str]
     false_alarms = format_percent(FALSE_ALARMS)
     return [
         *_accuracy(material, manifest),
-        f"Show a course: the band is the patient's own usual range, from up to 28 covered days before; {false_alarms} of ordinary days lie"
-        " outside it, drawn as triangles. Hollow points are days heard in part.",
-        "Start a conversation about days that stand out, beside what the patient said of them.",
+        f"Show the course over time: the band is the patient's own usual range, from up to 28 covered days before; {false_alarms} of"
+        " ordinary days lie outside it, drawn as triangles. Hollow points are partial days.",
+        "Start a conversation about days that stand out, together with the patient's check-ins.",
     ]
 
 
 def _accuracy(material: ReportData, manifest: BundleManifest | None) -> Sequence[str]:
     if manifest is None or not manifest.scores:
-        return [f"{view_model.models_text(material.bundles, 'days') or 'Nothing was judged.'} How accurate it is has not been measured."]
+        return [f"{view_model.models_text(material.bundles, 'days') or 'Nothing was analysed.'} Its accuracy has not been measured."]
     score = _score(manifest)
     low, high = score.interval_95
     measured = (
-        f"Model {manifest.version}: of acted emotions by {score.speakers} speakers it had never heard, {score.clips} clips, it named"
-        f" {format_percent(score.unweighted_accuracy)} rightly (95 % interval {view_model.format_interval((low, high))};"
-        f" by chance {format_percent(score.chance)})."
+        f"Model {manifest.version}: on {score.clips} clips of acted emotions by {score.speakers} unseen speakers, its balanced accuracy is"
+        f" {format_percent(score.unweighted_accuracy)} (95 % interval {view_model.format_interval((low, high))};"
+        f" chance {format_percent(score.chance)})."
     )
     if score.sure_unweighted_accuracy is not None:
-        measured += f" Where it was sure, {format_percent(score.sure_unweighted_accuracy)}."
+        measured += f" On clips it was sure about: {format_percent(score.sure_unweighted_accuracy)}."
     others = [version for version in material.bundles if version != manifest.version]
-    return [measured, *([f"Also judged by {', '.join(others)}, whose figures are not known here."] if others else [])]
+    return [measured, *([f"Also analysed by {', '.join(others)}, whose accuracy is not known here."] if others else [])]
 
 
 def _cannot(manifest: BundleManifest | None) -> Sequence[str]:
     return [
-        "Diagnose, measure severity or risk, or replace asking: it is not validated for any of these.",
-        "Tell what was felt but not voiced, whether a voice was the patient's, or anything about days without data.",
-        *(manifest.limits if manifest else ["What its limits are is not known here: the model in use could not be read."]),
+        "Diagnose, measure severity or risk, or replace asking the patient: it is not validated for any of these.",
+        "Show feelings that were not audible, tell whose voice it was, or say anything about days without data.",
+        *(manifest.limits if manifest else ["Its limits are not known here: the model in use could not be read."]),
     ]
 
 

@@ -67,21 +67,19 @@ class PeriodOptions:
     def _check(self) -> None:
         lengths = [name for name, given in (("--week", self.week), ("--month", self.month), ("--from", self.first is not None)) if given]
         if len(lengths) > 1:
-            raise DayError(f"{' and '.join(lengths)} cannot be meant together: give one of them")
+            raise DayError(f"{' and '.join(lengths)} exclude each other; pass only one")
         if self.first is not None and self.day is not None:
-            raise DayError("--day and --from cannot be meant together: end a period with --to")
+            raise DayError("--day and --from exclude each other; end a period with --to")
         if self.last is not None and self.first is None:
-            raise DayError(f"--to {self.last} ends a period: say with --from where it begins")
+            raise DayError(f"--to {self.last} needs --from, the first day of the period")
 
 
 def _checked(period: ReportPeriod) -> ReportPeriod:
     days = (period.last - period.first).days + 1
     if days < 1:
-        raise DayError(f"--from {period.first} lies after --to {period.last}: turn them round")
+        raise DayError(f"--from {period.first} is after --to {period.last}")
     if days > MAX_REPORT_DAYS:
-        raise DayError(
-            f"{period.first} to {period.last} are {days} days: a report has at most {MAX_REPORT_DAYS}, three years; take a shorter period"
-        )
+        raise DayError(f"{period.first} to {period.last} is {days} days; a report covers at most {MAX_REPORT_DAYS} days (three years)")
     return period
 
 

@@ -108,7 +108,7 @@ def _day(day: DaySummary, subject: Resource, device: Resource) -> Resource:
     found: Resource = {
         "resourceType": "Observation",
         "status": "preliminary" if Gap.NOT_OVER in day.gaps else "final",
-        "category": [_own("category", "inferred", "inferred by software; not a survey and not an examination")],
+        "category": [_own("category", "inferred", "inferred by software; neither a survey nor an examination")],
         "code": _coded(f"{_PHR}/CodeSystem/observation-pghd-codes", "stateOfMind", "State of Mind"),
         "subject": subject,
         "effectivePeriod": {name: _local(moment, day.day.zone) for name, moment in (("start", day.day.start), ("end", day.day.end))},
@@ -117,9 +117,9 @@ def _day(day: DaySummary, subject: Resource, device: Resource) -> Resource:
         "note": [{"text": text} for text in (view_model.state_text(day), view_model.models_text(day.bundles), DISCLAIMER) if text],
     }
     if day.state is DayState.NO_DATA:
-        return {**found, "dataAbsentReason": _absent("not-performed", "NO DATA: nothing was heard")}
+        return {**found, "dataAbsentReason": _absent("not-performed", "NO DATA: nothing was recorded")}
     if value is None:
-        found["dataAbsentReason"] = _absent("unknown", "too little speech was heard and judged")
+        found["dataAbsentReason"] = _absent("unknown", "too little speech was recorded and analysed")
         return {**found, "component": list(_amounts(day))}
     leading = day.speech.leading if view_model.has_enough_speech(day.speech) else None
     parts = [*_state_of_mind("dailyMood", value, leading, "unsupported"), *_figures(day), *_amounts(day)]
@@ -136,7 +136,7 @@ def _checkin(one: CheckIn, subject: Resource, zone: ZoneInfo) -> Resource:
         "subject": subject,
         "performer": [subject],
         "effectiveDateTime": _local(one.at, zone),
-        "method": _own("method", "self-report", "the person said so themselves"),
+        "method": _own("method", "self-report", "reported by the person"),
         "component": list(_state_of_mind("momentaryEmotion", one.valence, one.emotion, "not-asked")),
     }
 
@@ -150,7 +150,7 @@ def _state_of_mind(kind: str, valence: float, emotion: Emotion | None, no_associ
     if emotion in _LABELS:
         yield _part("labels", "Labels", valueCodeableConcept=_coded(_SYSTEMS["label"], _LABELS[emotion], None))
     else:
-        reason = "the guide has no label for it" if emotion else "no emotion was clearly most frequent"
+        reason = "the guide has no label for it" if emotion else "too little speech to name an emotion"
         yield _part("labels", "Labels", dataAbsentReason=_absent("unsupported" if emotion else "unknown", reason))
     yield _part("associations", "Associations", dataAbsentReason=_absent(no_associations, None))
     if emotion is not None:
@@ -160,23 +160,25 @@ def _state_of_mind(kind: str, valence: float, emotion: Emotion | None, no_associ
 def _figures(day: DaySummary) -> Iterator[Resource]:
     arousal = _MEASURES["arousal"].get(day)
     if arousal is not None:
-        yield _own_part("arousal", "arousal, -1 calm to 1 excited", valueQuantity={"value": round(arousal, 4)})
+        yield _own_part("arousal", "arousal, -1 (calm) to 1 (excited)", valueQuantity={"value": round(arousal, 4)})
     if view_model.has_enough_speech(day.speech):
         for emotion, share in day.speech.shares.items():
             what = f"of speech that sounded {emotion.word}"
-            told = f"estimated part {what}" if day.speech.estimated else f"part of sure speech that sounded {emotion.word}"
+            told = f"estimated share {what}" if day.speech.estimated else f"share of sure speech that sounded {emotion.word}"
             yield _own_part(f"share-{emotion.word}", told, valueQuantity=_quantity(100 * share, "%"))
             if emotion in day.speech.intervals:
                 low, high = (_quantity(100 * bound, "%") for bound in day.speech.intervals[emotion])
-                yield _own_part(f"share-{emotion.word}-95", f"95 % interval of the part {what}", valueRange={"low": low, "high": high})
+                yield _own_part(f"share-{emotion.word}-95", f"95 % interval of the share {what}", valueRange={"low": low, "high": high})
 
 
 def _amounts(day: DaySummary) -> Iterator[Resource]:
     """How much the rest stands on."""
-    yield _own_part("heard", "time listened to", valueQuantity=_quantity(day.heard_s / 3600, "h"))
+    yield _own_part("heard", "recorded time", valueQuantity=_quantity(day.heard_s / 3600, "h"))
     yield _own_part("speech", "time of speech", valueQuantity=_quantity(day.speech.total.seconds / 60, "min"))
     if day.speech.unsure_share is not None:
-        yield _own_part("unsure", "part of judged speech that was too unsure", valueQuantity=_quantity(100 * day.speech.unsure_share, "%"))
+        yield _own_part(
+            "unsure", "share of analysed speech below the confidence threshold", valueQuantity=_quantity(100 * day.speech.unsure_share, "%")
+        )
 
 
 def _part(code: str, display: str, **value: Resource) -> Resource:

@@ -47,22 +47,22 @@ def choose_format(asked: ReportFormat | None, out: Path | None, plain: bool, she
     usual = ReportFormat.HTML if sheet else ReportFormat.TEXT
     form = asked or (_FORMAT_BY_SUFFIX.get(out.suffix.lower(), usual) if out is not None else usual)
     if plain and form is not ReportFormat.TEXT:
-        raise ReportError(f"--plain is a way to write text, not {form}: leave one of them out")
+        raise ReportError(f"--plain works with text only, not {form}; remove one of the two")
     if sheet and form not in _SHEET_FORMATS:
-        raise ReportError(f"the sheet is a page, not {form}: give --format html or pdf")
+        raise ReportError(f"--sheet needs --format html or pdf, not {form}")
     if form is ReportFormat.PDF and out is None:
-        raise ReportError("a PDF is nothing for a terminal: say with --out where it goes")
+        raise ReportError("a PDF cannot be printed to the terminal; pass --out FILE")
     return form
 
 
 def check_output_path(out: Path, force: bool) -> None:
     """Raise ReportError where a report cannot go to `out`, before the work of making it."""
     if out.is_dir():
-        raise ReportError(f"{out} is a folder: name a file in it")
+        raise ReportError(f"{out} is a folder; name a file")
     if not out.parent.is_dir():
-        raise ReportError(f"there is no folder {out.parent}: make it, or name another file")
+        raise ReportError(f"folder {out.parent} does not exist; create it or name another file")
     if out.exists() and not force:
-        raise ReportError(f"{out} is there already: name another file, or write over it with --force")
+        raise ReportError(f"{out} already exists; name another file or pass --force")
 
 
 def write_private(out: Path, content: bytes) -> None:
@@ -80,7 +80,7 @@ def write_private(out: Path, content: bytes) -> None:
                 Path(name).unlink()
             raise
     except OSError as error:
-        raise ReportError(f"cannot write {out}: {error.strerror}; name another file, or free some space") from error
+        raise ReportError(f"cannot write {out}: {error.strerror}; choose another file or free some space") from error
 
 
 _FILE_COLUMNS = 80

@@ -65,10 +65,10 @@ def day_figures(material: ReportData, drawing: ChartRenderer) -> list[Figure]:
         _figure(drawing, "Hour by hour", day_charts.speech_by_hour_chart(day), 150, _hours_table(day)),
         _figure(
             drawing,
-            "How you said you felt, beside the estimate",
+            "Your check-ins and the estimates",
             day_charts.valence_by_hour_chart(day, checkins),
             128,
-            Table([*said, *estimated], ("time", "pleasantness, -1 to 1", "in your word")),
+            Table([*said, *estimated], ("time", "pleasantness, -1 to 1", "your word")),
         ),
     ]
 
@@ -99,13 +99,13 @@ def valence_figure(material: ReportData, drawing: ChartRenderer, height: int) ->
     for one in material.checkins:
         said.setdefault(one.at.astimezone(material.period.zone).date(), []).append(one.valence)
     trend = material.trends["valence"]
-    title = "How pleasant the voice sounded, and how you said you felt"
+    title = "How pleasant the voice sounded, and your check-ins"
     return _figure(drawing, title, period_charts.trend_chart(trend, said), height, trend_table(trend))
 
 
 def coverage_figure(material: ReportData, drawing: ChartRenderer, height: int) -> Figure:
     """Hours of each day by what became of them."""
-    return _figure(drawing, "How much was heard", period_charts.coverage_chart(material.days), height, _coverage_table(material.days))
+    return _figure(drawing, "Recorded time", period_charts.coverage_chart(material.days), height, _coverage_table(material.days))
 
 
 def trend_table(trend: Trend) -> Table:
@@ -129,7 +129,7 @@ def _hours_table(day: DaySummary) -> Table:
     for hour in day.hours:
         emotions = [format_duration(hour.speech.emotions[emotion].seconds) if emotion in hour.speech.emotions else "" for emotion in found]
         rest = (hour.speech.unsure.seconds, (hour.speech.waiting + hour.speech.given_up).seconds)
-        heard = format_duration(hour.heard_s) if hour.heard_s else "not heard"
+        heard = format_duration(hour.heard_s) if hour.heard_s else "not recorded"
         rows.append(
             [
                 hour.label,
@@ -138,7 +138,7 @@ def _hours_table(day: DaySummary) -> Table:
                 *(format_duration(part) if part else "" for part in rest),
             ]
         )
-    return Table(rows, ("hour", "heard", *(emotion.word for emotion in found), "unsure", "not judged"))
+    return Table(rows, ("hour", "recorded", *(emotion.word for emotion in found), "unsure", "not analysed"))
 
 
 def _shares_table(days: Sequence[DaySummary]) -> Table:
@@ -179,7 +179,7 @@ def to_html(material: ReportData) -> str:
 def render_page(template: str, material: ReportData, **values: Any) -> str:
     """A template with what every page has: style, notice, contacts, when it was made."""
     zone = material.period.zone
-    made = f"Made on {material.now.astimezone(zone):%Y-%m-%d at %H:%M}; time zone {zone}."
+    made = f"Created {material.now.astimezone(zone):%Y-%m-%d %H:%M}, time zone {zone}."
     style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
     values = {"under": made, **values}
     return _environment().get_template(template).render(style=style, notice=DISCLAIMER, contacts=material.contacts, **values)
@@ -190,7 +190,7 @@ def _day(material: ReportData) -> dict[str, Any]:
     with ChartRenderer() as drawing:
         drawn = day_figures(material, drawing) if day.state is not DayState.NO_DATA or material.checkins else []
     tables = [
-        ("What was heard", Table([[row.name, row.amount, row.remark] for row in view_model.coverage_rows(day)], numbers=frozenset({1})))
+        ("Recorded time", Table([[row.name, row.amount, row.remark] for row in view_model.coverage_rows(day)], numbers=frozenset({1})))
     ]
     if day.speech.total.segments:
         tables.append(("How the voice sounded", emotions_table(day.speech)))
@@ -211,7 +211,7 @@ def _period(material: ReportData) -> dict[str, Any]:
         drawn = period_figures(material, drawing)
     return {
         "title": view_model.period_title(material.period),
-        "state": "" if material.known else "NO DATA: nothing was heard, so nothing can be said about these days.",
+        "state": "" if material.known else "NO DATA: nothing was recorded, so nothing is known about these days.",
         "said": sentences.period_sentences(material),
         "tables": [],
         "all_figures": drawn if material.known or material.checkins else [],
@@ -224,7 +224,7 @@ def _period(material: ReportData) -> dict[str, Any]:
 def emotions_table(speech: SpeechSummary) -> Table:
     """The emotions of a day, the largest share first."""
     if not view_model.emotion_rows(speech):
-        return Table([], caption="Nothing was sure enough to be given a name.")
+        return Table([], caption="No segment was above the confidence threshold.")
     absent = view_model.absent_emotions(speech)
     caption = f"{view_model.shares_basis(speech)}{f'; not found: {absent}' if absent else ''}"
     listed = [

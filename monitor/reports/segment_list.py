@@ -64,7 +64,7 @@ class SegmentList:
             yield from self._rows()
         if self.shown:
             yield ""
-            yield "Say what one was: emosllm-monitor label ID LETTER, or label ID --confirm"
+            yield "To label one: emosllm-monitor label ID LETTER, or label ID --confirm"
             # A letter stays with its word.
             yield from (line.replace(_TIED, " ") for line in wrap(emotion_list().replace(" ", _TIED).replace(f",{_TIED}", ", "), width))
         yield ""
@@ -72,17 +72,17 @@ class SegmentList:
 
     def _counts(self) -> str:
         if not self.entries and not self.checkins:
-            return "No speech and no check-in is stored for this day. `emosllm-monitor report` tells how much of it was heard."
+            return "No speech and no check-ins are stored for this day. `emosllm-monitor report` shows how much was recorded."
         kinds = Counter(_kind(entry) for entry in self.entries)
-        counts = [f"{_counted(len(self.entries), 'piece')} of speech: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"]
+        counts = [f"{_counted(len(self.entries), 'segment')}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"]
         named = sum(entry.correction is not None for entry in self.entries)
         if named:
-            counts.append(f"you have said what {named} of them {'was' if named == 1 else 'were'}")
-        counts = counts if self.entries else ["no speech is stored"]
+            counts.append(f"{named} labelled by you")
+        counts = counts if self.entries else ["no speech"]
         if self.checkins:
             counts.append(_counted(len(self.checkins), "check-in"))
         if self.only_unsure:
-            counts.append(f"shown: {len(self.shown)} that the model was unsure of and you have not named")
+            counts.append(f"showing {len(self.shown)} unsure and unlabelled")
         text = "; ".join(counts)
         return f"{text[0].upper()}{text[1:]}."
 
@@ -90,7 +90,7 @@ class SegmentList:
         id_width = max((len(str(entry.id)) for entry in self.shown), default=0)
         id_width = max(id_width, len("ID"))
         if self.shown:
-            yield f"{'ID':>{id_width}}  from       length  {'estimated':<{_ESTIMATE_WIDTH}}you say"
+            yield f"{'ID':>{id_width}}  from       length  {'estimate':<{_ESTIMATE_WIDTH}}your label"
         offset = self.day.start.astimezone(self.day.zone).utcoffset()
         moments = [(entry.start_at, entry) for entry in self.shown] + [(checkin.at, checkin) for checkin in self.checkins]
         for moment, item in sorted(moments, key=lambda row: row[0]):
@@ -105,11 +105,11 @@ class SegmentList:
 
 
 def format_estimate(entry: SegmentRecord) -> str:
-    """What was estimated: `fear 84 %`, `unsure, perhaps fear 41 %`, or why there is nothing."""
+    """Return the estimate as text: `fear 84 %`, `unsure (fear 41 %)`, or why there is none."""
     if entry.prediction is None:
-        return f"not judged: {entry.reason}" if entry.state is SegmentState.UNJUDGED else "waits to be judged"
+        return f"not analysed: {entry.reason}" if entry.state is SegmentState.UNJUDGED else "waiting for analysis"
     likely = f"{entry.prediction.emotion.word} {entry.prediction.confidence * 100:.0f} %"
-    return f"unsure, perhaps {likely}" if entry.prediction.unsure else likely
+    return f"unsure ({likely})" if entry.prediction.unsure else likely
 
 
 def format_label(entry: SegmentRecord) -> str:
@@ -117,7 +117,7 @@ def format_label(entry: SegmentRecord) -> str:
     if entry.correction is None:
         return ""
     agrees = entry.prediction is not None and entry.prediction.emotion is entry.correction.emotion
-    return f"{entry.correction.emotion.word} too" if agrees else entry.correction.emotion.word
+    return f"{entry.correction.emotion.word} (confirmed)" if agrees else entry.correction.emotion.word
 
 
 def _is_open(entry: SegmentRecord) -> bool:
@@ -126,7 +126,7 @@ def _is_open(entry: SegmentRecord) -> bool:
 
 def _kind(entry: SegmentRecord) -> str:
     if entry.prediction is None:
-        return "waiting" if entry.state is SegmentState.WAITING else "not judged"
+        return "waiting" if entry.state is SegmentState.WAITING else "not analysed"
     return "unsure" if entry.prediction.unsure else "sure"
 
 
@@ -154,7 +154,7 @@ def _checkin_lines(checkin: CheckIn, head: str) -> Iterator[str]:
 
 def _clock_change(before: timedelta, after: timedelta) -> str:
     minutes = round((after - before).total_seconds() / 60)
-    return f"(the clocks were set {'forward' if minutes > 0 else 'back'} by {abs(minutes)} minutes)"
+    return f"(clocks went {'forward' if minutes > 0 else 'back'} by {abs(minutes)} minutes)"
 
 
 def _entry_json(entry: SegmentRecord) -> dict[str, Any]:

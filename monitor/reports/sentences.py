@@ -63,9 +63,9 @@ def period_sentences(material: ReportData) -> list[str]:
 def coverage_sentence(material: ReportData) -> str:
     """How much of the period is known at all."""
     total, known = len(material.days), len(material.known)
-    without = f"{total - known} {'is' if total - known == 1 else 'are'} NO DATA and left out of everything below"
-    heard = f"in all {format_duration(sum(day.heard_s for day in material.days))} were heard"
-    return f"Something was heard on {known} of {_days(total)}; {heard}." + (f" {without[0].upper()}{without[1:]}." if known < total else "")
+    without = f"{_days(total - known)} with NO DATA {'is' if total - known == 1 else 'are'} left out of everything below"
+    heard = f"{format_duration(sum(day.heard_s for day in material.days))} in total"
+    return f"Recorded on {known} of {_days(total)}; {heard}." + (f" {without[0].upper()}{without[1:]}." if known < total else "")
 
 
 def change_sentences(trends: Iterable[Trend]) -> list[str]:
@@ -86,7 +86,7 @@ def format_measure(measure: Measure, value: float) -> str:
     if measure.key.startswith("share_"):
         return format_percent(max(0.0, value))
     if measure.key == "speech_per_hour":
-        return f"{max(0.0, value):.1f} min an hour"
+        return f"{max(0.0, value):.1f} min per hour"
     if measure.key in ("loudness_db", "pitch_hz"):
         return f"{value:.0f} {'Hz' if measure.key == 'pitch_hz' else 'dB'}"
     return f"{value:+.2f}"
@@ -97,18 +97,18 @@ def _affect(affect: Affect | None) -> list[str]:
         return []
     pleasant = format_level(affect.valence.mean, "unpleasant", "pleasant")
     excited = format_level(affect.arousal.mean, "calm", "excited")
-    means = f"({affect.valence.mean:+.2f} and {affect.arousal.mean:+.2f} on scales from -1 to 1)"
-    said = f"On average the voice sounded {pleasant}, and {excited} {means}."
+    means = f"({affect.valence.mean:+.2f} and {affect.arousal.mean:+.2f} on scales of -1 to 1)"
+    said = f"On average the voice sounded {pleasant} and {excited} {means}."
     return [said, *_spread(affect.valence)]
 
 
 def _spread(spread: AffectDynamics) -> list[str]:
     if spread.sd is None:
         return []
-    amount = "little" if spread.sd < _LITTLE else "somewhat" if spread.sd < _SOME else "much"
+    amount = "little" if spread.sd < _LITTLE else "somewhat" if spread.sd < _SOME else "a lot"
     sentence = f"How pleasant it sounded varied {amount} (standard deviation {spread.sd:.2f})"
     if spread.mssd is not None and spread.inertia is not None:
-        sentence += f"; from one moment to the next the mean squared change was {spread.mssd:.3f}, and {spread.inertia:+.2f} carried over"
+        sentence += f"; between segments the mean squared change was {spread.mssd:.3f} and the autocorrelation {spread.inertia:+.2f}"
     return [f"{sentence}."]
 
 
@@ -128,7 +128,7 @@ def _transitions(day: DaySummary) -> list[str]:
     changed = {pair: count for pair, count in day.transitions.items() if pair[0] is not pair[1]}
     if pairs < MIN_SUCCESSIVE_PAIRS:
         return []
-    told = f"From one sure piece to the next the emotion changed {sum(changed.values())} times of {pairs}"
+    told = f"From one sure segment to the next the emotion changed {sum(changed.values())} of {pairs} times"
     if changed:
         (before, after), count = max(changed.items(), key=lambda one: one[1])
         told += f", most often from {before.word} to {after.word} ({count})"
@@ -139,19 +139,15 @@ def _voice(voice: VoiceStatistics | None) -> list[str]:
     if voice is None or voice.segments < MIN_AFFECT_SEGMENTS or voice.loudness_db is None:
         return []
     loudness, pitch = voice.loudness_db, voice.pitch_hz
-    told = f"Half of the pieces had a loudness of {loudness.low:.0f} to {loudness.high:.0f} dB re full scale"
+    told = f"Half of the segments had a loudness of {loudness.low:.0f} to {loudness.high:.0f} dB re full scale"
     if pitch is not None:
         told += f" and a pitch of {pitch.low:.0f} to {pitch.high:.0f} Hz"
-    return [f"{told}; loudness compares only with days of the same microphone."]
+    return [f"{told}; compare loudness only between days with the same microphone."]
 
 
 def _corrections(days: Sequence[DaySummary]) -> list[str]:
     corrected = sum(day.speech.corrected for day in days)
-    return (
-        [f"You said of {format_segments(corrected)} what {'it was' if corrected == 1 else 'they were'}: there your word counts."]
-        if corrected
-        else []
-    )
+    return [f"You labelled {format_segments(corrected)}; your labels replace the estimates."] if corrected else []
 
 
 def _checkins(material: ReportData) -> list[str]:
@@ -161,7 +157,7 @@ def _checkins(material: ReportData) -> list[str]:
     mean = fmean(one.valence for one in said)
     times = "once" if len(said) == 1 else f"{len(said)} times"
     words = ", ".join(dict.fromkeys(one.emotion.word for one in said))
-    return [f"You checked in {times} and said you felt {format_level(mean, 'unpleasant', 'pleasant')} ({mean:+.2f}): {words}."]
+    return [f"You checked in {times} and on average felt {format_level(mean, 'unpleasant', 'pleasant')} ({mean:+.2f}): {words}."]
 
 
 def _unusual(trends: Mapping[str, Trend]) -> list[str]:
@@ -172,10 +168,10 @@ def _unusual(trends: Mapping[str, Trend]) -> list[str]:
         if point and point.outside and point.value is not None and point.band is not None:
             side = "above" if point.outside > 0 else "below"
             usual = f"usually {format_measure(trend.measure, point.band.low)} to {format_measure(trend.measure, point.band.high)}"
-            told.append(f"{trend.measure.words}, {side} it ({format_measure(trend.measure, point.value)}, {usual})")
+            told.append(f"{trend.measure.words}, {side} ({format_measure(trend.measure, point.value)}, {usual})")
     if not told:
         return []
-    chance = f"Of each measure that happens by chance on at most about one day in {_BY_CHANCE}."
+    chance = f"For each measure, this happens by chance on at most about one day in {_BY_CHANCE}."
     return [f"Outside your usual range on this day: {'; '.join(told)}. {chance}"]
 
 
@@ -184,7 +180,7 @@ def _new_model(trends: Iterable[Trend], when: str) -> list[str]:
     if not changed:
         return []
     since = when if len(changed) == 1 and when == "this day" else ", ".join(long_date(on) for on in changed)
-    return [f"Another model judges since {since}: what differs before and after may be its doing, not yours."]
+    return [f"A different model was used from {since}: differences before and after may come from the model, not from you."]
 
 
 def _voice_changes(trends: Iterable[Trend], when: str) -> list[str]:
@@ -193,7 +189,7 @@ def _voice_changes(trends: Iterable[Trend], when: str) -> list[str]:
     if not changed:
         return []
     since = when if len(changed) == 1 and when == "this day" else ", ".join(long_date(on) for on in changed)
-    return [f"What the monitor knows of your voice changed on {since}: what differs before and after may be its doing, not yours."]
+    return [f"The reference of your voice changed on {since}: differences before and after may come from that, not from you."]
 
 
 def _known_voice(material: ReportData) -> list[str]:
@@ -214,11 +210,11 @@ def _retraining(material: ReportData) -> list[str]:
     for run in material.retrainings:
         if run.ended_at and run.outcome == JobOutcome.DONE and (version := _version(run.details)):
             at = run.ended_at.astimezone(material.period.zone)
-            told.append(f"A new model, {version}, came into use on {long_date(at.date())}, {at:%H:%M}: it learned from what you said.")
+            told.append(f"A new model, {version}, trained on your labels, has been in use since {long_date(at.date())}, {at:%H:%M}.")
     ended = [run for run in material.retrainings if run.outcome is not None]
     if ended and ended[-1].outcome == JobOutcome.FAILED:
         reason = ended[-1].reason.rstrip(".")
-        told.append(f"The last retraining, for {long_date(ended[-1].day)}, failed: {reason}. The model in use stays.")
+        told.append(f"The last retraining, for {long_date(ended[-1].day)}, failed: {reason}. The model in use is unchanged.")
     return told
 
 
@@ -230,7 +226,7 @@ def _version(details: Mapping[str, Any]) -> str:
 
 def _own_word(material: ReportData) -> list[str]:
     """Of more days than the report, where it has few: see Material."""
-    return [f"Over {SELF_REPORT_DAYS} days or more: {material.self_report[0]}", *material.self_report[1:]] if material.self_report else []
+    return [f"Over at least {SELF_REPORT_DAYS} days: {material.self_report[0]}", *material.self_report[1:]] if material.self_report else []
 
 
 def _days(count: int) -> str:

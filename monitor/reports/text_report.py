@@ -76,7 +76,7 @@ def _title(name: str, zone: str, state: str) -> RenderableType:
 
 def _sentences(said: list[str]) -> Iterator[RenderableType]:
     if said:
-        yield Group(Text("In plain words", style="bold"), *(Text(sentence) for sentence in said))
+        yield Group(Text("Summary", style="bold"), *(Text(sentence) for sentence in said))
 
 
 def _footing(material: ReportData) -> Iterator[RenderableType]:
@@ -85,7 +85,7 @@ def _footing(material: ReportData) -> Iterator[RenderableType]:
         yield Text(models, style="dim")
     yield Text(DISCLAIMER, style="italic")
     if material.contacts:
-        yield Group(Text("Whom you can call", style="bold"), *(Text(contact) for contact in material.contacts))
+        yield Group(Text("Who you can call", style="bold"), *(Text(contact) for contact in material.contacts))
 
 
 def _coverage(summary: DaySummary) -> RenderableType:
@@ -102,7 +102,7 @@ def _coverage(summary: DaySummary) -> RenderableType:
 def _emotions(speech: SpeechSummary, glyphs: _Glyphs) -> RenderableType:
     heading = Text("How the voice sounded", style="bold")
     if not view_model.emotion_rows(speech):
-        return Group(heading, Text("Nothing was sure enough to be given a name."))
+        return Group(heading, Text("No segment was above the confidence threshold."))
     absent = view_model.absent_emotions(speech)
     footing = [Text(f"not found: {absent}", style="dim")] if absent else []
     grid = _shares(speech, glyphs) if view_model.has_enough_speech(speech) else _counts(speech)
@@ -161,13 +161,13 @@ def _strip(summary: DaySummary, glyphs: _Glyphs) -> RenderableType:
     grid.add_column(style="dim", min_width=5)
     grid.add_column(no_wrap=True)
     grid.add_row("hour", Text(clock, style="dim"))
-    grid.add_row("heard", Text(levels, style="cyan"))
-    grid.add_row("voice", Text("".join(f"{letter:<2}" for letter in letters), style="bold"))
+    grid.add_row("recorded", Text(levels, style="cyan"))
+    grid.add_row("emotion", Text("".join(f"{letter:<2}" for letter in letters), style="bold"))
     notes = [Text(_legend(summary, letters, glyphs), style="dim")]
     if len(summary.hours) != 24:
-        notes.append(Text(f"The clocks were changed: this day has {format_duration(summary.length_s)}.", style="dim"))
+        notes.append(Text(f"The clocks changed: this day has {format_duration(summary.length_s)}.", style="dim"))
     heading = Text("Hour by hour", style="bold")
-    return Group(heading, Text("how much was heard, and what most of the sure speech was", style="dim"), grid, *notes)
+    return Group(heading, Text("recorded time, and the emotion with the largest share", style="dim"), grid, *notes)
 
 
 def _level(hour: HourSummary, glyphs: _Glyphs) -> str:
@@ -185,7 +185,7 @@ def _letter(hour: HourSummary, glyphs: _Glyphs) -> str:
 
 def _legend(summary: DaySummary, letters: list[str], glyphs: _Glyphs) -> str:
     meanings = {emotion.value: emotion.word for emotion in summary.speech.emotions}
-    meanings |= {_UNCLEAR: "unsure or not judged", glyphs.silent: "no speech", " ": "not heard"}
+    meanings |= {_UNCLEAR: "unsure or not analysed", glyphs.silent: "no speech", " ": "not recorded"}
     return "   ".join(f"{mark if mark.strip() else 'blank'} {meanings[mark]}" for mark in meanings if mark in letters)
 
 
@@ -205,7 +205,7 @@ def _plain_day(material: ReportData) -> Iterator[str]:
     yield from _plain_emotions(summary)
     heard = [hour for hour in summary.hours if hour.heard_s]
     if heard:
-        yield f"Hour by hour; {len(heard)} of {len(summary.hours)} hours were heard at least in part:"
+        yield f"Hour by hour; {len(heard)} of {len(summary.hours)} hours were recorded at least in part:"
         yield from (_plain_hour(hour) for hour in heard)
     yield from sentences.day_sentences(material)
 
@@ -215,12 +215,12 @@ def _plain_emotions(summary: DaySummary) -> Iterator[str]:
     if not speech.total.segments:
         return
     if not view_model.emotion_rows(speech):
-        yield "How the voice sounded: nothing was sure enough to be given a name."
+        yield "How the voice sounded: no segment was above the confidence threshold."
         return
     yield f"How the voice sounded, {view_model.shares_basis(speech)}:"
     for found in view_model.emotion_rows(speech):
         share = "" if found.share is None else f"{format_percent(found.share)}, "
-        interval = f"in truth perhaps {view_model.format_interval(found.interval)}, " if found.interval else ""
+        interval = f"95 % interval {view_model.format_interval(found.interval)}, " if found.interval else ""
         heard = f"{format_segments(found.amount.segments)}, " if found.amount.segments else ""
         yield f"{found.emotion.word}: {share}{interval}{heard}{view_model.format_sure_time(found)}."
     if view_model.absent_emotions(speech):
@@ -232,10 +232,10 @@ def _plain_hour(hour: HourSummary) -> str:
     if not speech.total.segments:
         said = "no speech"
     elif speech.leading is None:
-        said = f"{format_duration(speech.total.seconds)} of speech, unsure or not judged"
+        said = f"{format_duration(speech.total.seconds)} of speech, unsure or not analysed"
     else:
         said = f"{format_duration(speech.total.seconds)} of speech, mostly {speech.leading.word}"
-    return f"{hour.label}: heard {format_duration(hour.heard_s)}; {said}."
+    return f"{hour.label}: recorded {format_duration(hour.heard_s)}; {said}."
 
 
 def _plain_period(material: ReportData) -> Iterator[str]:
@@ -252,7 +252,7 @@ def _plain_day_line(day: DaySummary) -> str:
     _, state, heard, speech, unsure, mostly, pleasant = view_model.day_cells(day)
     more = [f"unsure {unsure}" if unsure else "", f"mostly {mostly}" if mostly != view_model.TOO_LITTLE else "too little speech for shares"]
     more.append(f"pleasantness {pleasant}" if pleasant else "")
-    return f"{short_date(day.day.on)}: {state}; heard {heard}; speech {speech}; {'; '.join(part for part in more if part)}."
+    return f"{short_date(day.day.on)}: {state}; recorded {heard}; speech {speech}; {'; '.join(part for part in more if part)}."
 
 
 def _plain_footing(material: ReportData) -> Iterator[str]:
@@ -261,5 +261,5 @@ def _plain_footing(material: ReportData) -> Iterator[str]:
         yield models
     yield DISCLAIMER
     if material.contacts:
-        yield "Whom you can call:"
+        yield "Who you can call:"
         yield from material.contacts

@@ -14,7 +14,7 @@ from monitor.reports.data import ReportPeriod
 from monitor.storage.records import Coverage
 
 TOO_LITTLE = "too little"
-DAY_COLUMNS = ("day", "state", "heard", "speech", "unsure", "mostly", "pleasant")
+DAY_COLUMNS = ("day", "state", "recorded", "speech", "unsure", "mostly", "pleasant")
 """What a line of a period says of its day; `day_cells` fills them."""
 
 # Speech that was heard and not judged has rows of its own.
@@ -54,27 +54,29 @@ def day_title(summary: DaySummary) -> str:
 def state_text(summary: DaySummary) -> str:
     """What is to be known before anything else is read; empty for a covered day."""
     if summary.state is DayState.NO_DATA:
-        return f"{summary.state}: nothing was heard, so nothing can be said about this day."
+        return f"{summary.state}: nothing was recorded, so nothing is known about this day."
     return f"{summary.state}: {', '.join(summary.gaps)}." if summary.gaps else ""
 
 
 def coverage_rows(summary: DaySummary) -> list[CoverageRow]:
     """What became of the day, and of the speech in it."""
     speech = summary.speech
-    rows = [CoverageRow("Heard", format_duration(summary.heard_s), f"of {format_duration(summary.passed_s)}")]
+    rows = [CoverageRow("Recorded", format_duration(summary.heard_s), f"of {format_duration(summary.passed_s)}")]
     for kind, (name, meaning) in COVERAGE_TEXTS.items():
         if kind in summary.coverage_s and kind not in _OWN_ROWS:
             rows.append(CoverageRow(name, format_duration(summary.coverage_s[kind]), meaning))
     if summary.state is not DayState.NO_DATA:
         rows.append(CoverageRow("Speech", format_duration(speech.total.seconds), format_segments(speech.total.segments)))
     if speech.unsure_share is not None:
-        meaning = f"{format_percent(speech.unsure_share)} of judged speech: nothing was likely enough"
+        meaning = f"{format_percent(speech.unsure_share)} of analysed speech: low confidence"
         rows.append(CoverageRow("Unsure", format_duration(speech.unsure.seconds), meaning))
     for reason, amount in speech.unjudged.items():
-        rows.append(CoverageRow("Not judged", format_duration(amount.seconds), f"{format_segments(amount.segments)}: {reason}"))
+        rows.append(CoverageRow("Not analysed", format_duration(amount.seconds), f"{format_segments(amount.segments)}: {reason}"))
     if speech.waiting.segments:
         rows.append(
-            CoverageRow("Waiting", format_duration(speech.waiting.seconds), f"{format_segments(speech.waiting.segments)}, yet to be judged")
+            CoverageRow(
+                "Waiting", format_duration(speech.waiting.seconds), f"{format_segments(speech.waiting.segments)}, waiting for analysis"
+            )
         )
     return rows
 
@@ -100,11 +102,11 @@ def shares_basis(speech: SpeechSummary) -> str:
     """What the shares or counts are of."""
     basis, sure = format_duration(speech.basis.seconds), format_duration(speech.sure.seconds)
     if not has_enough_speech(speech):
-        return f"only {basis} of speech was {'judged' if speech.estimated else 'sure'}: too little for per cent"
+        return f"only {basis} of speech was {'analysed' if speech.estimated else 'sure'}: too little for percentages"
     if speech.estimated:
-        return f"estimated from {basis} of judged speech; beside it, the 95 % interval, and how much the model was sure about"
-    more = "; beside it, what it may be in truth, as the model confuses emotions" if speech.intervals else ""
-    return f"of the {sure} of speech the model was sure about{more}"
+        return f"estimated from {basis} of analysed speech, with the 95 % interval and the time the model was sure about"
+    more = ", with 95 % intervals that allow for the model's usual mistakes" if speech.intervals else ""
+    return f"of {sure} of speech the model was sure about{more}"
 
 
 def format_sure_time(of: EmotionRow) -> str:
@@ -130,9 +132,9 @@ def models_text(bundles: Mapping[str, int], parts: str = "hours") -> str:
     if not bundles:
         return ""
     if len(bundles) == 1:
-        return f"Judged by model {next(iter(bundles))}."
+        return f"Analysed by model {next(iter(bundles))}."
     named = " and ".join(f"{version} ({format_segments(count)})" for version, count in bundles.items())
-    return f"Judged by models {named}: a difference between their {parts} may be theirs, not yours."
+    return f"Analysed by models {named}: differences between their {parts} may come from the models, not from you."
 
 
 def period_title(period: ReportPeriod) -> str:

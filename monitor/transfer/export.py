@@ -30,7 +30,7 @@ def export_data(config: Config, form: ExportFormat, time_range: TimeRange, out: 
     Returns the number of rows by table. force: replace what is there. Raises ExchangeError and TimelineError; then nothing has changed.
     """
     if out == "-" and form in _FOLDERS:
-        raise ExchangeError(f"{form} is a folder with several files and cannot go to standard output; use --format jsonl")
+        raise ExchangeError(f"{form} writes a folder and cannot go to standard output; use --format jsonl")
     if out == "-":
         return _to_stdout(lambda target: _write_file(config, form, time_range, target, now))
     with _atomic_output(Path(out).expanduser(), force) as part:
@@ -81,7 +81,7 @@ def _to_stdout(write: Callable[[IO[str]], dict[str, int]]) -> dict[str, int]:
         with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as target:
             return write(target)
     except BrokenPipeError:
-        raise ExchangeError("whoever read the export stopped before its end") from None
+        raise ExchangeError("the reader of the export closed the pipe early") from None
     except OSError as error:
         raise ExchangeError(f"cannot write the export to standard output: {error.strerror}") from error
 
@@ -93,12 +93,12 @@ def _atomic_output(place: Path, force: bool) -> Iterator[Path]:
     before = os.umask(0o077)
     try:
         if not force and (place.exists() or place.is_symlink()):
-            raise ExchangeError(f"{place} is there already; name another place, or replace it with --force")
+            raise ExchangeError(f"{place} already exists; name another place or pass --force")
         yield part
         _sync_all(part)
         _put_in_place(part, place)
     except OSError as error:
-        raise ExchangeError(f"cannot write the export to {place}: {error.strerror}; check the disk and the permissions there") from error
+        raise ExchangeError(f"cannot write the export to {place}: {error.strerror}; check disk space and permissions") from error
     finally:
         os.umask(before)
         _remove(part)

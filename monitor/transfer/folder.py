@@ -66,7 +66,7 @@ def read_folder(folder: Path, form: TableFormat) -> Iterator[LocatedRow]:
         except ValueError as error:
             raise ValueError(f"{file.name}, {error}") from error
     if counts != promised:
-        raise ValueError(f"{ABOUT} promises {promised} rows, and there are {counts}")
+        raise ValueError(f"{ABOUT} lists {promised} rows, found {counts}")
 
 
 def _write_table(folder: Path, form: TableFormat, table: Table, rows: Iterable[Row]) -> int:
@@ -81,20 +81,22 @@ def _write_table(folder: Path, form: TableFormat, table: Table, rows: Iterable[R
 def _about(folder: Path) -> Mapping[str, Any]:
     file = folder / ABOUT
     if not file.is_file():
-        raise ValueError(f"there is no {ABOUT} in it, so it is no {EXPORT_FORMAT}")
+        raise ValueError(f"it has no {ABOUT}, so it is not an {EXPORT_FORMAT}")
     about = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(about, dict) or about.get("format") != EXPORT_FORMAT:
-        raise ValueError(f"{ABOUT} says that it is no {EXPORT_FORMAT}")
+        raise ValueError(f"{ABOUT} does not describe an {EXPORT_FORMAT}")
     if about.get("version") != EXPORT_VERSION:
-        raise ValueError(f"{ABOUT} names version {about.get('version')!r} of the format, and this program reads version {EXPORT_VERSION}")
+        raise ValueError(
+            f"format version {about.get('version')!r} in {ABOUT} is not supported; this program reads version {EXPORT_VERSION}"
+        )
     return about
 
 
 def _page(form: TableFormat) -> str:
-    lines = [f"This is what emosllm-monitor has stored. {EXPORT_NOTICE}", ""]
-    lines.append("Moments are in UTC. Emotions: A angry, S sad, H happy, U surprise, F fear, D disgust, C contempt, N neutral, O other.")
+    lines = [f"Data exported from emosllm-monitor. {EXPORT_NOTICE}", ""]
+    lines.append("Times are in UTC. Emotions: A angry, S sad, H happy, U surprise, F fear, D disgust, C contempt, N neutral, O other.")
     if form.ending == "csv":
-        lines.append("An apostrophe at the beginning of a text keeps spreadsheets from taking it for a formula, and does not belong to it.")
+        lines.append("A leading apostrophe keeps spreadsheets from reading a text as a formula and is not part of the text.")
     for table in TABLES:
         lines += ["", f"{table.name}.{form.ending}"]
         lines += [f"  {column.name:15} {column.words}" for column in table.flat_columns]
@@ -129,10 +131,10 @@ def csv_rows(file: Path, table: Table) -> Iterator[tuple[str, Row]]:
         try:
             names = next(lines, [])
             if sorted(names) != sorted(columns):
-                raise ValueError(f"the columns must be {', '.join(columns)}, these are {', '.join(names)}")
+                raise ValueError(f"expected columns {', '.join(columns)}, found {', '.join(names)}")
             for cells in lines:
                 if len(cells) != len(names):
-                    raise ValueError(f"{len(cells)} cells, where there are {len(names)} columns")
+                    raise ValueError(f"{len(cells)} cells, but {len(names)} columns")
                 flat = {name: from_cell(columns[name], cell) for name, cell in zip(names, cells, strict=True)}
                 yield f"line {lines.line_num}", unflatten(table, flat)
         except (ValueError, csv.Error) as error:

@@ -34,7 +34,7 @@ def read_jsonl(source: Iterable[str]) -> Iterator[LocatedRow]:
         place = f"line {number}"
         try:
             if ended:
-                raise ValueError("there is more after the end")
+                raise ValueError("there is data after the end")
             if number == 1:
                 _check_header(line)
                 continue
@@ -51,7 +51,7 @@ def read_jsonl(source: Iterable[str]) -> Iterator[LocatedRow]:
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
     if not ended:
-        raise ValueError(f"after line {number}: the end is missing; the file was cut off")
+        raise ValueError(f"after line {number}: the end is missing; the file is truncated")
 
 
 def _line(target: IO[str], thing: Mapping[str, Any]) -> None:
@@ -62,16 +62,16 @@ def _parsed(line: str) -> dict[str, Any]:
     try:
         thing = json.loads(line, parse_constant=_no_number)
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON ({error.msg})") from None
+        raise ValueError(f"invalid JSON ({error.msg})") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(thing, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("not a JSON object")
     return thing
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _check_header(line: str) -> None:
@@ -79,21 +79,19 @@ def _check_header(line: str) -> None:
     with suppress(ValueError):
         thing = _parsed(line)
     if thing.get("type") != "header" or thing.get("format") != EXPORT_FORMAT:
-        raise ValueError(
-            f"it is no {EXPORT_FORMAT}: what comes back is what `export` wrote as jsonl, csv or parquet; fhir holds too little for that"
-        )
+        raise ValueError(f"not an {EXPORT_FORMAT}: only jsonl, csv and parquet exports can be imported; fhir holds too little")
     if thing.get("version") != EXPORT_VERSION:
-        raise ValueError(f"it has version {thing.get('version')!r} of the format, and this program reads version {EXPORT_VERSION}")
+        raise ValueError(f"format version {thing.get('version')!r} is not supported; this program reads version {EXPORT_VERSION}")
 
 
 def _check_end(thing: Mapping[str, Any], counts: Mapping[str, int]) -> None:
     if thing.get("rows") != counts:
-        raise ValueError(f"there should be {thing.get('rows')} rows, and there are {dict(counts)}")
+        raise ValueError(f"expected {thing.get('rows')} rows, found {dict(counts)}")
 
 
 def _table(kind: object) -> Table:
     if not isinstance(kind, str) or kind not in _BY_NAME:
-        raise ValueError(f"the type is {kind!r}, which is none of {', '.join(_BY_NAME)}")
+        raise ValueError(f"the type is {kind!r}; it must be one of {', '.join(_BY_NAME)}")
     return _BY_NAME[kind]
 
 

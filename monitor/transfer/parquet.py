@@ -49,7 +49,7 @@ def parquet_rows(file: Path, table: Table) -> Iterator[tuple[str, Row]]:
         with pq.ParquetFile(file) as opened:
             found, wanted = opened.schema_arrow, _schema(table)
             if not found.equals(wanted):
-                raise ValueError(f"the columns must be {_format_schema(wanted)}, these are {_format_schema(found)}")
+                raise ValueError(f"expected columns {_format_schema(wanted)}, found {_format_schema(found)}")
             for batch in opened.iter_batches(_ROWS_AT_A_TIME):
                 for flat in batch.to_pylist():
                     number += 1

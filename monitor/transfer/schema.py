@@ -23,8 +23,8 @@ from monitor.storage.records import MAX_SEGMENT_S, Coverage, CoverageInterval, S
 EXPORT_FORMAT = "emosllm-monitor export"
 EXPORT_VERSION = 1
 EXPORT_NOTICE = (
-    "Estimates by a machine from the sound of a voice, not a diagnosis. These files are not encrypted: whoever has them can read them. "
-    "Sound is not among them."
+    "Estimates by a machine from the sound of a voice, not a diagnosis. These files are not encrypted: anyone who has them can read them. "
+    "They contain no audio."
 )
 
 Row = Mapping[str, Any]
@@ -106,7 +106,7 @@ def _flat(column: Column) -> Iterator[Column]:
         yield column
         return
     for emotion in Emotion:
-        words = f"probability of {emotion.word}, 0 to 1; empty where the model cannot answer it"
+        words = f"probability of {emotion.word}, 0 to 1; empty if the model cannot predict it"
         yield replace(column, name=_posterior_column(emotion), kind=ValueKind.REAL, words=words)
 
 
@@ -134,25 +134,25 @@ def _check_value(column: Column, value: object) -> None:
         if not column.optional:
             raise ValueError(f"{column.name} is missing")
     elif not _TYPES[column.kind](value):
-        raise ValueError(f"{column.name} is {value!r}, which is no {column.kind}")
+        raise ValueError(f"{column.name} is {value!r}, which is not a valid {column.kind}")
 
 
 def _check_segment(row: Row) -> None:
     if not 0 <= row["start_sample"] < row["end_sample"]:
-        raise ValueError(f"a segment goes from sample {row['start_sample']} to {row['end_sample']}")
+        raise ValueError(f"a segment cannot run from sample {row['start_sample']} to {row['end_sample']}")
     _check_zone(row["zone"])
     state = _one_of(SegmentState, "state", row["state"])
     judged = ("emotion", "confidence", "unsure", "posterior", "bundle_version", "judged_at")
     if {row[name] is not None for name in judged} != {state is SegmentState.JUDGED}:
-        raise ValueError(f"the state is {state}, and {', '.join(judged)} must all be there when it is judged, else none")
+        raise ValueError(f"the state is {state}, but {', '.join(judged)} must all be set if it is judged, and none otherwise")
     if (row["reason"] is not None) != (state is SegmentState.UNJUDGED):
-        raise ValueError(f"the state is {state}, and a reason belongs to what is unjudged, and only there")
+        raise ValueError(f"the state is {state}, but a reason must be set if it is unjudged, and only then")
     prediction = None if state is not SegmentState.JUDGED else _prediction(row)
     entry = SegmentRecord(
         0, row["stream"], row["start_sample"], row["end_sample"], row["start_at"], row["end_at"], row["zone"], state, None, prediction
     )
     if (entry.end_at - entry.start_at).total_seconds() > MAX_SEGMENT_S:
-        raise ValueError(f"a segment lasts at most {MAX_SEGMENT_S:.0f} s, this one is from {entry.start_at} to {entry.end_at}")
+        raise ValueError(f"a segment lasts at most {MAX_SEGMENT_S:.0f} s; this one runs from {entry.start_at} to {entry.end_at}")
 
 
 def _prediction(row: Row) -> Prediction:
@@ -160,7 +160,7 @@ def _prediction(row: Row) -> Prediction:
     prediction = Prediction(posterior, row["unsure"], row["bundle_version"])
     highest = max(posterior.values())
     if posterior.get(row["emotion"]) != highest or row["confidence"] != highest:
-        raise ValueError(f"emotion and confidence are {row['emotion']!r} and {row['confidence']}, and the posterior says otherwise")
+        raise ValueError(f"emotion {row['emotion']!r} and confidence {row['confidence']} do not match the posterior")
     return prediction
 
 
@@ -178,7 +178,7 @@ def _check_checkin(row: Row) -> None:
     _check_zone(row["zone"])
     _one_of(Emotion, "emotion", row["emotion"])
     if not -1 <= row["valence"] <= 1:
-        raise ValueError(f"valence is {row['valence']}, which is not within -1 and 1")
+        raise ValueError(f"valence is {row['valence']}; it must be between -1 and 1")
 
 
 def _check_prompt(row: Row) -> None:
@@ -189,7 +189,7 @@ def _one_of(values: type[_E], name: str, text: str) -> _E:
     try:
         return values(text)
     except ValueError:
-        raise ValueError(f"{name} is {text!r}, which is none of {', '.join(values)}") from None
+        raise ValueError(f"{name} is {text!r}; it must be one of {', '.join(values)}") from None
 
 
 @lru_cache
@@ -197,33 +197,33 @@ def _check_zone(name: str) -> None:
     try:
         ZoneInfo(name)
     except (OSError, ValueError, LookupError):
-        raise ValueError(f"zone is {name!r}, which is no IANA time zone") from None
+        raise ValueError(f"zone is {name!r}, which is not an IANA time zone") from None
 
 
-_STREAM = Column("stream", ValueKind.TEXT, "which start of the monitor it belongs to; with start_sample it names the segment")
-_ZONE = Column("zone", ValueKind.TEXT, "IANA name of the time zone the monitor ran in")
+_STREAM = Column("stream", ValueKind.TEXT, "the run of the monitor; with start_sample it identifies the segment")
+_ZONE = Column("zone", ValueKind.TEXT, "IANA time zone of the monitor")
 
 SEGMENTS = Table(
     "segments",
     "segment",
     (
         _STREAM,
-        Column("start_sample", ValueKind.INTEGER, "first sample in the stream, at 16000 a second"),
-        Column("end_sample", ValueKind.INTEGER, "the sample after the last"),
-        Column("start_at", ValueKind.MOMENT, "when the speech began"),
-        Column("end_at", ValueKind.MOMENT, "when it ended"),
+        Column("start_sample", ValueKind.INTEGER, "first sample in the stream, at 16000 Hz"),
+        Column("end_sample", ValueKind.INTEGER, "one past the last sample"),
+        Column("start_at", ValueKind.MOMENT, "start of the speech"),
+        Column("end_at", ValueKind.MOMENT, "end of the speech"),
         _ZONE,
-        Column("state", ValueKind.TEXT, "judged; waiting: not judged yet; unjudged: never will be"),
+        Column("state", ValueKind.TEXT, "judged: has an estimate; waiting: not analysed yet; unjudged: will not be analysed"),
         Column("reason", ValueKind.TEXT, "why it is unjudged", optional=True),
-        Column("emotion", ValueKind.TEXT, "letter of the likeliest emotion", optional=True),
+        Column("emotion", ValueKind.TEXT, "letter of the most probable emotion", optional=True),
         Column("confidence", ValueKind.REAL, "its estimated probability, 0 to 1", optional=True),
-        Column("unsure", ValueKind.TRUTH, "true where nothing was likely enough to count", optional=True),
-        Column("posterior", ValueKind.POSTERIOR, "estimated probability of each letter the model can answer", optional=True),
-        Column("bundle_version", ValueKind.TEXT, "the model that judged it", optional=True),
-        Column("judged_at", ValueKind.MOMENT, "when that was", optional=True),
-        Column("loudness_db", ValueKind.REAL, "RMS level, dB re full scale; empty where it was not measured", optional=True),
-        Column("pitch_hz", ValueKind.REAL, "median pitch of voiced frames; empty without any", optional=True),
-        Column("transcript", ValueKind.TEXT, "the words, where they are kept", optional=True),
+        Column("unsure", ValueKind.TRUTH, "true if below the confidence threshold", optional=True),
+        Column("posterior", ValueKind.POSTERIOR, "estimated probability of each letter the model can predict", optional=True),
+        Column("bundle_version", ValueKind.TEXT, "version of the model", optional=True),
+        Column("judged_at", ValueKind.MOMENT, "time of the estimate", optional=True),
+        Column("loudness_db", ValueKind.REAL, "RMS level in dB re full scale; empty if not measured", optional=True),
+        Column("pitch_hz", ValueKind.REAL, "median pitch of voiced frames in Hz; empty without voiced frames", optional=True),
+        Column("transcript", ValueKind.TEXT, "transcript, if transcripts are kept", optional=True),
     ),
     _check_segment,
 )
@@ -232,11 +232,11 @@ CORRECTIONS = Table(
     "correction",
     (
         _STREAM,
-        Column("start_sample", ValueKind.INTEGER, "of the segment that it is about"),
-        Column("emotion", ValueKind.TEXT, "letter of what the person says the segment was"),
-        Column("confirmed", ValueKind.TRUTH, "true where the person agreed with the model, false where they chose it themselves"),
-        Column("at", ValueKind.MOMENT, "when they said so"),
-        Column("undone_at", ValueKind.MOMENT, "when they took it back", optional=True),
+        Column("start_sample", ValueKind.INTEGER, "first sample of the segment"),
+        Column("emotion", ValueKind.TEXT, "letter of the person's label"),
+        Column("confirmed", ValueKind.TRUTH, "true if the person confirmed the estimate, false if they chose the label"),
+        Column("at", ValueKind.MOMENT, "time of the label"),
+        Column("undone_at", ValueKind.MOMENT, "when the label was undone", optional=True),
     ),
     _check_correction,
 )
@@ -244,12 +244,12 @@ COVERAGE = Table(
     "coverage",
     "coverage",
     (
-        Column("stream", ValueKind.TEXT, "which start of the monitor it belongs to"),
+        Column("stream", ValueKind.TEXT, "the run of the monitor"),
         Column("kind", ValueKind.TEXT, f"one of {', '.join(Coverage)}"),
-        Column("start_at", ValueKind.MOMENT, "from when it was so"),
-        Column("end_at", ValueKind.MOMENT, "until when; cut where the range asked for begins or ends"),
+        Column("start_at", ValueKind.MOMENT, "start"),
+        Column("end_at", ValueKind.MOMENT, "end; clipped to the exported range"),
         _ZONE,
-        Column("reason", ValueKind.TEXT, "more about the kind, where there is more to say"),
+        Column("reason", ValueKind.TEXT, "details, if any"),
     ),
     _check_coverage,
 )
@@ -257,11 +257,11 @@ CHECKINS = Table(
     "checkins",
     "checkin",
     (
-        Column("at", ValueKind.MOMENT, "when the person said how they felt"),
+        Column("at", ValueKind.MOMENT, "time of the check-in"),
         _ZONE,
-        Column("valence", ValueKind.REAL, "-1 very unpleasant to 1 very pleasant"),
-        Column("emotion", ValueKind.TEXT, "letter of what they call it"),
-        Column("note", ValueKind.TEXT, "their own words", optional=True),
+        Column("valence", ValueKind.REAL, "-1 (very unpleasant) to 1 (very pleasant)"),
+        Column("emotion", ValueKind.TEXT, "letter of the reported emotion"),
+        Column("note", ValueKind.TEXT, "the person's note", optional=True),
     ),
     _check_checkin,
 )
@@ -269,9 +269,9 @@ PROMPTS = Table(
     "prompts",
     "prompt",
     (
-        Column("at", ValueKind.MOMENT, "when the person was asked to check in"),
+        Column("at", ValueKind.MOMENT, "time of the prompt to check in"),
         _ZONE,
-        Column("answered_at", ValueKind.MOMENT, "the moment of the check-in that answered", optional=True),
+        Column("answered_at", ValueKind.MOMENT, "time of the check-in that answered it", optional=True),
     ),
     _check_prompt,
 )
@@ -292,7 +292,7 @@ def parse_utc(text: str) -> datetime:
     """An ISO 8601 moment that says its offset, as UTC."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
-        raise ValueError(f"{text!r} does not say its offset from UTC; write for example 2026-07-14T12:00:00Z")
+        raise ValueError(f"{text!r} has no UTC offset; use for example 2026-07-14T12:00:00Z")
     return moment.astimezone(UTC)
 
 

@@ -217,7 +217,7 @@ def test_the_panel_shows_level_speech_segments_queue_and_engine() -> None:
         "sad",
         "70 %",
         "unsure, perhaps sad",
-        "not judged",
+        "not analysed",
         "1 waiting",
     ):
         assert part in text, part

@@ -125,7 +125,7 @@ def test_going_back_goes_further_each_time_until_nothing_was_before(library: Bun
     assert told("rollback", "--why", "it was worse") == f"{two[0]} is in use again\n"
     assert library.in_use.uses()[-1].why == "it was worse"
     assert told("rollback") == f"{VERSION} is in use again\n"
-    with pytest.raises(BundleError, match="nothing was in use before"):
+    with pytest.raises(BundleError, match="no model was in use before"):
         told("rollback")
 
 

@@ -206,8 +206,8 @@ def stored() -> list[CheckIn]:
 def test_two_options_are_a_check_in_and_begin_the_timeline(home: Path) -> None:
     before = datetime.now(UTC)
     done = typed("checkin", "--valence", "2", "--feeling", "Sad", "--note", "the letter did not come")
-    assert re.fullmatch(r"Stored: \d{4}-\d\d-\d\d \d\d:\d\d, unpleasant, sad\. Thank you for taking the moment\.\n", done.stdout)
-    assert "the first entry of your timeline" in done.stderr
+    assert re.fullmatch(r"Stored: \d{4}-\d\d-\d\d \d\d:\d\d, unpleasant, sad\. Thank you for checking in\.\n", done.stdout)
+    assert "created your encrypted timeline" in done.stderr
     (checkin,) = stored()
     assert before <= checkin.at <= datetime.now(UTC)
     assert (checkin.zone, checkin.valence, checkin.emotion, checkin.note) == (
@@ -236,7 +236,7 @@ def test_a_person_at_a_terminal_is_asked_two_questions_and_may_mistype() -> None
     person.answer(FEELING, "x\n")
     person.answer(FEELING, "calm\n")
     assert person.end() == 0, person.shown
-    for part in ("'eight' is not on the scale", "'8' is not on the scale", "'x' is none of the feelings", "slightly pleasant, neutral"):
+    for part in ("'eight' is not on the scale", "'8' is not on the scale", "unknown emotion 'x'", "slightly pleasant, neutral"):
         assert part in person.shown
     (checkin,) = stored()
     assert (checkin.valence, checkin.emotion, checkin.note) == (pytest.approx(1 / 3), Emotion.NEUTRAL, None)
@@ -270,12 +270,12 @@ def test_ctrl_c_between_the_questions_leaves_nothing(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "nobody is there to be asked"),
-        (["--valence", "3"], "nobody is there to be asked"),
-        (["--valence", "0", "--feeling", "sad"], "'0' is not on the scale: 1 is very unpleasant"),
+        ([], "not a terminal"),
+        (["--valence", "3"], "not a terminal"),
+        (["--valence", "0", "--feeling", "sad"], "'0' is not on the scale: use 1 (very unpleasant)"),
         (["--valence", "8"], "'8' is not on the scale"),
-        (["--feeling", "gloomy"], "'gloomy' is none of the feelings that can be named: A angry, S sad"),
-        (["--valence", "3", "--feeling", ""], "'' is none of the feelings"),
+        (["--feeling", "gloomy"], "unknown emotion 'gloomy'; choose from A angry, S sad"),
+        (["--valence", "3", "--feeling", ""], "unknown emotion ''"),
         (["--undo"], "there is no check-in to erase"),
     ],
 )
@@ -304,7 +304,7 @@ def test_undo_erases_what_was_entered_last_and_an_old_one_only_by_its_minute() -
     assert typed("checkin", "--undo").stdout.endswith("pleasant, happy, and its note.\n")
     with pytest.raises(WordError, match=r"more than a day old.*checkin --undo --at 2025-10-26T02:30\+01:00"):
         typed("checkin", "--undo")
-    with pytest.raises(WordError, match="no check-in of that minute"):
+    with pytest.raises(WordError, match="no check-in was made in that minute"):
         typed("checkin", "--undo", "--at", "2025-10-26T02:30+02:00")
     assert len(stored()) == 1
     assert "Erased: 2025-10-26 02:30" in typed("checkin", "--undo", "--at", "2025-10-26T02:30+01:00").stdout

@@ -389,7 +389,7 @@ def test_a_server_that_proves_who_it_is_is_talked_to_in_private(clinic: Clinic) 
 def test_a_public_authority_is_one_that_this_machine_trusts(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     address = ClinicAddress.parse(secured(clinic), "the URL")
     with (
-        pytest.raises(ClinicError, match=r"does not prove who it is: .*certificate verify failed.*sslrootcert=FILE"),
+        pytest.raises(ClinicError, match=r"could not prove its identity: .*certificate verify failed.*sslrootcert=FILE"),
         clinic_connection(address),
     ):
         pass
@@ -409,7 +409,7 @@ def test_nobody_else_is_told_a_password(clinic: Clinic, tmp_path: Path) -> None:
     ):
         refused = run("clinic", "subjects", environment={"EMOSLLM_STORE_URL": url})
         assert refused.returncode != 0
-        assert "does not prove who it is" in refused.stderr
+        assert "could not prove its identity" in refused.stderr
         assert says in refused.stderr
         assert "root-secret" not in refused.stderr + refused.stdout
     assert "password authentication" not in clinic.server.log[before:]

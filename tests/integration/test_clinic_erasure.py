@@ -59,7 +59,7 @@ def test_what_is_forgotten_while_the_clinic_is_away_goes_when_it_is_back_and_lea
     try:
         person.live(NOON + HOUR)
         text = receipt(person, TimeRange(NOON - HOUR, NOON + HOUR + timedelta(minutes=15)))
-        assert "as soon as the clinic answers" in text
+        assert "as soon as the monitor runs and the clinic responds" in text
         with closing(raw(person.path)) as connection:
             # Nothing tells of rows that are gone; and what is left of the second hour still waits.
             assert connection.execute("SELECT count(*) FROM outbox WHERE row_id IS NULL").fetchone() == (0,)
@@ -93,7 +93,7 @@ def test_to_forget_everything_is_to_forget_it_there_too_and_what_comes_then_is_s
     person.close()
     postgres_server.stop()
     try:
-        assert "as soon as the clinic answers" in receipt(person, None)
+        assert "as soon as the monitor runs and the clinic responds" in receipt(person, None)
     finally:
         postgres_server.start()
     anew = SharingPerson(person.path, person.clinic, person.subject, person.url)

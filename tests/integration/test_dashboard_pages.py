@@ -121,8 +121,8 @@ def test_without_scripts_everything_can_be_read_and_said(browser: Browser, sessi
         page.goto("checkin")
         page.get_by_label("slightly pleasant").check()
         page.get_by_label("neutral").check()
-        page.get_by_role("button", name="Keep this").click()
-        expect(page.locator("body")).to_contain_text("What you said is kept", timeout=PATIENCE_MS)
+        page.get_by_role("button", name="Save").click()
+        expect(page.locator("body")).to_contain_text("Your check-in is stored", timeout=PATIENCE_MS)
         assert complaints == []
 
 
@@ -146,7 +146,7 @@ def test_a_checkin_and_a_correction_need_no_mouse(browser: Browser, session: dic
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
         expect(page.locator(".pieces .done")).to_be_focused(timeout=PATIENCE_MS)
-        assert "you say: fear" in page.locator(".pieces").inner_text()
+        assert "your label: fear" in page.locator(".pieces").inner_text()
         assert complaints == []
     now = datetime.now(UTC)
     with dashboard.reader() as reader:
@@ -256,7 +256,7 @@ def test_a_page_from_elsewhere_gets_and_changes_nothing(
         "<button>Win</button></form>"
     )
     page.get_by_role("button").click()
-    expect(page.locator("body")).to_contain_text("Not allowed", timeout=PATIENCE_MS)
+    expect(page.locator("body")).to_contain_text("Access denied", timeout=PATIENCE_MS)
     context.close()
     assert not any(seen), "no other port gets the cookie"
     now = datetime.now(UTC)
@@ -272,5 +272,5 @@ def test_another_name_that_leads_to_this_machine_gets_nothing(browser: Browser, 
     answer = page.goto(session["place"].replace("127.0.0.1", "rebound.example"))
     assert answer is not None
     assert (answer.status, f":{port}/" in page.url) == (403, True)
-    assert "Not allowed" in page.content()
+    assert "Access denied" in page.content()
     context.close()

@@ -209,7 +209,7 @@ def test_the_command_shows_asks_and_gives_a_receipt(life: SeededTimeline) -> Non
     asked = run("forget", "--from", "2026-07-14T14:00", "--to", "2026-07-14T15:00")
     assert asked.returncode == 1
     assert "2 pieces of speech, 1 with words, 2 with sound" in asked.stdout
-    assert "say --yes" in asked.stderr
+    assert "pass --yes" in asked.stderr
     assert b"within-words" in life.all_bytes()
     done = run("forget", "--from", "2026-07-14T14:00", "--to", "2026-07-14T15:00", "--yes")
     assert done.returncode == 0, done.stderr
@@ -228,12 +228,12 @@ def test_the_command_shows_asks_and_gives_a_receipt(life: SeededTimeline) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what to forget"),
+        ([], "nothing to forget"),
         (["--to", "12:00"], "--to needs --from"),
-        (["--all", "--day", "today"], "give either --all"),
-        (["--from", "2999-01-01"], "still to come"),
+        (["--all", "--day", "today"], "exclude each other; pass one of them"),
+        (["--from", "2999-01-01"], "is in the future"),
         (["--from", "2026-07-14T15:00", "--to", "2026-07-14T14:00"], "is not after"),
-        (["--from", "noon"], "'noon' is no moment"),
+        (["--from", "noon"], "'noon' is not a time"),
     ],
 )
 def test_what_makes_no_sense_is_refused(life: SeededTimeline, arguments: list[str], message: str) -> None:

@@ -209,24 +209,24 @@ def test_both_work_while_a_monitor_runs(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"emotion": "X"}, "emotion and confidence are 'X'"),
-        ({"posterior": {"S": 0.5, "X": 0.5}}, "posterior is .* which is no posterior"),
+        ({"emotion": "X"}, "emotion 'X' and confidence"),
+        ({"posterior": {"S": 0.5, "X": 0.5}}, "posterior is .* which is not a valid posterior"),
         ({"posterior": {"S": 0.5, "H": 0.2}}, "must sum to 1"),
-        ({"posterior": {"S": 1.5, "H": -0.5}}, "which is no posterior"),
-        ({"confidence": 0.7}, "the posterior says otherwise"),
-        ({"start_at": "2026-07-14T12:00:00"}, "does not say its offset from UTC"),
-        ({"start_at": 5}, "start_at is 5, which is no moment"),
+        ({"posterior": {"S": 1.5, "H": -0.5}}, "which is not a valid posterior"),
+        ({"confidence": 0.7}, "do not match the posterior"),
+        ({"start_at": "2026-07-14T12:00:00"}, "has no UTC offset"),
+        ({"start_at": 5}, "start_at is 5, which is not a valid moment"),
         ({"end_at": "2026-07-14T11:00:00Z"}, "must end after it starts"),
         ({"end_at": "2026-07-14T13:00:00Z"}, "lasts at most 60 s"),
         ({"end_sample": 7}, "from sample 7 to 7"),
         ({"start_sample": True}, "start_sample is True"),
-        ({"start_sample": 1e3}, "start_sample is 1000.0, which is no integer"),
-        ({"zone": "Mars/Olympus"}, "no IANA time zone"),
-        ({"zone": "../../etc/passwd"}, "no IANA time zone"),
+        ({"start_sample": 1e3}, "start_sample is 1000.0, which is not a valid integer"),
+        ({"zone": "Mars/Olympus"}, "not an IANA time zone"),
+        ({"zone": "../../etc/passwd"}, "not an IANA time zone"),
         ({"state": "guessed"}, "state is 'guessed'"),
-        ({"state": "waiting"}, "must all be there"),
-        ({"state": "unjudged"}, "must all be there"),
-        ({"reason": "because"}, "a reason belongs to what is unjudged"),
+        ({"state": "waiting"}, "must all be set"),
+        ({"state": "unjudged"}, "must all be set"),
+        ({"reason": "because"}, "a reason must be set"),
         ({"loudness_db": "loud"}, "loudness_db is 'loud'"),
         ({"stream": None}, "stream is missing"),
         ({"transcript": "\ud800"}, "transcript is"),
@@ -251,17 +251,17 @@ def test_a_wrong_value_is_named_with_its_line_and_nothing_comes_in(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"version": 1', '"version": 2', "line 1: it has version 2"),
-        ("emosllm-monitor export", "shopping list", "line 1: it is no emosllm-monitor export"),
-        ('"segments": 1', '"segments": 2', "line 7: there should be"),
+        ('"version": 1', '"version": 2', "line 1: format version 2"),
+        ("emosllm-monitor export", "shopping list", "line 1: not an emosllm-monitor export"),
+        ('"segments": 1', '"segments": 2', "line 7: expected"),
         ('"valence": -0.25', '"valence": -1.5', "line 5: valence is -1.5"),
-        ('"valence": -0.25', '"valence": NaN', "line 5: NaN is no number"),
+        ('"valence": -0.25', '"valence": NaN', "line 5: NaN is not a number"),
         ('"valence": -0.25', '"valence": 1e999', "line 5: valence is inf"),
         ('"type": "coverage", "stream": "one", "kind": "heard"', '"type": "coverage", "stream": "one", "kind": "bored"', "line 4"),
         ('"answered_at": "2026', '"answered_at": "2027', "line 6: there is no check-in at 2027"),
         ('"stream": "one", "start_sample": 0, "emotion"', '"stream": "two", "start_sample": 0, "emotion"', "line 3: there is no segment"),
         ('"undone_at": null', '"undone": null', "line 3: a correction has no undone"),
-        ('"note": "@tired"}', "", "line 5: it is no JSON"),
+        ('"note": "@tired"}', "", "line 5: invalid JSON"),
     ],
 )
 def test_a_wrong_file_is_refused_whole(path: Path, tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -304,7 +304,7 @@ def test_a_folder_that_lacks_something_is_refused(path: Path, tmp_path: Path, fo
     ("old", "new", "message"),
     [
         ("0.5,0.5", "0.5,0.4", "segments.csv, line 2: emotion|must sum|segments.csv, line 2"),
-        ("start_sample", "begins", r"segments\.csv, line 1: the columns must be"),
+        ("start_sample", "begins", r"segments\.csv, line 1: expected columns"),
         ("false", "perhaps", r"segments\.csv, line 2: unsure: 'perhaps' is neither true nor false"),
         (",32000,", ",many,", r"segments\.csv, line 2: end_sample: "),
         ("\n", "\na,b\n", r"segments\.csv, line 2: 2 cells"),
@@ -350,10 +350,10 @@ def test_the_commands_take_away_and_bring_back(home: Path, tmp_path: Path) -> No
     assert "--force" in run("export", "--out", out).stderr
     assert run("export", "--out", "-").stdout == Path(out).read_text()
     assert "use --format jsonl" in run("export", "--out", "-", "--format", "csv").stderr
-    assert "not both" in run("export", "--out", "-", "--day", "today", "--from", "10:00").stderr
+    assert "exclude each other" in run("export", "--out", "-", "--day", "today", "--from", "10:00").stderr
     assert "nothing" in run("export", "--out", "-", "--day", "2020-01-01").stderr
     (folder / "timeline.db").unlink()
     done = run("import", "-", stdin=Path(out).read_bytes())
     assert "imported 1 segment, 1 correction" in done.stdout, done.stderr
-    assert "5 rows were there already" in run("import", out).stdout
+    assert "5 rows already existed" in run("import", out).stdout
     assert content(folder / "timeline.db")["checkin"][0][4] == "@tired"

@@ -103,17 +103,17 @@ def test_a_job_that_fails_says_why_and_exits_with_one(database: Path) -> None:
 
 
 def test_switching_a_job_off_lasts_and_settings_may_say_never(home: Path, database: Path) -> None:
-    assert "does not come by itself" in run("schedule", "disable", "retrain").stdout
+    assert "is disabled" in run("schedule", "disable", "retrain").stdout
     assert "switched off" in run("schedule", "list").stdout
-    assert "comes daily at 03:00" in run("schedule", "enable", "retrain").stdout
+    assert "runs daily at 03:00" in run("schedule", "enable", "retrain").stdout
     assert "switched off" not in run("schedule", "list").stdout
     configure(home, schedule={"retrain": ""})
     assert "never, say the settings" in run("schedule", "list").stdout
-    assert '[schedule] retrain in the settings is "": never' in run("schedule", "enable", "retrain").stdout
+    assert '[schedule] retrain is "" in the settings, so it never runs' in run("schedule", "enable", "retrain").stdout
     unknown = run("schedule", "disable", "sleep")
     assert (unknown.returncode, unknown.stderr) == (
         1,
-        "error: there is no job 'sleep'; there are summaries, backup, retention, retrain\n",
+        "error: unknown job 'sleep'; choose from summaries, backup, retention, retrain\n",
     )
 
 
@@ -147,7 +147,7 @@ def test_a_running_monitor_does_lists_and_switches_its_jobs_and_shows_what_faile
     assert (done.returncode, done.stderr) == (0, "")
     assert "done; a backup of" in done.stdout
     assert last_outcome(database, "backup") == "done"
-    assert "comes daily" not in run("schedule", "disable", "retrain").stdout
+    assert "runs daily" not in run("schedule", "disable", "retrain").stdout
     assert json.loads(run("status", "--json").stdout)["problems"] == [], "who switched it off knows"
     run("schedule", "enable", "retrain")
     run("schedule", "run", "retrain")
@@ -196,13 +196,13 @@ def night(outcome: str, reason: str = "", hour: int = 1, **details: object) -> J
 def test_a_report_says_that_the_last_retraining_failed_and_that_a_new_model_is_in_use() -> None:
     failed = replace(of_one_day(), retrainings=(night("failed", "the disk is full."),))
     (said,) = [one for one in sentences.day_sentences(failed) if "retraining" in one]
-    assert said.endswith("failed: the disk is full. The model in use stays.")
+    assert said.endswith("failed: the disk is full. The model in use is unchanged.")
     assert sentences.day_sentences(replace(failed, retrainings=(*failed.retrainings, night("refused", hour=2)))) == sentences.day_sentences(
         of_one_day()
     )
     live = replace(of_one_day(), retrainings=(night("done", version="compact-night-1"),))
     (said,) = [one for one in sentences.day_sentences(live) if "compact-night-1" in one]
-    assert said.startswith("A new model, compact-night-1, came into use on ")
+    assert said.startswith("A new model, compact-night-1, trained on your labels, has been in use since ")
     nested = replace(of_one_day(), retrainings=(night("done", decision={"version": "compact-night-2"}),))
     assert any("compact-night-2" in one for one in sentences.day_sentences(nested))
     assert sentences.day_sentences(replace(live, retrainings=(night("refused", version="compact-night-1"),))) == sentences.day_sentences(
@@ -240,7 +240,7 @@ def test_a_page_shows_what_was_done_and_what_comes(tmp_path: Path) -> None:
     fill(database_in(tmp_path), *rows, found=JobHistory.open(database_in(tmp_path), keys_in(tmp_path)))
     with showing(tmp_path) as dashboard, dashboard.client() as client:
         page = client.get("nights").text
-        assert "The monitor does not run" in page
+        assert "The monitor is not running" in page
         assert "a backup of 1.0 MiB was made" in page
         assert "1 min" in page
         assert "&lt;b&gt;the disk is full&lt;/b&gt;" in page

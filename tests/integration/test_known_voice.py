@@ -36,7 +36,7 @@ from tests.support.spoken_timeline import FIRST, PARIS, SpokenTimeline
 from tests.unit.test_trend import a_day, sadness, wobbling
 
 KNOWN, LEARNING = "knows your voice since 6 March 2026", "still learning your voice: 4 min of speech on 1 day; needs"
-NEEDS = "5 days with a minute of speech, 200 pieces and 20 min of speech"
+NEEDS = "5 days with a minute of speech, 200 segments and 20 min of speech"
 
 
 class Person(SpokenTimeline):
@@ -92,14 +92,14 @@ def test_the_command_shows_it_and_learns_it_anew_after_asking(person: Person) ->
     person.known()
     shown = run("voice")
     assert shown.stdout.splitlines()[:2] == ["desk", f"  {KNOWN}"]
-    assert "learned from 20 min of speech in 200 pieces on 5 days, from 2 March 2026 on" in shown.stdout
+    assert "learned from 20 min of speech in 200 segments on 5 days, from 2 March 2026 on" in shown.stdout
     (told,) = json.loads(run("voice", "--json").stdout)
     assert (told["state"], told["microphone"], told["segments"], told["days"]) == ("known", "desk", 200, 5)
     asked = run("voice", "renew")
     assert (asked.returncode, person.reference().frozen) == (1, True)
     assert "pass --yes" in asked.stderr
     done = run("voice", "renew", "--yes")
-    assert (done.returncode, done.stdout) == (0, "your voice is learned anew, through desk\n")
+    assert (done.returncode, done.stdout) == (0, "relearning your voice, through desk\n")
     assert person.references() == []
     assert run("voice").stdout.startswith("nothing is known of your voice yet")
 
@@ -218,7 +218,7 @@ def test_a_voice_that_becomes_known_is_no_mood() -> None:
     speech = compute_trends(days)["speech_per_hour"]
     assert speech.points[31].band is not None, "what the model has no say in goes on"
     (told,) = sentences._voice_changes([trend], "the dates named")
-    assert told.startswith("What the monitor knows of your voice changed on Saturday 31 January 2026: what differs before and after may be")
+    assert told.startswith("The reference of your voice changed on Saturday 31 January 2026: differences before and after may come from")
 
 
 def test_a_second_microphone_is_marked_once_and_hardly_used_does_not_count() -> None:

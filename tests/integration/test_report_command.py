@@ -59,14 +59,14 @@ def test_a_sheet_is_of_four_weeks_unless_said_otherwise() -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (PeriodOptions(week=True, month=True), "--week and --month cannot be meant together"),
-        (PeriodOptions(week=True, first="2026-07-01"), "--week and --from cannot be meant together"),
-        (PeriodOptions("today", first="2026-07-01"), "--day and --from cannot be meant together"),
-        (PeriodOptions(last="2026-07-01"), "say with --from where it begins"),
-        (PeriodOptions(first="2026-07-02", last="2026-07-01"), "--from 2026-07-02 lies after --to 2026-07-01"),
-        (PeriodOptions(first="2026-07-15"), "still to come"),
+        (PeriodOptions(week=True, month=True), "--week and --month exclude each other"),
+        (PeriodOptions(week=True, first="2026-07-01"), "--week and --from exclude each other"),
+        (PeriodOptions("today", first="2026-07-01"), "--day and --from exclude each other"),
+        (PeriodOptions(last="2026-07-01"), "needs --from, the first day of the period"),
+        (PeriodOptions(first="2026-07-02", last="2026-07-01"), "--from 2026-07-02 is after --to 2026-07-01"),
+        (PeriodOptions(first="2026-07-15"), "is in the future"),
         (PeriodOptions(first="2019-07-15"), "at most 1098"),
-        (PeriodOptions("the 14th"), "is no day"),
+        (PeriodOptions("the 14th"), "is not a day"),
     ],
 )
 def test_days_that_cannot_be_meant_are_refused_with_a_way_out(asked: PeriodOptions, words: str) -> None:
@@ -139,7 +139,7 @@ def test_every_format_of_a_day_and_of_a_week_says_what_it_is_not(tmp_path: Path,
         assert len(table) == (7 if "--week" in period else 1)
     out = tmp_path / "sheet.html"
     report("--sheet", "--day", "yesterday", "--out", str(out))
-    assert "What it cannot say" in out.read_text()
+    assert "What it cannot do" in out.read_text()
 
 
 def test_a_file_is_for_its_owner_and_is_not_written_over_unasked(tmp_path: Path, yesterday: date) -> None:
@@ -201,19 +201,19 @@ def test_a_day_in_full() -> None:
     typed("label", "2", "s")
     assert lines(typed("timeline", *DAY))[:16] == [
         "  Monday 5 January 2026                                           Europe/Paris",
-        "  4 pieces of speech: 1 unsure, 1 sure, 1 not judged, 1 waiting; you have said",
-        "  what 1 of them was; 1 check-in.",
+        "  4 segments: 1 unsure, 1 sure, 1 not analysed, 1 waiting; 1 labelled by you;",
+        "  1 check-in.",
         "",
-        "  ID  from       length  estimated                   you say",
-        "   1  09:01:13    2.1 s  unsure, perhaps fear 41 %",
+        "  ID  from       length  estimate                    your label",
+        "   1  09:01:13    2.1 s  unsure (fear 41 %)",
         "      09:01:20           check-in: slightly unpleasant, sad",
         "                         rain rain rain rain rain rain rain rain rain rain",
         "                         rain rain rain rain rain rain rain rain rain rain",
         "   2  09:01:23    2.1 s  fear 84 %                   sad",
-        "   3  09:01:33    2.1 s  not judged: the engine did not start",
-        "   4  09:01:43    2.1 s  waits to be judged",
+        "   3  09:01:33    2.1 s  not analysed: the engine did not start",
+        "   4  09:01:43    2.1 s  waiting for analysis",
         "",
-        "  Say what one was: emosllm-monitor label ID LETTER, or label ID --confirm",
+        "  To label one: emosllm-monitor label ID LETTER, or label ID --confirm",
         "  A angry, S sad, H happy, U surprise, F fear, D disgust, C contempt,",
         "  N neutral, O other",
     ]
@@ -231,7 +231,7 @@ def test_every_list_says_what_it_is_not_and_fits() -> None:
 def test_an_empty_timeline_is_said_to_be_empty_and_stays_away(home: Path) -> None:
     for day in ("today", "yesterday", "2026-03-29", "2026-10-25"):
         shown = re.sub(r"\s+", " ", typed("timeline", "--day", day).stdout)
-        assert "No speech and no check-in is stored for this day." in shown
+        assert "No speech and no check-ins are stored for this day." in shown
     assert json.loads(typed("timeline", "--format", "json").stdout)["segments"] == []
     with pytest.raises(UnknownSegment, match="no segment 1: no speech is stored yet"):
         typed("label", "1", "sad")
@@ -249,7 +249,7 @@ def test_only_the_unsure_ones_that_nobody_named() -> None:
     typed("label", "1", "angry")
     shown = typed("timeline", "--unsure", *DAY).stdout
     assert re.findall(r"(?m)^ +(\d)  \d\d:", shown) == ["3"]
-    assert "shown: 1 that the model was unsure of and you have not named" in re.sub(r"\s+", " ", shown)
+    assert "showing 1 unsure and unlabelled" in re.sub(r"\s+", " ", shown)
 
 
 def test_json_holds_the_same_facts() -> None:
@@ -292,17 +292,17 @@ def test_where_the_clock_was_changed_the_list_says_so_once(on: date, change: str
         for number, start in enumerate(starts)
     ]
     shown = SegmentList(day, day.end, entries, []).text()
-    assert re.findall(r"clocks were set (\w+ by \d+) minutes", shown) == ([change] if change else [])
+    assert re.findall(r"clocks went (\w+ by \d+) minutes", shown) == ([change] if change else [])
 
 
 def test_a_word_of_the_persons_own_holds_and_is_shown_with_the_estimate() -> None:
     fill()
-    assert typed("label", "2", "Sad").stdout == "2  2026-01-05 09:01:23  2.1 s: fear 84 %; you say sad\n"
+    assert typed("label", "2", "Sad").stdout == "2  2026-01-05 09:01:23  2.1 s: fear 84 %; your label: sad\n"
     assert typed("label", "2", "S").stdout == typed("label", "2", "sad").stdout
-    assert "you say fear too" in typed("label", "2", "--confirm").stdout
-    assert "you say fear too" in typed("label", "--confirm", "2").stdout
-    assert typed("label", "2", "--undo").stdout == "Taken back. 2  2026-01-05 09:01:23  2.1 s: fear 84 %; you say sad\n"
-    assert "you have said nothing of it" in typed("label", "2", "--undo").stdout
+    assert "your label: fear (confirmed)" in typed("label", "2", "--confirm").stdout
+    assert "your label: fear (confirmed)" in typed("label", "--confirm", "2").stdout
+    assert typed("label", "2", "--undo").stdout == "Undone. 2  2026-01-05 09:01:23  2.1 s: fear 84 %; your label: sad\n"
+    assert "no label" in typed("label", "2", "--undo").stdout
     with pytest.raises(WordError, match="nothing of segment 2"):
         typed("label", "2", "--undo")
 
@@ -310,8 +310,8 @@ def test_a_word_of_the_persons_own_holds_and_is_shown_with_the_estimate() -> Non
 def test_a_letter_that_the_model_cannot_answer_counts_too() -> None:
     fill()
     shown = typed("label", "2", "contempt").stdout
-    assert "you say contempt\nThe model cannot answer contempt; your word counts all the same.\n" in shown
-    assert "cannot answer" not in typed("label", "2", "sad").stdout
+    assert "your label: contempt\nThe model cannot predict contempt; your label counts anyway.\n" in shown
+    assert "cannot predict" not in typed("label", "2", "sad").stdout
 
 
 def test_what_was_not_judged_can_be_named_but_not_confirmed() -> None:
@@ -319,13 +319,13 @@ def test_what_was_not_judged_can_be_named_but_not_confirmed() -> None:
     for segment_id in ("3", "4"):
         with pytest.raises(WordError, match=f"segment {segment_id} was not judged"):
             typed("label", segment_id, "--confirm")
-        assert "you say happy" in typed("label", segment_id, "h").stdout
+        assert "your label: happy" in typed("label", segment_id, "h").stdout
 
 
 def test_without_a_word_a_piece_is_shown_and_nothing_changes() -> None:
     fill()
     shown = typed("label", "1").stdout
-    assert "unsure, perhaps fear 41 %; you have said nothing of it" in shown
+    assert "unsure (fear 41 %); no label" in shown
     assert "A angry, S sad" in shown
 
 
@@ -337,9 +337,9 @@ def test_without_a_word_a_piece_is_shown_and_nothing_changes() -> None:
         (["99", "--undo"], "there is no segment 99"),
         (["0", "sad"], "there is no segment 0"),
         (["99999999999999999999", "sad"], "there is no segment 99999999999999999999"),
-        (["1", "x"], "'x' is none of the feelings"),
-        (["1", "sad", "--confirm"], "only one of"),
-        (["1", "--undo", "--confirm"], "only one of"),
+        (["1", "x"], "unknown emotion 'x'"),
+        (["1", "sad", "--confirm"], "exclude each other; pass only one"),
+        (["1", "--undo", "--confirm"], "exclude each other; pass only one"),
     ],
 )
 def test_what_cannot_be_said_is_explained(arguments: list[str], reason: str) -> None:

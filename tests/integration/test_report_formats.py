@@ -78,7 +78,7 @@ def test_every_chart_is_drawn_with_words_and_asks_for_nothing(option: ChartOptio
 
 def test_a_day_without_data_has_no_bar_and_no_point() -> None:
     assert not [series for series in day_charts.speech_by_hour_chart(empty_day())["series"] if series.get("stack")]
-    assert "not known for any hour" in _words(day_charts.valence_by_hour_chart(empty_day(), []))
+    assert "unknown for every hour" in _words(day_charts.valence_by_hour_chart(empty_day(), []))
     trend = period_charts.trend_chart(STORY.trends["valence"])
     line = next(series for series in trend["series"] if series.get("name") == "estimate")
     missing = [number for number, day in enumerate(STORY.days) if not day.heard_s]
@@ -110,7 +110,7 @@ def test_the_clock_axis_has_the_hours_of_the_day(name: str, hours: int) -> None:
 def test_a_corrected_segment_stands_in_the_row_the_person_named() -> None:
     said = [entry for entry in entries() if entry.correction]
     option = day_charts.timeline_chart(summarize(DAY, said, coverage(), DAY.end), said)
-    assert "Stretches of speech by emotion: sad " in _words(option)
+    assert "Speech segments by emotion: sad " in _words(option)
 
 
 def test_a_new_model_is_marked_where_it_begins() -> None:
@@ -185,7 +185,7 @@ def test_a_page_stands_alone_and_says_what_it_is_not(material: ReportData) -> No
 
 def test_a_day_without_data_shows_no_chart_and_no_emotion() -> None:
     page = to_html(PAGE_DATA["no data"])
-    assert "NO DATA: nothing was heard" in page
+    assert "NO DATA: nothing was recorded" in page
     assert "<svg" not in page
     assert not re.search("neutral|happy|sad", page)
 
@@ -204,10 +204,10 @@ def test_text_of_the_person_cannot_become_markup() -> None:
 
 def test_a_sheet_tells_limits_accuracy_coverage_and_the_patient_only_if_named() -> None:
     sheet = to_clinician_sheet(WEEKS, "compact")
-    for words in ("It does not transcribe.", "95 % interval", "by chance", "NO DATA", "whose figures are not known here", DISCLAIMER):
+    for words in ("It does not transcribe.", "95 % interval", "chance", "NO DATA", "whose accuracy is not known here", DISCLAIMER):
         assert words in sheet
-    assert "About:" not in sheet
-    assert "About: <strong>A. N. Other</strong>" in to_clinician_sheet(of_days(story(14), patient="A. N. Other"), "compact")
+    assert "Patient:" not in sheet
+    assert "Patient: <strong>A. N. Other</strong>" in to_clinician_sheet(of_days(story(14), patient="A. N. Other"), "compact")
     assert "could not be read" in to_clinician_sheet(WEEKS, "/nowhere")
 
 

@@ -363,7 +363,7 @@ def test_json_holds_the_same_facts(stand_in: StandIn) -> None:
 def test_a_failure_is_an_error_with_its_reason(stand_in: StandIn) -> None:
     write_kept_speech(a_month())
     stand_in.does("fail")
-    with pytest.raises(EmosllmError, match=r"mapper\.safetensors is not the file it was released with; the model in use stays as it is"):
+    with pytest.raises(EmosllmError, match=r"mapper\.safetensors is not the file it was released with; the model in use is unchanged"):
         typed("retrain", "--now")
     (run,) = json.loads(typed("schedule", "history", "--json").stdout)
     assert run["outcome"] == "failed"
@@ -373,7 +373,9 @@ def test_without_now_the_conditions_hold(stand_in: StandIn, monkeypatch: pytest.
     write_kept_speech(a_month())
     stand_in.does(decides=decision(PromotionVerdict.REFUSED))
     monkeypatch.setattr(TrainingConditions, "no_mains", lambda _self: "the machine runs on its battery ([retrain] on_mains_only)")
-    with pytest.raises(EmosllmError, match=r"not now: the machine runs on its battery .* With --now, power, load and speech do not matter"):
+    with pytest.raises(
+        EmosllmError, match=r"skipped: the machine runs on its battery .* Use --now to ignore the power, load and speech checks"
+    ):
         typed("retrain")
     assert json.loads(typed("schedule", "history", "--json").stdout) == []
     assert typed("retrain", "--now").exit_code == 0

@@ -378,7 +378,7 @@ def test_a_run_that_is_interrupted_killed_and_out_of_disk_ends_as_one_that_was_n
     process = command.start()
     command.until_step(process, 6)
     process.send_signal(signal.SIGINT)
-    _require_told(process, 130, "the same command goes on from the last checkpoint")
+    _require_told(process, 130, "run the same command again to resume from the last checkpoint")
     assert command.run.checkpoints.keys() >= {"phase-1-step-0000004"}
 
     process = command.start()

@@ -114,7 +114,7 @@ def showing(folder: Path, settings: str = "") -> Iterator[Dashboard]:
     os.close(terminal)
     running = Dashboard(folder, process, person)
     try:
-        running.until(r"press Enter")
+        running.until(r"Press Enter")
         yield running
     finally:
         process.send_signal(2)

@@ -201,8 +201,8 @@ def test_with_too_little_nothing_is_told_but_that(count: int, a_day: int, told: 
     found = checkin_agreement([said(at) for at in at_s], estimates(judged(at, 20, Emotion.SAD) for at in at_s), PARIS)
     assert (found.valence, found.hits, found.kappa) == (None, None, None)
     (sentence,) = found.sentences
-    assert sentence.startswith("Too little to tell whether your word and the estimate agree")
-    assert f"{MIN_PAIRS} on {MIN_DAYS} days are needed" in sentence
+    assert sentence.startswith("Not enough data to compare your check-ins with the estimates")
+    assert f"{MIN_PAIRS} on {MIN_DAYS} days" in sentence
     assert sentence.endswith(told if told.endswith(".") else f"{told}.")
 
 
@@ -217,16 +217,16 @@ def _told(sign: float) -> str:
 
 
 def test_what_is_found_is_said_in_plain_words_with_its_uncertainty() -> None:
-    assert _told(1).startswith("When you felt better, your voice was estimated as more pleasant: rank correlation 0.")
+    assert _told(1).startswith("When you felt better, your voice was estimated to be more pleasant: rank correlation 0.")
     assert "95 % interval 0." in _told(1)
     assert "from 40 check-ins on 10 days." in _told(1)
-    assert "would be expected by chance (Cohen's kappa 0." in _told(1)
-    assert _told(0).startswith("No agreement can be seen")
-    assert "so do not rely on the estimate" in _told(-1)
+    assert "are expected by chance (Cohen's kappa 0." in _told(1)
+    assert _told(0).startswith("There is no visible agreement")
+    assert "so do not rely on the estimates" in _told(-1)
     never_other = estimates(judged(DAY_S * day, 20, Emotion.SAD) for day in range(12))
     same = checkin_agreement([said(DAY_S * day) for day in range(12)], never_other, PARIS)
     assert "one of them never changed (12 check-ins on 12 days)" in same.sentences[0]
-    assert "the same in 12 of 12 (76 to 100 %); 12 would be expected by chance." in same.sentences[1]
+    assert "the same emotion in 12 of 12 (76 to 100 %); 12 are expected by chance." in same.sentences[1]
 
 
 def test_windows_touching_each_other_are_one() -> None:
@@ -247,7 +247,7 @@ def test_labels_are_compared_with_what_the_model_had_answered() -> None:
     assert (found.same, found.other, found.unanswerable) == (1, 2, 1)
     assert found.share is not None
     assert found.share.value == pytest.approx(1 / 3)
-    assert "You named 3 pieces of speech: the estimate was the same in 1 and another in 2." in found.sentence
+    assert "You labelled 3 segments: the estimate agreed in 1 and differed in 2." in found.sentence
     assert label_agreement([], PARIS).sentence == ""
 
 
@@ -255,7 +255,7 @@ def test_a_prompt_that_may_still_be_answered_does_not_count_yet() -> None:
     asked = [Prompt(number, NOON + timedelta(hours=number), "UTC", answer) for number, answer in enumerate((7, None, 8, None))]
     assert prompt_compliance(asked, NOON + timedelta(hours=3, minutes=20)) == PromptCompliance(3, 2)
     assert prompt_compliance(asked, NOON + timedelta(hours=3, minutes=31)) == PromptCompliance(4, 2)
-    assert PromptCompliance(4, 2).sentence == "You answered 2 of 4 prompts to check in."
+    assert PromptCompliance(4, 2).sentence == "You answered 2 of 4 check-in prompts."
     assert PromptCompliance(0, 0).sentence == ""
 
 

@@ -77,7 +77,7 @@ def test_letter_biases_move_answers_after_the_temperature_and_only_letters_it_ha
     assert list(biased.prediction(log_probs.tolist()).posterior.values()) == pytest.approx(expected, abs=1e-6)
     raw = list(biased.uncalibrated().prediction(log_probs.tolist()).posterior.values())
     assert raw == pytest.approx(log_probs.exp().tolist(), abs=1e-6)
-    for wrong in ({"C": 1.0}, {"S": "much"}, {"S": float("inf")}):
+    for wrong in ({"C": 1.0}, {"S": "a lot"}, {"S": float("inf")}):
         _rewrite(copy, letter_bias=wrong)
         with pytest.raises(BundleError, match="letter_bias"):
             open_bundle(copy)

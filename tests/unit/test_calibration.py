@@ -140,7 +140,7 @@ def test_the_setting_is_a_name_or_a_table(tmp_path: Path) -> None:
         ('"usual"', 'must be "everyday", "balanced" or a table of the letters A, S, H'),
         ("{ N = 1 }", "must give every letter a weight above 0; missing: A, S, H"),
         ("{ X = 1 }", "must give numbers to letters of emotions"),
-        ('{ N = "much" }', "must give numbers to letters of emotions"),
+        ('{ N = "a lot" }', "must give numbers to letters of emotions"),
         ("7", 'must be "everyday", "balanced" or a table of letters, not 7'),
     ],
 )

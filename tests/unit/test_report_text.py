@@ -86,29 +86,29 @@ FULL = summary(
 def test_a_report_in_full() -> None:
     assert [line.rstrip() for line in text(FULL).splitlines()] == [
         "  Tuesday 14 July 2026                                            Europe/Paris",
-        "  PARTIAL: some speech still waits to be judged.",
+        "  PARTIAL: some speech is still waiting for analysis.",
         "",
-        "  Heard          6 h   of 24 h",
-        "  Off           18 h   nothing ran, the machine slept, or it was erased",
-        "  Speech       4 min   6 pieces",
-        "  Unsure        50 s   25 % of judged speech: nothing was likely enough",
-        "  Not judged    20 s   1 piece: the engine did not start",
-        "  Waiting       10 s   1 piece, yet to be judged",
+        "  Recorded         6 h   of 24 h",
+        "  Off             18 h   monitor off, computer asleep, or data erased",
+        "  Speech         4 min   6 segments",
+        "  Unsure          50 s   25 % of analysed speech: low confidence",
+        "  Not analysed    20 s   1 segment: the engine did not start",
+        "  Waiting         10 s   1 segment, waiting for analysis",
         "",
         "  How the voice sounded",
-        "  of the 2 min of speech the model was sure about",
+        "  of 2 min of speech the model was sure about",
         "  neutral   ████████████████   67 %   2 min",
         "  sad       ████████           33 %    50 s",
         "  not found: happy",
         "",
         "  Hour by hour",
-        "  how much was heard, and what most of the sure speech was",
-        "  hour   00    03    06    09    12    15    18    21",
-        "  heard                  ████████████",
-        "  voice                  · N ? ? ? ·",
-        "  N neutral   ? unsure or not judged   · no speech   blank not heard",
+        "  recorded time, and the emotion with the largest share",
+        "  hour      00    03    06    09    12    15    18    21",
+        "  recorded                  ████████████",
+        "  emotion                   · N ? ? ? ·",
+        "  N neutral   ? unsure or not analysed   · no speech   blank not recorded",
         "",
-        "  Judged by model compact-1.",
+        "  Analysed by model compact-1.",
         "",
         *[f"  {line}" for line in WRAPPED_NOTICE],
         "",
@@ -116,15 +116,15 @@ def test_a_report_in_full() -> None:
 
 
 WRAPPED_NOTICE = [
-    "A computer estimated this from the sound of a voice. It is often wrong, and",
-    "it is not a diagnosis. Nobody is watching: nobody sees this page unless you",
-    "show it to them. If you or someone near you is in danger, call your local",
+    "These are estimates by a computer from the sound of a voice. They are often",
+    "wrong and are not a diagnosis. Nobody is watching: only people you show this",
+    "to can see it. If you or someone near you is in danger, call your local",
     "emergency number.",
 ]
 
 REPORTS = {
     "full": FULL,
-    "nothing heard": summary(heard=None),
+    "not recorded": summary(heard=None),
     "no speech": summary(),
     "little": summary((9, 10, Emotion.SAD), (9.1, 5, Emotion.NEUTRAL)),
     "only unsure": summary((9, 10, "?")),
@@ -162,29 +162,29 @@ def test_a_narrow_window_keeps_every_word(report: DaySummary) -> None:
 
 def test_a_day_without_sound_names_no_emotion() -> None:
     shown = words(summary(heard=None))
-    assert "NO DATA: nothing was heard, so nothing can be said about this day." in shown
-    assert "Heard 0 s of 24 h Lost 1 h the microphone was away Off 23 h nothing ran, the machine slept, or it was erased" in shown
-    assert not re.search("neutral|happy|sad|Judged|Hour by hour|%", shown)
+    assert "NO DATA: nothing was recorded, so nothing is known about this day." in shown
+    assert "Recorded 0 s of 24 h Lost 1 h the microphone was disconnected Off 23 h monitor off, computer asleep, or data erased" in shown
+    assert not re.search("neutral|happy|sad|Analysed|Hour by hour|%", shown)
 
 
 def test_silence_is_not_neutral() -> None:
     shown = words(summary())
-    assert "Speech 0 s 0 pieces" in shown
+    assert "Speech 0 s 0 segments" in shown
     assert "· no speech" in shown
     assert not re.search("neutral|happy|sad|%", shown)
 
 
 def test_little_speech_is_counted_not_given_as_per_cent() -> None:
     shown = words(summary((9, 10, Emotion.SAD), (9.1, 5, Emotion.NEUTRAL), (9.2, 5, Emotion.SAD)))
-    assert "only 20 s of speech was sure: too little for per cent" in shown
-    assert "sad 2 pieces 15 s neutral 1 piece 5 s not found: happy" in shown
+    assert "only 20 s of speech was sure: too little for percentages" in shown
+    assert "sad 2 segments 15 s neutral 1 segment 5 s not found: happy" in shown
     assert re.findall(r"\d+ %", shown) == ["0 %"]  # the unsure share
 
 
 def test_when_all_is_unsure_no_emotion_is_named() -> None:
     shown = words(summary((9, 10, "?"), (9.5, 10, "?")))
-    assert "Unsure 20 s 100 % of judged speech" in shown
-    assert "Nothing was sure enough to be given a name." in shown
+    assert "Unsure 20 s 100 % of analysed speech" in shown
+    assert "No segment was above the confidence threshold." in shown
     assert not re.search("neutral|happy|sad", shown)
 
 
@@ -197,23 +197,25 @@ def test_shares_too_small_to_round_still_show() -> None:
 def test_a_day_that_is_not_over_says_until_when() -> None:
     shown = words(summary((9, 50, Emotion.SAD), now_hour=14.5))
     assert "Tuesday 14 July 2026, until 14:30 Europe/Paris PARTIAL: the day is not over yet." in shown
-    assert "Heard 6 h of 14 h 30 min Off 8 h 30 min nothing ran" in shown
+    assert "Recorded 6 h of 14 h 30 min Off 8 h 30 min monitor off" in shown
 
 
 def test_reasons_are_printed_as_they_are() -> None:
-    assert "1 piece: [Errno 28] no space :x: left" in words(summary((9, 20, "[Errno 28] no space :x: left")))
+    assert "1 segment: [Errno 28] no space :x: left" in words(summary((9, 20, "[Errno 28] no space :x: left")))
 
 
 def test_the_strip_follows_the_clock_when_it_is_changed() -> None:
     shown = text(REPORTS["25 hours"])
-    assert "hour   00      03    06    09    12    15    18    21" in shown
-    assert "The clocks were changed: this day has 25 h." in shown
-    assert "hour   00  03    06    09    12    15    18    21" in text(REPORTS["23 hours"])
+    assert "hour      00      03    06    09    12    15    18    21" in shown
+    assert "The clocks changed: this day has 25 h." in shown
+    assert "hour      00  03    06    09    12    15    18    21" in text(REPORTS["23 hours"])
 
 
 def test_a_change_of_model_is_not_left_to_look_like_mood() -> None:
     shown = words(REPORTS["two models"])
-    assert "compact-1 (1 piece) and compact-2 (1 piece): a difference between their hours may be theirs, not yours." in shown
+    assert (
+        "compact-1 (1 segment) and compact-2 (1 segment): differences between their hours may come from the models, not from you." in shown
+    )
 
 
 def test_json_holds_the_same_facts() -> None:
@@ -261,9 +263,9 @@ def test_shares_stand_beside_what_they_may_be_in_truth() -> None:
     known = replace(FULL, speech=replace(FULL.speech, intervals={Emotion.NEUTRAL: (0.521, 0.8), Emotion.SAD: (0, 1)}))
     shown = words(known)
     assert "neutral ████████████████ 67 % 52 to 80 % 2 min sad ████████ 33 % 0 to 100 % 50 s" in shown
-    assert "in truth" in shown
+    assert "95 % intervals" in shown
     assert max(map(len, text(known).splitlines())) <= 80
-    assert "neutral: 67 %, in truth perhaps 52 to 80 %, 2 pieces, 2 min." in to_plain(material(known))
+    assert "neutral: 67 %, 95 % interval 52 to 80 %, 2 segments, 2 min." in to_plain(material(known))
     assert json.loads(to_json(material(known)))["speech"]["emotions"]["sad"]["share_95"] == [0, 1]
 
 
@@ -280,14 +282,14 @@ ESTIMATED = replace(
 def test_estimated_shares_are_of_all_judged_speech_and_say_so() -> None:
     """Happy was never sure, and still has a share; of unsure speech nothing is left out."""
     shown = words(ESTIMATED)
-    assert "estimated from 3 min of judged speech; beside it, the 95 % interval" in shown
+    assert "estimated from 3 min of analysed speech, with the 95 % interval" in shown
     assert "neutral █████████████ 55 % 30 to 80 % sure: 2 min sad ██████ 25 % 10 to 50 % sure: 50 s" in shown
     assert "happy █████ 20 % 0 to 45 % sure: none" in shown
     assert "not found" not in shown
     assert max(map(len, text(ESTIMATED).splitlines())) <= 80
     plain = to_plain(material(ESTIMATED))
-    assert "sad: 25 %, in truth perhaps 10 to 50 %, 1 piece, sure: 50 s." in plain
-    assert "happy: 20 %, in truth perhaps 0 to 45 %, sure: none." in plain
+    assert "sad: 25 %, 95 % interval 10 to 50 %, 1 segment, sure: 50 s." in plain
+    assert "happy: 20 %, 95 % interval 0 to 45 %, sure: none." in plain
 
 
 def test_programs_are_told_how_shares_came_about() -> None:
@@ -308,7 +310,7 @@ def test_programs_are_told_how_shares_came_about() -> None:
 def test_of_little_judged_speech_no_share_is_told() -> None:
     short = summary((9, 20, Emotion.SAD), (9.1, 20, "?"))
     short = replace(short, speech=replace(short.speech, estimated=dict.fromkeys(short.speech.emotions, 1 / 3)))
-    assert "only 40 s of speech was judged: too little for per cent sad 1 piece 20 s not found:" in words(short)
+    assert "only 40 s of speech was analysed: too little for percentages sad 1 segment 20 s not found:" in words(short)
 
 
 def test_a_day_is_mostly_what_its_estimated_shares_say() -> None:
@@ -327,8 +329,8 @@ def test_a_period_is_a_line_a_day_and_names_days_without_data() -> None:
     assert [line.split()[3:] for line in days if "NO DATA" in line] == [["NO", "DATA"]] * 2
     assert len(days) == 14
     assert max(map(len, shown.splitlines())) <= 80
-    assert "Something was heard on 12 of 14 days" in shown
-    assert "2 are NO DATA and left out" in re.sub(r"\s+", " ", shown)
+    assert "Recorded on 12 of 14 days" in shown
+    assert "2 days with NO DATA are left out" in re.sub(r"\s+", " ", shown)
 
 
 def shown_period(of: ReportData) -> str:
@@ -349,19 +351,19 @@ def test_plain_text_draws_nothing_and_lines_nothing_up(report: DaySummary) -> No
 def test_plain_text_of_a_period_says_the_same_as_its_table() -> None:
     lines = to_plain(PERIOD).splitlines()
     assert sum(line.endswith(": NO DATA.") for line in lines) == 2
-    assert sum("; heard 12 h 18 min; speech " in line for line in lines) == 12
+    assert sum("; recorded 12 h 18 min; speech " in line for line in lines) == 12
 
 
 def test_a_day_tells_how_emotions_followed_each_other_and_how_the_voice_sounded() -> None:
     speech = replace(PERIOD.day.speech, voice=VoiceStatistics(50, Quartiles(-31.2, -27.0, -23.6), Quartiles(171.4, 190.0, 212.8)))
     day = replace(PERIOD.day, speech=speech, transitions={(Emotion.NEUTRAL, Emotion.NEUTRAL): 20, (Emotion.SAD, Emotion.NEUTRAL): 3})
     said = sentences.day_sentences(replace(PERIOD, days=(day,)))
-    assert "From one sure piece to the next the emotion changed 3 times of 23, most often from sad to neutral (3)." in said
-    heard = "Half of the pieces had a loudness of -31 to -24 dB re full scale and a pitch of 171 to 213 Hz"
+    assert "From one sure segment to the next the emotion changed 3 of 23 times, most often from sad to neutral (3)." in said
+    heard = "Half of the segments had a loudness of -31 to -24 dB re full scale and a pitch of 171 to 213 Hz"
     assert any(sentence.startswith(heard) for sentence in said)
     silent = replace(day, transitions={}, speech=replace(speech, voice=None))
     assert not any(
-        "pieces had" in sentence or "From one" in sentence for sentence in sentences.day_sentences(replace(PERIOD, days=(silent,)))
+        "segments had" in sentence or "From one" in sentence for sentence in sentences.day_sentences(replace(PERIOD, days=(silent,)))
     )
 
 
@@ -373,10 +375,10 @@ def test_what_lasts_and_what_is_new_is_said_in_plain_words() -> None:
     told = replace(PERIOD, trends={"share_S": replace(PERIOD.trends["share_S"], change=lasting)}, self_report=("It fits.", "Mostly."))
     said = sentences.period_sentences(told)
     assert "Sadness was above your usual range on 6 of the last 7 covered days." in said
-    assert said[-2:] == ["Over 28 days or more: It fits.", "Mostly."]
+    assert said[-2:] == ["Over at least 28 days: It fits.", "Mostly."]
     marked = of_days(story(28))
     assert (
-        "Another model judges since Tuesday 7 July 2026: what differs before and after may be its doing, not yours."
+        "A different model was used from Tuesday 7 July 2026: differences before and after may come from the model, not from you."
         in sentences.period_sentences(marked)
     )
 

@@ -259,4 +259,4 @@ def test_a_bundle_that_hears_every_voice_alike_is_refused_with_what_to_do(
 def test_what_are_no_minutes_is_refused(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evaluate", "--manifest", "m.csv", f"--person-minutes={minutes}"])
-    assert "are no minutes of speech" in capsys.readouterr().err
+    assert "invalid minutes" in capsys.readouterr().err

@@ -207,7 +207,7 @@ def prepare_corpus(
     say so itself, an `out` that exists already, and a corpus in which nothing is usable.
     """
     if name not in CORPORA:
-        raise TrainingError(f"{name!r} is no corpus known here; use one of {', '.join(CORPORA)}")
+        raise TrainingError(f"unknown corpus {name!r}; use one of {', '.join(CORPORA)}")
     _refuse_out(name, folder, out, overwrite)
     found = CORPORA[name].read(folder.resolve())
     utterances = assign_splits(found.utterances, name, validation_speakers, test_speakers)
@@ -216,7 +216,7 @@ def prepare_corpus(
     usable = [utterance for utterance in utterances if sounds[utterance.path].problem is None]
     problems = _problems(found.problems, sounds)
     if not usable:
-        raise TrainingError(f"nothing in {folder} is usable as {name}: {_in_short(problems)}; is it the folder of that corpus?")
+        raise TrainingError(f"no usable {name} files in {folder}: {_in_short(problems)}; is it the folder of that corpus?")
     write_corpus_manifest(out.parent.resolve() / out.name, usable)
     _write_problems(out, problems)
     counts = count(usable, sounds)
@@ -232,11 +232,11 @@ def assign_splits(
     Raises TrainingError for a speaker who is not there or named for both, and for naming any where the corpus has splits already.
     """
     if (validation_speakers or test_speakers) and any(utterance.split for utterance in utterances):
-        raise TrainingError(f"{name} has splits of its own; leave out --validation-speakers and --test-speakers")
+        raise TrainingError(f"{name} has its own splits; omit --validation-speakers and --test-speakers")
     speakers = {utterance.speaker for utterance in utterances}
     validation, test = (_full_names(name, speakers, named) for named in (validation_speakers, test_speakers))
     if validation & test:
-        raise TrainingError(f"{', '.join(sorted(validation & test))} cannot be in validation and in test; name every speaker once")
+        raise TrainingError(f"{', '.join(sorted(validation & test))} cannot be in both validation and test; name every speaker once")
     split_of = {**dict.fromkeys(validation, "validation"), **dict.fromkeys(test, "test")}
     return [replace(u, split=u.split or split_of.get(u.speaker, "train")) for u in utterances]
 
@@ -261,19 +261,21 @@ def prepared_text(prepared: PreparedCorpus) -> str:
 def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `corpus prepare`."""
     parser.set_defaults(run=run_prepare)
-    parser.add_argument("name", choices=list(CORPORA), help="which corpus; generic: a manifest that exists already")
-    parser.add_argument("folder", type=Path, help="where it lies, as its authors publish it; generic: also the manifest itself")
-    parser.add_argument("--out", type=Path, help="the manifest to write, .csv or .jsonl (default: FOLDER/manifest.csv; generic: none)")
-    parser.add_argument("--validation-speakers", type=_speakers, default=(), metavar="A,B", help="speakers for the split validation")
-    parser.add_argument("--test-speakers", type=_speakers, default=(), metavar="A,B", help="speakers for the split test; others train")
-    parser.add_argument("--no-check-audio", dest="check_audio", action="store_false", help="read headers only; decode nothing")
-    parser.add_argument("--overwrite", action="store_true", help="replace a manifest that is there already")
+    parser.add_argument("name", choices=list(CORPORA), help="corpus; generic reads an existing manifest")
+    parser.add_argument("folder", type=Path, help="folder of the corpus as published; generic: or the manifest itself")
+    parser.add_argument("--out", type=Path, help="manifest to write, .csv or .jsonl (default: FOLDER/manifest.csv; required for generic)")
+    parser.add_argument("--validation-speakers", type=_speakers, default=(), metavar="A,B", help="speakers of the validation split")
+    parser.add_argument(
+        "--test-speakers", type=_speakers, default=(), metavar="A,B", help="speakers of the test split; the others are for training"
+    )
+    parser.add_argument("--no-check-audio", dest="check_audio", action="store_false", help="read headers only, without decoding audio")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing manifest")
 
 
 def run_prepare(options: argparse.Namespace) -> None:
     """Prepare what the options name and print what came of it. Raises TrainingError as `prepare_corpus` does."""
     if options.out is None and options.name == "generic":
-        raise TrainingError("generic reads a manifest and writes another one; say where with --out")
+        raise TrainingError("generic writes a new manifest; pass --out")
     prepared = prepare_corpus(
         options.name,
         options.folder,
@@ -290,11 +292,11 @@ def _refuse_out(name: str, folder: Path, out: Path, overwrite: bool) -> None:
     """Everything about `out` that can be refused before hours of decoding."""
     require_suffix(out)
     if not folder.exists():
-        raise TrainingError(f"{folder} is not there; name the folder of the corpus")
+        raise TrainingError(f"{folder} does not exist; name the folder of the corpus")
     if name == "generic" and out.resolve() == generic_manifest(folder).resolve():
-        raise TrainingError(f"{out} is the manifest that is read; name another --out")
+        raise TrainingError(f"{out} is the input manifest; choose another --out")
     if out.exists() and not overwrite:
-        raise TrainingError(f"{out} exists already; name another --out, or replace it with --overwrite")
+        raise TrainingError(f"{out} exists already; choose another --out or pass --overwrite")
 
 
 def _split_warnings(utterances: Sequence[Utterance], defined: bool) -> list[str]:

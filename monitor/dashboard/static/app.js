@@ -75,7 +75,7 @@ function listen() {
   news.addEventListener("stored", () => tell("stored"));
   news.addEventListener("over", () => location.reload());
   news.addEventListener("error", () => {
-    const gone = "The dashboard does not answer; it may have been closed. This page may be out of date.";
+    const gone = "The dashboard does not respond; it may have been stopped. This page may be out of date.";
     document.getElementById("microphone").textContent = gone;
     say(gone);
   });

@@ -36,12 +36,12 @@ def timeline_chart(summary: DaySummary, entries: Iterable[SegmentRecord]) -> Cha
     """When the microphone heard and why it did not, and below it every stretch of speech in the row of its emotion."""
     rows = ["microphone", *(emotion.word for emotion in EMOTION_FILLS if emotion in summary.speech.emotions)]
     time_ranges = _by_row(summary, entries)
-    rows += [name for name in ("unsure", "not judged") if name in time_ranges]
+    rows += [name for name in ("unsure", "not analysed") if name in time_ranges]
     series = [_coverage(summary)] + [_row(time_ranges[name], rows.index(name), _ink(name)) for name in rows if name in time_ranges]
     found = ", ".join(f"{name} {len(time_ranges[name])}" for name in rows if name in time_ranges) or "none"
     heard = ", ".join(f"{COVERAGE_TEXTS[kind][0].lower()} {format_duration(seconds)}" for kind, seconds in summary.coverage_s.items())
     return make_chart(
-        f"The day from left to right. Microphone: {heard or 'nothing is known'}. Stretches of speech by emotion: {found}.",
+        f"The day from left to right. Microphone: {heard or 'no data'}. Speech segments by emotion: {found}.",
         grid={"bottom": 20},
         x=[hidden_axis(min=0, max=len(summary.hours)), clock_axis(summary)],
         y=category_axis(rows, shown=rows, inverse=True, splitLine={"show": True, "interval": 0, "lineStyle": {"color": "#eeeeee"}}),
@@ -59,7 +59,7 @@ def speech_by_hour_chart(summary: DaySummary) -> ChartOption:
         grid={"bottom": 20},
         x=clock_axis(summary),
         y=[value_axis("minutes of speech", low=0, minInterval=1), hidden_axis(min=0, max=1)],
-        series=[*series, hatched_background("nothing heard", _unheard(summary))],
+        series=[*series, hatched_background("not recorded", _unheard(summary))],
     )
 
 
@@ -68,8 +68,8 @@ def valence_by_hour_chart(summary: DaySummary, checkins: Sequence[CheckIn]) -> C
     estimated = [hour.speech.affect.valence.mean if hour.speech.affect else None for hour in summary.hours]
     said = [[_place(summary, one.at), one.valence] for one in checkins]
     return make_chart(
-        f"Estimated pleasantness of the voice in each hour, -1 unpleasant to 1 pleasant: {_listed(summary, estimated)}. "
-        f"How you said you felt: {_said_words(summary, checkins)}.",
+        f"Estimated pleasantness of the voice in each hour, from -1 (unpleasant) to 1 (pleasant): {_listed(summary, estimated)}. "
+        f"Check-ins: {_said_words(summary, checkins)}.",
         grid={"bottom": 20},
         x=[clock_axis(summary), hidden_axis(min=0, max=len(summary.hours))],
         y=[value_axis("pleasantness", low=-1, high=1, interval=0.5), hidden_axis(min=0, max=1)],
@@ -85,14 +85,14 @@ def valence_by_hour_chart(summary: DaySummary, checkins: Sequence[CheckIn]) -> C
             },
             {
                 "type": "scatter",
-                "name": "how you said you felt",
+                "name": "check-ins",
                 "xAxisIndex": 1,
                 "data": said,
                 "symbol": "diamond",
                 "symbolSize": 12,
                 "color": CHECKIN_COLOUR,
             },
-            hatched_background("nothing heard", _unheard(summary)),
+            hatched_background("not recorded", _unheard(summary)),
         ],
     )
 
@@ -137,12 +137,12 @@ def _row_of(entry: SegmentRecord) -> str:
     if entry.correction is not None:
         return entry.correction.emotion.word
     if entry.prediction is None:
-        return "not judged"
+        return "not analysed"
     return "unsure" if entry.prediction.unsure else entry.prediction.emotion.word
 
 
 def _ink(row: str) -> FillStyle:
-    return {"unsure": UNSURE_FILL, "not judged": UNJUDGED_FILL}.get(row) or EMOTION_FILLS[Emotion[row.upper()]]
+    return {"unsure": UNSURE_FILL, "not analysed": UNJUDGED_FILL}.get(row) or EMOTION_FILLS[Emotion[row.upper()]]
 
 
 def _row(time_ranges: Sequence[tuple[float, float]], row: int, ink: FillStyle) -> ChartOption:
@@ -179,7 +179,7 @@ def _parts(summary: DaySummary) -> dict[str, list[float]]:
     found = [emotion for emotion in EMOTION_FILLS if emotion in summary.speech.emotions]
     minutes = {emotion.word: [_minutes(hour.speech, emotion) for hour in summary.hours] for emotion in found}
     minutes["unsure"] = [hour.speech.unsure.seconds / 60 for hour in summary.hours]
-    minutes["not judged"] = [(hour.speech.waiting + hour.speech.given_up).seconds / 60 for hour in summary.hours]
+    minutes["not analysed"] = [(hour.speech.waiting + hour.speech.given_up).seconds / 60 for hour in summary.hours]
     return minutes
 
 
@@ -212,14 +212,14 @@ def _stack(name: str, minutes: Sequence[float], highest: float) -> ChartOption:
 def _spoken(summary: DaySummary, parts: Mapping[str, Sequence[float]]) -> str:
     unheard = sum(_unheard(summary))
     totals = ", ".join(f"{name} {format_duration(sum(minutes) * 60)}" for name, minutes in parts.items() if any(minutes))
-    return f"In all: {totals or 'no speech'}. {unheard} of {len(summary.hours)} hours were not heard at all."
+    return f"In total: {totals or 'no speech'}. {unheard} of {len(summary.hours)} hours were not recorded at all."
 
 
 def _listed(summary: DaySummary, amounts: Sequence[float | None]) -> str:
     known = [f"{hour.label} {value:+.2f}" for hour, value in zip(summary.hours, amounts, strict=True) if value is not None]
-    return ", ".join(known) or "not known for any hour"
+    return ", ".join(known) or "unknown for every hour"
 
 
 def _said_words(summary: DaySummary, checkins: Sequence[CheckIn]) -> str:
     said = [f"{one.at.astimezone(summary.day.zone):%H:%M} {one.valence:+.2f}, {one.emotion.word}" for one in checkins]
-    return "; ".join(said) or "you said nothing"
+    return "; ".join(said) or "none"

@@ -33,7 +33,7 @@ NO_DATA = DayState.NO_DATA.value
 _NAMED_UP_TO = 40
 _WEEK = 7
 _ROOM_FOR_A_LETTER = 0.06
-_AXES = {"valence": "pleasantness", "arousal": "excitement", "speech_per_hour": "min an hour"}
+_AXES = {"valence": "pleasantness", "arousal": "excitement", "speech_per_hour": "min per hour"}
 _MAY_BE_NEGATIVE = ("-1 to 1", "dB re full scale")
 
 
@@ -69,7 +69,7 @@ def coverage_chart(days: Sequence[DaySummary]) -> ChartOption:
     ]
     heard = sum(day.heard_s for day in days)
     return make_chart(
-        f"Hours of each day by what became of them. In all {format_duration(heard)} were heard; {_without_words(days)}.",
+        f"Hours of each day by coverage. {format_duration(heard)} were recorded in total; {_without_words(days)}.",
         grid={"left": 58},
         x=_days_axis([day.day.on for day in days]),
         y=value_axis("hours", low=0, high=24, interval=6, nameGap=40),
@@ -122,7 +122,7 @@ def calendar_chart(days: Sequence[DaySummary]) -> ChartOption:
     cells = [_cell(day, (day.day.on - first).days) for day in days]
     told = "; ".join(f"{short_date(day.day.on)} {_cell_word(day)}" for day in days)
     return make_chart(
-        f"Calendar: the emotion of most of each day's speech. {told}.",
+        f"Calendar: the emotion with the largest share of each day's speech. {told}.",
         grid={"left": 58, "top": 22, "bottom": 4, "right": 4},
         x=category_axis(["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], position="top", axisLine={"show": False}),
         y=category_axis(names, inverse=True, axisLine={"show": False}),
@@ -178,7 +178,7 @@ def _line(of: Trend) -> ChartOption:
     name = "estimate" if of.measure.key == "valence" else of.measure.words
     changed: list[ChartOption] = [{"xAxis": index} for index, point in enumerate(of.points) if point.model_changed]
     learned = [index for index, point in enumerate(of.points) if point.voice_changed and not point.model_changed]
-    changed += [{"xAxis": index, "label": {"formatter": "voice learned"}} for index in learned]
+    changed += [{"xAxis": index, "label": {"formatter": "new voice reference"}} for index in learned]
     marks = {
         "symbol": "none",
         "silent": True,
@@ -217,7 +217,7 @@ def _said(days: Sequence[date], said: Mapping[date, Sequence[float]]) -> list[Ch
     return [
         {
             "type": "scatter",
-            "name": "how you said you felt",
+            "name": "check-ins",
             "data": data,
             "symbol": "diamond",
             "symbolSize": 9,
@@ -268,15 +268,15 @@ def _trend_words(of: Trend, said: Mapping[date, Sequence[float]]) -> str:
     known = [point for point in of.points if point.value is not None]
     outside = [point for point in known if point.outside]
     missing = sum(point.state is DayState.NO_DATA for point in of.points)
-    values_told = ", ".join(f"{short_date(point.on)} {point.value:.2f}" for point in known) or "not known for any day"
+    values_told = ", ".join(f"{short_date(point.on)} {point.value:.2f}" for point in known) or "unknown for every day"
     parts = [
         f"{of.measure.words.capitalize()} day by day ({of.measure.unit}): {values_told}",
         f"outside your usual range on {len(outside)} of {len(known)} days",
-        f"{missing} of {len(of.points)} days are {NO_DATA}",
+        f"{missing} of {len(of.points)} days have {NO_DATA}",
     ]
     if said:
         told = ", ".join(f"{short_date(day)} {valence:+.1f}" for day, valences in sorted(said.items()) for valence in valences)
-        parts.append(f"how you said you felt: {told}")
+        parts.append(f"check-ins: {told}")
     return ". ".join(parts) + "."
 
 
@@ -286,4 +286,4 @@ def _share_words(shares: Mapping[Emotion, float]) -> str:
 
 def _without_words(days: Sequence[DaySummary]) -> str:
     missing = [short_date(day.day.on) for day in days if day.state is DayState.NO_DATA]
-    return f"{len(missing)} of {len(days)} days are {NO_DATA}" + (f": {', '.join(missing)}" if missing else "")
+    return f"{len(missing)} of {len(days)} days have {NO_DATA}" + (f": {', '.join(missing)}" if missing else "")
