@@ -190,7 +190,10 @@ def test_what_would_change_other_things_than_an_adapter_does_is_refused(packaged
 
 @pytest.mark.parametrize(
     ("differs", "told"),
-    [({"llm": 1.01}, "another language model"), ({"about": {"letters": ["A", "S", "H", "N"]}}, "the letters ASHN, not ASHUFDN")],
+    [
+        ({"llm": 1.01}, "another language model"),
+        ({"about": {"letters": ["A", "S", "H", "N"], "training_prior": None, "normalisation": None}}, "the letters ASHN, not ASHUFDN"),
+    ],
 )
 def test_what_only_a_fresh_engine_can_serve_is_told_and_changes_nothing(
     running: Engine,

@@ -30,6 +30,7 @@ from monitor.reports.html_report import to_html
 from monitor.reports.json_report import to_json
 from monitor.reports.text_report import to_plain
 from tests.support.bundle_variants import normalising
+from tests.support.bundles import NANO
 from tests.support.commands import configure, run
 from tests.support.days import DAY, entries, full_day, of_days, of_one_day
 from tests.support.spoken_timeline import FIRST, PARIS, SpokenTimeline
@@ -108,7 +109,7 @@ def test_one_microphone_can_be_meant_and_one_that_is_none_is_named(person: Perso
     with pytest.raises(VoiceError, match="nothing is known of your voice yet"):
         renew_voice_reference(person.config, None)
     with pytest.raises(VoiceError, match="hears every voice alike"):
-        renew_voice_reference(Config(), None)
+        renew_voice_reference(Config(engine=EngineConfig(bundle=str(NANO))), None)
     person.learning()
     person.learning("headset")
     with pytest.raises(VoiceError, match=r"through 'mic'; it is through (desk, headset|headset, desk)"):
@@ -120,7 +121,7 @@ def test_one_microphone_can_be_meant_and_one_that_is_none_is_named(person: Perso
 def test_what_another_model_learned_is_not_shown_as_known(person: Person) -> None:
     person.say(FIRST, 3, space="that of another encoder")
     assert voice_states(person.config) == []
-    assert voice_states(Config()) is None
+    assert voice_states(Config(engine=EngineConfig(bundle=str(NANO)))) is None
     assert voice_lines(None, PARIS) == ["the model in use hears every voice alike: it learns nothing of yours"]
 
 

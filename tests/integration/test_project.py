@@ -19,10 +19,6 @@ from monitor.server.launch import server_arguments, sharing_arguments
 from tests.support.paths import ROOT
 
 PACKAGES = ("model", "monitor", "train")
-COMMANDS = (
-    *("bundles", "clinic", "dashboard", "exchange", "keeping", "labelling", "looking", "retraining", "running", "scheduling", "serving"),
-    *("settings", "telling", "tending", "training", "voice"),
-)
 OWNERS = {
     "pyaudio": {"monitor/audio/microphone.py"},
     "webrtcvad": {"monitor/audio/vad.py"},
@@ -35,19 +31,19 @@ OWNERS = {
     "psycopg": {"monitor/clinic/connection.py"},
     "httpx": {"monitor/inference/engines/server.py", "train/evaluation/served_models.py"},
     "prometheus_client": {"monitor/server/gateway.py"},
-    "sqlmodel": {f"monitor/storage/{name}.py" for name in ("history", "tables", "timeline", "voice_learning", "words", "writing")},
-    "apscheduler": {f"monitor/scheduler/{name}.py" for name in ("daily", "plans", "schedule")},
-    "typer": {"monitor/cli/main.py", *(f"monitor/cli/{name}.py" for name in COMMANDS)},
+    "sqlmodel": {f"monitor/storage/{name}.py" for name in ("feedback", "schema", "voice_reference", "writer")},
+    "apscheduler": {f"monitor/scheduler/{name}.py" for name in ("job_store", "scheduler")},
+    "typer": {path.relative_to(ROOT).as_posix() for path in (ROOT / "monitor" / "cli").glob("[a-z]*.py")},
     "py_mini_racer": {"monitor/reports/charts/render.py"},
     "uvicorn": {"monitor/dashboard/app.py"},
     "jinja2": {"monitor/dashboard/pages.py", "monitor/reports/html_report.py"},
-    "fastapi": {f"monitor/dashboard/{name}.py" for name in ("app", "changing", "reading", "rendering")},
+    "fastapi": {f"monitor/dashboard/{name}.py" for name in ("actions", "app", "pages")},
     "weasyprint": {"monitor/reports/pdf.py"},
     "fhir": {"monitor/reports/fhir.py"},
     "peft": {"model/language_model.py"},
     "psutil": {
         "monitor/doctor/network.py",
-        *(f"monitor/personalization/{name}.py" for name in ("conditions", "lowly", "process")),
+        *(f"monitor/personalization/{name}.py" for name in ("conditions", "low_priority", "training_process")),
         "train/training.py",
         "train/dry_run.py",
     },

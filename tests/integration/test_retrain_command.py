@@ -18,7 +18,7 @@ import pytest
 from model.bundle_format import PromotionVerdict, read_bundle_manifest
 from model.emotions import Emotion
 from model.errors import EmosllmError
-from model.labelled_segment import LabelKind, read_labelled_segments
+from model.labelled_segment import HeardWith, LabelKind, read_labelled_segments
 from monitor.analysis.days import TimeRange
 from monitor.analysis.timeline_query import active_bundle_name
 from monitor.config import Config, RetrainConfig, state_dir
@@ -162,7 +162,7 @@ def test_only_the_newest_labels_are_looked_at(monkeypatch: pytest.MonkeyPatch) -
 def test_it_arrives_as_it_is_stored() -> None:
     numbers = write_kept_speech([Said(0, SAD, NEUTRAL), Said(1, SAD, SAD, seconds=0.7), Said(2, SAD)], [(2, HAPPY)])
     file = io.BytesIO()
-    send_labels(SETTINGS, gathered().pieces, file)
+    send_labels(SETTINGS, gathered().pieces, file, HeardWith())
     file.seek(0)
     arrived = list(read_labelled_segments(file))
     assert [(one.segment, one.emotion, one.kind, one.weight) for one in arrived] == [
@@ -182,7 +182,7 @@ def test_sound_that_goes_between_looking_and_sending_breaks_it_off() -> None:
         connection.execute("DELETE FROM sound WHERE segment_id = 2")
         connection.commit()
     with pytest.raises(LabelsOutdated, match="erased"):
-        send_labels(SETTINGS, pieces, file)
+        send_labels(SETTINGS, pieces, file, HeardWith())
     assert not file.getvalue().endswith(b"null\n")
 
 

@@ -21,6 +21,7 @@ from model.prompts import Strategy
 from model.speech_encoder import SpeechEncoder
 from model.voice_reference import ReferenceSettings, VoiceSums
 from tests.support import tiny
+from tests.support.bundles import NANO
 from tests.support.tiny import LETTERS, SECONDS, A, N, OfLevels, S, clip, level_of, person
 from train.__main__ import main
 from train.corpora.manifest import Utterance, write_corpus_manifest
@@ -247,7 +248,7 @@ def test_a_bundle_that_hears_every_voice_alike_is_refused_with_what_to_do(
     tmp_path: Path, voices: list[Utterance], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_corpus_manifest(tmp_path / "m.csv", voices)
-    assert main(["evaluate", "--bundle", "compact", "--manifest", str(tmp_path / "m.csv"), "--person-minutes", "0,10"]) == 1
+    assert main(["evaluate", "--bundle", str(NANO), "--manifest", str(tmp_path / "m.csv"), "--person-minutes", "0,10"]) == 1
     said = capsys.readouterr()
     assert "was trained without personal normalisation" in said.err
     assert "leave --person-minutes out" in said.err

@@ -19,6 +19,7 @@ from model.errors import BundleError, TrainingError
 from model.predictor import Predictor, SpeechInput
 from model.voice_reference import ReferenceSettings, VoiceSums, voice_shift
 from tests.support.bundle_variants import normalising, sign
+from tests.support.bundles import NANO
 from tests.support.tiny import N, OfLevels, S, person
 from train.corpora.manifest import Utterance
 
@@ -112,15 +113,15 @@ def test_bundles_of_one_encoder_and_normaliser_share_their_sums_and_others_do_no
     assert night.version != bundle.manifest.version
     assert bundle.voice_space == night.voice_space is not None
     assert other.voice_space not in (None, bundle.voice_space)
-    assert read_bundle_manifest(find_bundle("compact")).voice_space is None
+    assert read_bundle_manifest(NANO).voice_space is None
 
 
-def test_a_bundle_without_normalisation_answers_as_before_and_adds_nothing(packaged: Bundle) -> None:
-    sounds = _sounds()
-    states, mask = packaged.encoder([torch.from_numpy(sound.audio) for sound in sounds])
+def test_a_bundle_without_normalisation_answers_as_before_and_adds_nothing() -> None:
+    former, sounds = open_bundle(NANO), _sounds()
+    states, mask = former.encoder([torch.from_numpy(sound.audio) for sound in sounds])
     with torch.inference_mode():
-        assert torch.equal(packaged.embed_states(states, mask), packaged.mapper(states, mask))
-    assert [answer.sums for answer in Predictor(packaged, load_llm(packaged)).predict(sounds)] == [None] * 3
+        assert torch.equal(former.embed_states(states, mask), former.mapper(states, mask))
+    assert [answer.sums for answer in Predictor(former, load_llm(former)).predict(sounds)] == [None] * 3
 
 
 def test_a_stranger_is_heard_as_without_a_reference_bit_for_bit(bundle: Bundle, packaged: Bundle) -> None:
