@@ -1,8 +1,8 @@
 """APScheduler's job store, a small SQLite file of the names and times of jobs, and the daily trigger.
 
 Nothing is lost with the file, because the history in the timeline decides what is done: a damaged one is made anew. The trigger uses the
-local days of `monitor/analysis/days.py`, so that scheduler and history agree on them. CronTrigger does not: it comes twice at a time that
-the clock shows twice, and never gets past the second.
+local days of `monitor/analysis/days.py`, so that scheduler and history agree on them. APScheduler's CronTrigger does not: it comes twice
+where the clock shows a time twice, and may leave out a day around a jump of the clock.
 """
 
 import logging
@@ -27,7 +27,7 @@ _BUSY_TIMEOUT_S = 5.0
 
 
 class DailyTrigger(BaseTrigger):  # type: ignore[misc]
-    """at: the time of day. zone: in which. Days are those of `monitor.analysis.days`, so scheduler and history agree on them."""
+    """Comes once a day. at: the time of day. zone: in which."""
 
     __slots__ = ("at", "zone")
 

@@ -31,7 +31,6 @@ _logger = logging.getLogger(__name__)
 HourlyTask = Callable[[datetime], object]
 ReportJobs = Callable[[Sequence[JobState], str], None]
 
-_FIRST_S = 60.0
 _HOUR = timedelta(hours=1)
 _NOT_AT_ONCE = timedelta(seconds=1)
 _CLOCK_CHECK_S = 20.0
@@ -49,9 +48,9 @@ def run_scheduled_job(name: str) -> None:
 
 
 class _RobustScheduler(BackgroundScheduler):  # type: ignore[misc]
-    """APScheduler's thread, made to survive a full disk, and to wake often: a wait lasts too long where the machine sleeps meanwhile.
+    """Survives a job store that fails, which would end APScheduler's thread, and wakes often: a wait does not count the machine's sleep.
 
-    before_round: called before jobs are looked at. store_failed: called when the file cannot be read or written.
+    before_round: called before each look at the jobs. store_failed: called when the job store cannot be read or written.
     """
 
     def __init__(self, before_round: Callable[[], None], store_failed: Callable[[], None], **options: Any) -> None:
@@ -63,11 +62,11 @@ class _RobustScheduler(BackgroundScheduler):  # type: ignore[misc]
         try:
             wait_s = super()._process_jobs()
         except SQLAlchemyError as error:
-            _logger.error("what is planned cannot be kept: %s", error)
+            _logger.error("the times of jobs cannot be kept: %s", error)
             self._store_failed()
             return 0.0
         except JobLookupError:
-            # The end began meanwhile: APScheduler no longer finds its own jobs then.
+            # Raised when `shutdown` begins meanwhile: APScheduler then no longer finds the job that it has just started.
             return 0.0
         return _CLOCK_CHECK_S if wait_s is None else min(wait_s, _CLOCK_CHECK_S)
 
@@ -75,9 +74,9 @@ class _RobustScheduler(BackgroundScheduler):  # type: ignore[misc]
 class JobScheduler:
     """Does jobs while the block runs, beginning `first_s` after its start.
 
-    store: APScheduler's file. times: of day, by job. hourly: what is done once an hour beside a job as long as that is not switched off;
-    it may raise EmosllmError. over: set at the end, so that what takes long can stop. tell: gets how the jobs stand, and what went wrong
-    in the last hour or with the file, whenever that changes.
+    store: the file of APScheduler's job store. times: of day, by job. hourly: what is done once an hour beside a job as long as that is
+    not switched off; it may raise EmosllmError. over: set at the end, so that what takes long can stop. tell: gets how the jobs stand,
+    and what went wrong in the last hour or with the file, whenever that changes.
     """
 
     current: ClassVar["JobScheduler | None"] = None
@@ -92,7 +91,7 @@ class JobScheduler:
         hourly: Mapping[str, HourlyTask],
         over: threading.Event,
         tell: ReportJobs,
-        first_s: float = _FIRST_S,
+        first_s: float,
     ) -> None:
         self._path = store
         self._runner, self._times, self._zone = runner, times, zone
@@ -176,25 +175,25 @@ class JobScheduler:
             _logger.error("how the jobs stand cannot be read: %s", error)
 
     def _begin(self) -> None:
-        """Nothing comes before what a crash left open is ended."""
+        """End what a crash left open, before any job comes; then plan."""
         self._try(self._runner.recover)
-        store = open_job_store(self._path)
-        if store is None:
-            self._change(lambda: self._use_memory(timedelta(seconds=self._first_s)))
-        else:
-            self._change(lambda: self._use_file(store))
+        self._problems["begin"] = self._try(lambda: self._change(self._open_store))
         self.tell()
 
-    def _use_file(self, store: Any) -> None:
+    def _open_store(self) -> None:
+        first, store = timedelta(seconds=self._first_s), open_job_store(self._path)
+        if store is None:
+            self._use_memory(first)
+            return
         for job in store.get_all_jobs():
             if job.id not in self._times:
                 store.remove_job(job.id)
         self._scheduler.add_jobstore(store, _FILE)
         self._store = _FILE
-        self._plan(timedelta(seconds=self._first_s))
+        self._plan(first)
 
     def _use_memory(self, first: timedelta) -> None:
-        """Where the file cannot be used, until the next start: the history says all that matters."""
+        """Keep the times in memory until the next start, because the file cannot be used."""
         self._problems[_FILE] = (
             f"{self._path.name} cannot be written; scheduled jobs still run, and are planned anew when the monitor starts again"
         )
@@ -218,7 +217,7 @@ class JobScheduler:
             try:
                 change()
             except SQLAlchemyError as error:
-                _logger.error("what is planned cannot be kept: %s", error)
+                _logger.error("the times of jobs cannot be kept: %s", error)
                 self._store_failed()
 
     def _put_off(self, name: str, until: datetime) -> None:
@@ -240,7 +239,7 @@ class JobScheduler:
             )
 
     def _schedule_job(self, name: str, first: timedelta) -> None:
-        """A job comes daily, and once after `first`: its night may have been missed, interrupted, or lie in a backup no more."""
+        """A job comes daily, and once after `first`: a night may have been missed, interrupted, or undone by a restored backup."""
         if self._store is None:
             return
         if self._runner.is_scheduled(name):
@@ -257,7 +256,7 @@ class JobScheduler:
             self._scheduler.remove_job(name, self._store)
 
     def _check_clock(self) -> None:
-        """After sleep, or when the clock was set, everything is planned anew: what comes in a year may now be due."""
+        """Plan everything anew after sleep, and when the clock was set: set back a year, the next night would be a year away."""
         lead_s, before_s = _clock_lead_s(), self._clock_lead_s
         self._clock_lead_s = lead_s
         if abs(lead_s - before_s) > _JUMP_S and self._store is not None:
