@@ -139,7 +139,8 @@ class JobScheduler:
         again_at = self._runner.come(name)
         self.tell()
         # Last, and not at once: APScheduler leaves out what comes while the run before has not ended.
-        self._put_off(name, max(again_at, datetime.now(UTC) + _NOT_AT_ONCE))
+        not_before = datetime.now(UTC) + _NOT_AT_ONCE
+        self._change(lambda: self._scheduler.modify_job(name, next_run_time=max(again_at, not_before)))
 
     def run(self, name: str) -> None:
         """Do a job now, in the background, whether it is due or not. Raises EmosllmError for one that there is not, or that goes on."""
@@ -219,9 +220,6 @@ class JobScheduler:
             except SQLAlchemyError as error:
                 _logger.error("the times of jobs cannot be kept: %s", error)
                 self._store_failed()
-
-    def _put_off(self, name: str, until: datetime) -> None:
-        self._change(lambda: self._scheduler.modify_job(name, next_run_time=until))
 
     def _plan(self, first: timedelta) -> None:
         """Everything, from the present moment on, beginning after `first`."""
