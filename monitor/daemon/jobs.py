@@ -73,15 +73,12 @@ def _retention(timeline: TimelineWriter, config: Config, now: datetime) -> JobRe
 
 def create_job_scheduler(timeline: TimelineWriter, config: Config, tell: "ReportJobs", first_s: float = 60.0) -> "JobScheduler":
     """All jobs of a monitor that begins. Raises TimelineError, StoreKeyError."""
-    from monitor.scheduler.job_store import FallbackJobStore
     from monitor.scheduler.scheduler import JobScheduler
 
     over, database = threading.Event(), config.timeline.database_path()
     runner = _create_runner(timeline, config, over)
     times, zone = job_times(config.schedule), config.timeline.zone_info()
-    return JobScheduler(
-        FallbackJobStore(job_store_path(database)), str(database), runner, times, zone, hourly_tasks(timeline, config), over, tell, first_s
-    )
+    return JobScheduler(job_store_path(database), runner, times, zone, hourly_tasks(timeline, config), over, tell, first_s)
 
 
 @contextmanager

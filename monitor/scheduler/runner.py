@@ -99,15 +99,6 @@ class JobRunner:
         self._switches.switch(name, on)
         self._waits.pop(name, None)
 
-    def look_at(self, name: str) -> datetime:
-        """When `come` has something to do for a job that comes, now or later. Raises TimelineError."""
-        now = self._clock()
-        wait = self._wait(name, now)
-        planned = check_due(now, self._at(name), self._zone, self._runs(name))
-        if planned.due is None:
-            return planned.look_at
-        return wait.until if wait else now
-
     def come(self, name: str) -> datetime:
         """Do the job if it is due; returns when to come again. Never raises an EmosllmError."""
         now = self._clock()
@@ -120,7 +111,7 @@ class JobRunner:
             if (wait := self._wait(name, now)) is not None:
                 return wait.until
             self._do(name, planned.due, asked=False)
-            return self.look_at(name)
+            return self._look_at(name)
         except EmosllmError as error:
             # Where the history cannot be read or written nothing is done: it might be for the second time.
             _logger.error("%s was not done: %s", name, error)
@@ -157,6 +148,15 @@ class JobRunner:
     def close(self) -> None:
         """Let go of the timeline."""
         self._history.close()
+
+    def _look_at(self, name: str) -> datetime:
+        """When `come` has something to do next. Raises TimelineError."""
+        now = self._clock()
+        wait = self._wait(name, now)
+        planned = check_due(now, self._at(name), self._zone, self._runs(name))
+        if planned.due is None:
+            return planned.look_at
+        return wait.until if wait else now
 
     def _with_current_run(self, state: JobState, now: datetime) -> JobState:
         """What the history does not know: that it goes on, and what it waits for."""

@@ -1,8 +1,7 @@
-"""Runs jobs at their times while the daemon runs: APScheduler in the background, and a JobRunner that decides and runs.
+"""Runs jobs at their times while the daemon runs: APScheduler says when, a JobRunner and the history in the timeline whether.
 
-APScheduler only says when to look; the runner and the history in the timeline decide. A job whose night was missed, whose conditions do
-not hold or which failed is looked at again when the runner says so. What is needed more often than nightly is done hourly, without a line
-in the history.
+Each job comes daily, and once after every start; where it cannot be done yet or failed, it is put off. The times lie in APScheduler's own
+job store, a file beside the timeline. What is needed more often than nightly is done hourly, without a line in the history.
 """
 
 import contextlib
@@ -12,19 +11,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from datetime import time as clock_time
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 from zoneinfo import ZoneInfo
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
-from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
+from sqlalchemy.exc import SQLAlchemyError
 
 from model.errors import EmosllmError
 from monitor.scheduler.job_status import JobState
-from monitor.scheduler.job_store import DailyTrigger, FallbackJobStore
+from monitor.scheduler.job_store import DailyTrigger, open_job_store
 from monitor.scheduler.runner import JobRunner
 
 _logger = logging.getLogger(__name__)
@@ -32,77 +31,105 @@ _logger = logging.getLogger(__name__)
 HourlyTask = Callable[[datetime], object]
 ReportJobs = Callable[[Sequence[JobState], str], None]
 
-_FIRST_S = 60.0
 _HOUR = timedelta(hours=1)
+_NOT_AT_ONCE = timedelta(seconds=1)
 _CLOCK_CHECK_S = 20.0
-# What the scheduler's clock may differ from the machine's own between two looks, before all is planned anew.
+# What the wall clock may move against the machine's own between two rounds, before all is planned anew.
 _JUMP_S = 60.0
-_MEMORY = "memory"
+_FILE, _MEMORY = "file", "default"
 # Training goes on for an hour, and everything else shall not wait for it.
 _WORKERS = 3
 
-_running: dict[str, "JobScheduler"] = {}
 
-
-def run_scheduled_job(database: str, name: str) -> None:
-    """What APScheduler calls, by its name in the file: a job's time has come, of the monitor that writes `database`."""
-    if (jobs := _running.get(database)) is not None:
+def run_scheduled_job(name: str) -> None:
+    """What APScheduler calls, by its name in the file: a job's time has come."""
+    if (jobs := JobScheduler.current) is not None:
         jobs.come(name)
+
+
+class _RobustScheduler(BackgroundScheduler):  # type: ignore[misc]
+    """Survives a job store that fails, which would end APScheduler's thread, and wakes often: a wait does not count the machine's sleep.
+
+    before_round: called before each look at the jobs. store_failed: called when the job store cannot be read or written.
+    """
+
+    def __init__(self, before_round: Callable[[], None], store_failed: Callable[[], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._before_round, self._store_failed = before_round, store_failed
+
+    def _process_jobs(self) -> float:
+        self._before_round()
+        try:
+            wait_s = super()._process_jobs()
+        except SQLAlchemyError as error:
+            _logger.error("the times of jobs cannot be kept: %s", error)
+            self._store_failed()
+            return 0.0
+        except JobLookupError:
+            # Raised when `shutdown` begins meanwhile: APScheduler then no longer finds the job that it has just started.
+            return 0.0
+        return _CLOCK_CHECK_S if wait_s is None else min(wait_s, _CLOCK_CHECK_S)
 
 
 class JobScheduler:
     """Does jobs while the block runs, beginning `first_s` after its start.
 
-    database: the timeline's file, as the runner has it. times: of day, by job. hourly: what is done once an hour beside a job as long
-    as that is not switched off; it may raise EmosllmError. over: set at the end, so that what takes long can stop.
-    tell: gets how the jobs stand, and what went wrong in the last hour, whenever that changes.
+    store: the file of APScheduler's job store. times: of day, by job. hourly: what is done once an hour beside a job as long as that is
+    not switched off; it may raise EmosllmError. over: set at the end, so that what takes long can stop. tell: gets how the jobs stand,
+    and what went wrong in the last hour or with the file, whenever that changes.
     """
+
+    current: ClassVar["JobScheduler | None"] = None
+    """The one that runs: functions in APScheduler's file are found by name, so they cannot belong to an object."""
 
     def __init__(
         self,
-        plans: FallbackJobStore,
-        database: str,
+        store: Path,
         runner: JobRunner,
         times: Mapping[str, str],
         zone: ZoneInfo,
         hourly: Mapping[str, HourlyTask],
         over: threading.Event,
         tell: ReportJobs,
-        first_s: float = _FIRST_S,
+        first_s: float,
     ) -> None:
-        self._database = database
+        self._path = store
         self._runner, self._times, self._zone = runner, times, zone
         self._hourly_tasks = hourly
         self._over = over
         self._tell = tell
         self._first_s = first_s
         self._problems: dict[str, str] = {}
-        self._gate = threading.Lock()
+        self._gate = threading.RLock()
         self._ending = False
-        self._scheduler = BackgroundScheduler(
-            jobstores={"default": plans, _MEMORY: MemoryJobStore()},
+        # Which of APScheduler's stores the daily jobs are in; None until `_begin` has opened it.
+        self._store: str | None = None
+        self._clock_lead_s = _clock_lead_s()
+        self._scheduler = _RobustScheduler(
+            self._check_clock,
+            self._store_failed,
             executors={"default": ThreadPoolExecutor(_WORKERS)},
+            # A night that was missed comes once, however late.
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
             timezone=UTC,
         )
-        self._watch = threading.Thread(target=self._watch_clock, name="jobs", daemon=True)
 
     def __enter__(self) -> Self:
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
-        _running[self._database] = self
-        # Nothing comes before what a crash left open is ended, and planned anew: what the file says is of before that. This follows in
-        # the background, because looking into the timeline takes a second, and listening begins after this.
-        self._scheduler.start(paused=True)
-        self._watch.start()
+        # What another version planned is dropped without a word, and planned anew.
+        logging.getLogger("apscheduler.jobstores").setLevel(logging.CRITICAL)
+        JobScheduler.current = self
+        # In the background, because looking into the timeline takes a second, and listening begins after this.
+        self._scheduler.add_job(self._begin)
+        self._scheduler.start()
         return self
 
     def __exit__(self, *_raised: object) -> None:
         self._over.set()
-        self._watch.join()
         with self._gate:
             self._ending = True
         self._scheduler.shutdown(wait=True)
-        _running.pop(self._database, None)
+        JobScheduler.current = None
         self._runner.close()
 
     def come(self, name: str) -> None:
@@ -110,23 +137,17 @@ class JobScheduler:
         if self._over.is_set() or not self._runner.is_scheduled(name):
             return
         again_at = self._runner.come(name)
-        # The scheduler holds its lock while it waits for jobs to end: none may ask anything of it from then on.
-        with self._gate, contextlib.suppress(JobLookupError):
-            if not self._ending:
-                self._scheduler.modify_job(name, "default", next_run_time=again_at)
         self.tell()
+        # Last, and not at once: APScheduler leaves out what comes while the run before has not ended.
+        not_before = datetime.now(UTC) + _NOT_AT_ONCE
+        self._change(lambda: self._scheduler.modify_job(name, next_run_time=max(again_at, not_before)))
 
     def run(self, name: str) -> None:
         """Do a job now, in the background, whether it is due or not. Raises EmosllmError for one that there is not, or that goes on."""
         self._runner.find(name)
         if self._runner.is_running(name):
             raise EmosllmError(f"{name} is being done already; `emosllm-monitor schedule list` says since when")
-        self._scheduler.add_job(self._do_now, DateTrigger(datetime.now(UTC)), args=[name], jobstore=_MEMORY)
-
-    def planned(self, name: str) -> datetime | None:
-        """When the scheduler looks at a job next; None for one that does not come."""
-        job = self._scheduler.get_job(name, "default")
-        return None if job is None else job.next_run_time.astimezone(UTC)
+        self._change(lambda: self._scheduler.add_job(self._do_now, args=[name]))
 
     def run_hourly_now(self, name: str) -> None:
         """What is done hourly beside a job, if that is not switched off."""
@@ -140,7 +161,7 @@ class JobScheduler:
     def switch(self, name: str, on: bool) -> None:
         """Switch a job on or off, for good. Raises EmosllmError."""
         self._runner.switch(name, on)
-        self._schedule_job(name, timedelta())
+        self._change(lambda: self._schedule_job(name, timedelta()))
         self.tell()
 
     def states(self) -> list[JobState]:
@@ -154,15 +175,54 @@ class JobScheduler:
         except EmosllmError as error:
             _logger.error("how the jobs stand cannot be read: %s", error)
 
-    def _do_now(self, name: str) -> None:
-        self._try(lambda: self._runner.run_now(name))
+    def _begin(self) -> None:
+        """End what a crash left open, before any job comes; then plan."""
+        self._try(self._runner.recover)
+        self._problems["begin"] = self._try(lambda: self._change(self._open_store))
         self.tell()
 
-    def _plan(self, first: timedelta) -> None:
-        """Everything, from the present moment on; what is due comes after `first`."""
-        for job in self._scheduler.get_jobs("default"):
+    def _open_store(self) -> None:
+        first, store = timedelta(seconds=self._first_s), open_job_store(self._path)
+        if store is None:
+            self._use_memory(first)
+            return
+        for job in store.get_all_jobs():
             if job.id not in self._times:
-                job.remove()
+                store.remove_job(job.id)
+        self._scheduler.add_jobstore(store, _FILE)
+        self._store = _FILE
+        self._plan(first)
+
+    def _use_memory(self, first: timedelta) -> None:
+        """Keep the times in memory until the next start, because the file cannot be used."""
+        self._problems[_FILE] = (
+            f"{self._path.name} cannot be written; scheduled jobs still run, and are planned anew when the monitor starts again"
+        )
+        with contextlib.suppress(KeyError):
+            self._scheduler.remove_jobstore(_FILE)
+        self._store = _MEMORY
+        self._plan(first)
+
+    def _store_failed(self) -> None:
+        with self._gate:
+            if self._ending or self._store == _MEMORY:
+                return
+            self._use_memory(timedelta())
+        self.tell()
+
+    def _change(self, change: Callable[[], object]) -> None:
+        """Change what is planned, but not at the end: the scheduler then holds its lock until the last job has ended."""
+        with self._gate, contextlib.suppress(JobLookupError):
+            if self._ending:
+                return
+            try:
+                change()
+            except SQLAlchemyError as error:
+                _logger.error("the times of jobs cannot be kept: %s", error)
+                self._store_failed()
+
+    def _plan(self, first: timedelta) -> None:
+        """Everything, from the present moment on, beginning after `first`."""
         for name in self._times:
             self._schedule_job(name, first)
         for name in self._hourly_tasks:
@@ -172,30 +232,38 @@ class JobScheduler:
                 args=[name],
                 # A name of its own: of one name the executors do one thing at a time, and leave the other out.
                 id=f"{name}, hourly",
-                jobstore=_MEMORY,
                 replace_existing=True,
                 next_run_time=datetime.now(UTC) + first,
             )
 
     def _schedule_job(self, name: str, first: timedelta) -> None:
-        """A job by its time in the settings: another time than before moves it."""
-        known = self._scheduler.get_job(name, "default")
-        if not self._runner.is_scheduled(name):
-            if known is not None:
-                known.remove()
+        """A job comes daily, and once after `first`: a night may have been missed, interrupted, or undone by a restored backup."""
+        if self._store is None:
             return
-        try:
-            look_at = self._runner.look_at(name)
-        except EmosllmError:
-            look_at = datetime.now(UTC)
-        self._scheduler.add_job(
-            run_scheduled_job,
-            DailyTrigger(clock_time.fromisoformat(self._times[name]), self._zone),
-            args=[self._database, name],
-            id=name,
-            replace_existing=True,
-            next_run_time=max(look_at, datetime.now(UTC) + first),
-        )
+        if self._runner.is_scheduled(name):
+            self._scheduler.add_job(
+                run_scheduled_job,
+                DailyTrigger(clock_time.fromisoformat(self._times[name]), self._zone),
+                args=[name],
+                id=name,
+                jobstore=self._store,
+                replace_existing=True,
+                next_run_time=datetime.now(UTC) + first,
+            )
+        elif self._scheduler.get_job(name, self._store):
+            self._scheduler.remove_job(name, self._store)
+
+    def _check_clock(self) -> None:
+        """Plan everything anew after sleep, and when the clock was set: set back a year, the next night would be a year away."""
+        lead_s, before_s = _clock_lead_s(), self._clock_lead_s
+        self._clock_lead_s = lead_s
+        if abs(lead_s - before_s) > _JUMP_S and self._store is not None:
+            self._change(lambda: self._plan(timedelta()))
+            self.tell()
+
+    def _do_now(self, name: str) -> None:
+        self._try(lambda: self._runner.run_now(name))
+        self.tell()
 
     def _try(self, act: Callable[[], Any]) -> str:
         """What went wrong, in words; empty for nothing."""
@@ -209,20 +277,7 @@ class JobScheduler:
             return f"an unforeseen error, {type(error).__name__}; the log says more"
         return ""
 
-    def _begin(self) -> None:
-        self._try(self._runner.recover)
-        self._plan(timedelta(seconds=self._first_s))
-        self.tell()
 
-    def _watch_clock(self) -> None:
-        """A machine that slept, or whose clock was set, has the scheduler wait for the wrong moment: so it is woken now and then."""
-        self._try(self._begin)
-        self._scheduler.resume()
-        ahead = time.time() - time.monotonic()
-        while not self._over.wait(_CLOCK_CHECK_S):
-            now_ahead = time.time() - time.monotonic()
-            if abs(now_ahead - ahead) > _JUMP_S:
-                self._try(lambda: self._plan(timedelta()))
-                self.tell()
-            ahead = now_ahead
-            self._scheduler.wakeup()
+def _clock_lead_s() -> float:
+    """How far the wall clock is ahead of a clock that is never set, and stands still while the machine sleeps."""
+    return time.time() - time.monotonic()

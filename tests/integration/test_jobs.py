@@ -215,8 +215,8 @@ def test_conditions_are_looked_at_every_ten_minutes_and_said_until_they_hold(lif
 
 def test_conditions_that_did_not_hold_all_day_are_a_failure_of_that_day_alone(life: Life) -> None:
     life.acts = [fails(ConditionsNotMet("the machine is on battery"))] * 500
-    while life.come() < Day(TODAY, PARIS).end:
-        life.now = life.runner.look_at("retrain")
+    while (again_at := life.come()) < Day(TODAY, PARIS).end:
+        life.now = again_at
     assert life.runs == [(TODAY, "failed", "it was not done all day: the machine is on battery")]
     tries = len(life.done_at)
     assert tries == 12 * 6
