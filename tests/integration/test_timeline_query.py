@@ -179,7 +179,7 @@ def test_shares_have_intervals_where_the_confusion_of_the_model_in_use_is_known(
     bundle = str(_measured(tmp_path / "mine", "mine-1"))
     with TimelineQuery.open(settings, NOW, bundle) as look:
         days = [day for day in look.days(date(2026, 6, 1), date(2026, 6, 30)) if day.speech.sure.segments > 10]
-    assert len(days) > 10
+    assert len(days) >= 10
     for day in days:
         assert set(day.speech.intervals) >= set(read_bundle_manifest(Path(bundle)).letters)
         assert all(0 <= low <= high <= 1 for low, high in day.speech.intervals.values())
