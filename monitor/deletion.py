@@ -16,22 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from model.bundle_format import find_bundle
 from model.errors import BundleError, EmosllmError, NotRunning, StoreKeyError, TimelineError, TimelineInUse
 from monitor.analysis.days import EARLIEST, LATEST, TimeRange
-from monitor.analysis.timeline_query import active_bundle_name
 from monitor.bundles.library import BUNDLES_FOLDER, BundleLibrary, activate_bundle
 from monitor.bundles.registry import (
     RETIRED_REASON,
-    ActiveBundle,
-    BundleSelector,
+    BundleRegistry,
     bundle_folders,
-    is_retired,
+    is_retired_name,
     learned_from_any,
     retire_bundle,
 )
 from monitor.clinic import sharing as clinic
-from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, bundles_file, state_dir
+from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, state_dir
 from monitor.control import send_command
 from monitor.fileio import SQLITE_SIDE_FILES, DatabaseLock, folder_lock, fsync_path, make_private_file
 from monitor.paths import disabled_jobs_path, job_store_path
@@ -220,13 +217,13 @@ def _discard_training(receipt: DeletionReceipt) -> None:
 
 def _replace_retired_bundle(config: Config, receipt: DeletionReceipt) -> None:
     """Where the bundle in use is retired, use the one before instead; a running monitor leaves it at once."""
-    in_use = ActiveBundle(config.engine.bundle, bundles_file())
-    if not _is_bundle_retired(in_use.current):
+    registry = BundleRegistry.of(config)
+    if not is_retired_name(registry.chosen()):
         if receipt.retired:
             _tell_daemon(config, receipt)
         return
     why = ""
-    for name in dict.fromkeys((in_use.previous() or PACKAGED_BUNDLE, PACKAGED_BUNDLE)):
+    for name in dict.fromkeys((registry.previous() or PACKAGED_BUNDLE, PACKAGED_BUNDLE)):
         try:
             receipt.instead = activate_bundle(config, name, RETIRED_REASON, back=True)
             return
@@ -238,7 +235,7 @@ def _replace_retired_bundle(config: Config, receipt: DeletionReceipt) -> None:
 def _tell_daemon(config: Config, receipt: DeletionReceipt) -> None:
     """Where the engine could not use the one in use, a running monitor may have gone back to one that is retired now."""
     try:
-        send_command(config.timeline.database_path(), "use-bundle", name=active_bundle_name(config))
+        send_command(config.timeline.database_path(), "use-bundle", name=BundleRegistry.of(config).active())
     except NotRunning:
         return
     except EmosllmError as error:
@@ -247,13 +244,6 @@ def _tell_daemon(config: Config, receipt: DeletionReceipt) -> None:
 
 def _still_in_memory(why: str) -> str:
     return f"what a running monitor has in memory of a retired model: stop it and start it again ({why})"
-
-
-def _is_bundle_retired(name: str) -> bool:
-    try:
-        return is_retired(find_bundle(name))
-    except BundleError:
-        return False
 
 
 def _discard_copy(copy: Path, receipt: DeletionReceipt) -> None:
@@ -302,8 +292,7 @@ def _remove_partial_copies(config: Config) -> None:
 
 
 def _bundle_folders(config: Config) -> list[Path]:
-    choice, uses = BundleSelector(config.engine.bundle, bundles_file()), ActiveBundle(config.engine.bundle, bundles_file()).uses()
-    return list(bundle_folders((*choice.names, *(use.name for use in uses)), state_dir() / BUNDLES_FOLDER))
+    return list(bundle_folders(BundleRegistry.of(config).names(), state_dir() / BUNDLES_FOLDER))
 
 
 class _DeletionNote:

@@ -32,8 +32,8 @@ from model.bundle_format import (
     verify_checksums,
 )
 from model.errors import BundleError, EmosllmError, NotRunning, TimelineError
-from monitor.bundles.registry import RETIRED_REASON, ActiveBundle, BundleSelector, is_retired, require_transcriber
-from monitor.config import PACKAGED_BUNDLE, Config, bundles_file, state_dir
+from monitor.bundles.registry import RETIRED_REASON, BundleRegistry, is_retired, require_transcriber
+from monitor.config import PACKAGED_BUNDLE, Config, state_dir
 from monitor.control import send_command
 from monitor.fileio import folder_lock, fsync_path, make_private_tree
 
@@ -164,17 +164,17 @@ class BundleEntry:
 
 
 class BundleLibrary:
-    """folder: where bundles are kept. in_use: what of them is used. keep: how many of them stay, at least 2; retired ones do not count."""
+    """folder: where bundles are kept. registry: which is used. keep: how many of them stay, at least 2; retired ones do not count."""
 
-    def __init__(self, folder: Path, in_use: ActiveBundle, keep: int) -> None:
+    def __init__(self, folder: Path, registry: BundleRegistry, keep: int) -> None:
         self.folder = folder
-        self.in_use = in_use
+        self.registry = registry
         self._keep = keep
 
     @classmethod
     def of(cls, config: Config) -> Self:
         """The library that goes with the settings."""
-        return cls(state_dir() / BUNDLES_FOLDER, ActiveBundle(config.engine.bundle, bundles_file()), config.retrain.keep)
+        return cls(state_dir() / BUNDLES_FOLDER, BundleRegistry.of(config), config.retrain.keep)
 
     def all(self) -> list[BundleEntry]:
         """Every bundle in the library, oldest first."""
@@ -187,7 +187,7 @@ class BundleLibrary:
     def known(self) -> list[BundleEntry]:
         """Every bundle that can be named: the built-in one, the configured one, those in the library; each once."""
         known: dict[Path, BundleEntry] = {}
-        for name in (PACKAGED_BUNDLE, self.in_use.configured, self.in_use.current):
+        for name in (PACKAGED_BUNDLE, self.registry.configured, self.registry.chosen()):
             with contextlib.suppress(BundleError):
                 folder = find_bundle(name)
                 known.setdefault(folder.resolve(), BundleEntry.at(name, folder, own=False))
@@ -301,9 +301,8 @@ class BundleLibrary:
 
     def _dear(self) -> set[Path]:
         """The folders that are never removed."""
-        loaded = BundleSelector(self.in_use.configured, bundles_file()).current
         folders = set()
-        for name in (self.in_use.configured, self.in_use.current, self.in_use.previous(), loaded):
+        for name in (self.registry.configured, self.registry.chosen(), self.registry.previous(), self.registry.to_load()):
             with contextlib.suppress(BundleError):
                 folders |= {find_bundle(name).resolve()} if name else set()
         return folders
@@ -321,13 +320,13 @@ def activate_bundle(config: Config, name: str, why: str, *, back: bool = False) 
     running monitor, and then what was in use still is.
     """
     library = BundleLibrary.of(config)
-    chosen, before = library.find(name), library.in_use.current
+    chosen, before = library.find(name), library.registry.chosen()
     library.check(chosen)
     require_transcriber(config.engine, read_bundle_manifest(chosen.folder))
     running = _switch_daemon(config, chosen)
     if chosen.name != before:
         try:
-            library.in_use.use(chosen.name, why, datetime.now(UTC), back=back)
+            library.registry.activate(chosen.name, why, datetime.now(UTC), back=back)
         except BundleError:
             if running:
                 with contextlib.suppress(EmosllmError):

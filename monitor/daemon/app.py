@@ -20,10 +20,10 @@ from model.errors import ConfigError, EmosllmError, TimelineError
 from monitor.analysis.days import TimeRange, parse_moment
 from monitor.audio.microphone import MicrophoneSource
 from monitor.audio.sources import AudioSource, FileSource, StdinSource
-from monitor.bundles.registry import BundleSelector, require_transcriber
+from monitor.bundles.registry import BundleRegistry, require_transcriber
 from monitor.clinic.address import ClinicAddress
 from monitor.clinic.sharing import start_sharing
-from monitor.config import Config, bundles_file, state_dir
+from monitor.config import Config, state_dir
 from monitor.control import CommandHandler, ControlServer, Reply, socket_path
 from monitor.daemon.checkin_prompts import CheckInPrompter
 from monitor.daemon.daemon import Daemon
@@ -85,7 +85,8 @@ def run_daemon(config: Config, source: str, speed: float | None, at: str | None,
     open_source = audio_source_factory(config, source, speed)
     anchor = recording_start(source, speed, at, zone)
     read_bundle_manifest(find_bundle(config.engine.bundle))  # a wrong bundle is said before anything is opened
-    require_transcriber(config.engine, read_bundle_manifest(find_bundle(BundleSelector(config.engine.bundle, bundles_file()).current)))
+    registry = BundleRegistry.of(config)
+    require_transcriber(config.engine, read_bundle_manifest(find_bundle(registry.to_load())))
     ClinicAddress.of(config.store)  # and so is a wrong clinic
     mended = make_private_tree(state_dir())
     _log_to_file(config.log.level)
@@ -96,8 +97,7 @@ def run_daemon(config: Config, source: str, speed: float | None, at: str | None,
             _refuse_overlap(database, keys, anchor, source, zone)
         first = open_source()
         status, view = DaemonStatus(first.description, first.live), _create_view(zone, unattended)
-        choice = BundleSelector(config.engine.bundle, bundles_file())
-        recorder = Recorder(config, timeline, choice, state_dir() / "engine.log", status, view)
+        recorder = Recorder(config, timeline, registry, state_dir() / "engine.log", status, view)
         pause = PauseFile(database.with_name(database.name + ".paused"))
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, SystemdNotifier(), unattended)
         jobs = create_job_scheduler(timeline, config, status.report_jobs)

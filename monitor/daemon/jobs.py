@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from model.errors import TimelineError
-from monitor.analysis.timeline_query import active_bundle_name, store_missing_summaries
+from monitor.analysis.timeline_query import store_missing_summaries
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
 from monitor.paths import job_store_path
 from monitor.personalization.retraining import retrain_job
@@ -48,7 +49,7 @@ def hourly_tasks(timeline: TimelineWriter, config: Config) -> Mapping[str, Calla
 
 
 def _summaries(config: Config, now: datetime) -> JobResult:
-    made = store_missing_summaries(config.timeline, now, active_bundle_name(config))
+    made = store_missing_summaries(config.timeline, now, BundleRegistry.of(config).active())
     if not made:
         return JobResult(JobOutcome.NOTHING, "every day that is over has its summary")
     return JobResult(JobOutcome.DONE, f"{made} {'day was' if made == 1 else 'days were'} summarized", {"days": made})

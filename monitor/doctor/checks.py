@@ -19,9 +19,8 @@ import numpy as np
 from model.audio import Int16, s_to_samples
 from model.bundle_format import find_bundle, read_bundle_manifest, verify_checksums
 from model.errors import DeviceError, EmosllmError
-from monitor.analysis.timeline_query import active_bundle_name
 from monitor.audio.microphone import MicrophoneSource
-from monitor.bundles.registry import require_transcriber
+from monitor.bundles.registry import BundleRegistry, require_transcriber
 from monitor.clinic.address import ClinicAddress
 from monitor.clinic.pending_erasures import PENDING_ERASURE_SUFFIX, PendingErasures
 from monitor.config import Config, EngineConfig, config_path, load_config, state_dir
@@ -78,7 +77,7 @@ _TRIAL_S = 1.0
 
 def check_bundle(config: Config) -> Finding:
     """Raises BundleError."""
-    folder = find_bundle(active_bundle_name(config))
+    folder = find_bundle(BundleRegistry.of(config).active())
     manifest = read_bundle_manifest(folder)
     verify_checksums(folder, manifest)
     return Finding(Verdict.OK, "bundle", f"{manifest.version}, all {len(manifest.files)} files as released, licence {manifest.license}")
@@ -139,7 +138,7 @@ def check_engine(config: Config) -> Finding:
 
 def _engine_config(config: Config) -> EngineConfig:
     """The engine with the bundle that is in use."""
-    return config.engine.model_copy(update={"bundle": active_bundle_name(config)})
+    return config.engine.model_copy(update={"bundle": BundleRegistry.of(config).active()})
 
 
 def _engine_name(config: Config) -> str:

@@ -19,9 +19,8 @@ from pydantic import ValidationError
 from model.bundle_format import BundleManifest, PromotionDecision, PromotionVerdict, find_bundle, read_bundle_manifest
 from model.errors import BundleError, EmosllmError, TimelineError, TrainingError
 from model.labelled_segment import HeardWith, LabelKind
-from monitor.analysis.timeline_query import active_bundle_name
 from monitor.bundles.library import BundleLibrary, activate_bundle
-from monitor.bundles.registry import learned_from_any
+from monitor.bundles.registry import BundleRegistry, learned_from_any
 from monitor.config import Config, RetrainConfig, state_dir
 from monitor.fileio import folder_lock
 from monitor.personalization.conditions import TrainingConditions
@@ -100,7 +99,7 @@ class _Retraining:
     def run(self, last: LastAttempt | None) -> JobResult:
         if not self.config.privacy.keep_audio:
             return JobResult(JobOutcome.NOTHING, _NO_AUDIO_REASON)
-        folder = find_bundle(active_bundle_name(self.config))
+        folder = find_bundle(BundleRegistry.of(self.config).active())
         manifest = read_bundle_manifest(folder)
         if manifest.strategy.needs_transcript:
             return JobResult(JobOutcome.NOTHING, _NEEDS_TRANSCRIPTS_REASON.format(manifest.version))
@@ -203,7 +202,7 @@ class _Retraining:
         """The version of the bundle that it made, which is the one that it decided about. Raises TrainingError."""
         try:
             made = read_bundle_manifest(self.work.out).version
-            parent = read_bundle_manifest(find_bundle(active_bundle_name(self.config))).version
+            parent = read_bundle_manifest(find_bundle(BundleRegistry.of(self.config).active())).version
         except BundleError as error:
             raise TrainingError(f"the training made no model that can be used: {error}") from error
         first, last = material.pieces[0].start_at, material.pieces[-1].start_at

@@ -14,9 +14,8 @@ import pytest
 
 from model.bundle_format import file_checksums, find_bundle, read_bundle_manifest
 from model.errors import TimelineError, TimelineInUse
-from monitor.analysis.timeline_query import active_bundle_name
 from monitor.bundles.library import BundleLibrary, activate_bundle
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
 from monitor.control import ControlServer, socket_path
 from monitor.deletion import delete_range, deletion_interrupted, finish_deletion, receipt_lines
@@ -53,14 +52,14 @@ def test_bundles_that_learned_from_it_are_retired_and_others_are_not(life: Seede
         bundle_that_learned(own / "given", None),
     ]
     config = life.config.model_copy(update={"engine": life.config.engine.model_copy(update={"bundle": str(tmp_path / "configured")})})
-    assert BundleSelector(config.engine.bundle, life.folder / "bundles.json").current == str(tmp_path / "configured")
+    assert BundleRegistry(config.engine.bundle, life.folder / "bundles.json").to_load() == str(tmp_path / "configured")
     receipt = delete_range(config, ERASED)
     assert sorted(receipt.retired) == sorted(folder.name for folder in guilty)
     assert all(sorted(file.name for file in folder.iterdir()) == ["bundle.json", "retired.json"] for folder in guilty)
     assert all((folder / "mapper.safetensors").exists() for folder in innocent)
-    choice = BundleSelector(config.engine.bundle, life.folder / "bundles.json")
-    assert choice.current == "compact"
-    assert choice.aside == "", "what is in use instead is what should be"
+    registry = BundleRegistry(config.engine.bundle, life.folder / "bundles.json")
+    assert registry.to_load() == "compact"
+    assert registry.fallback_reason() == "", "what is in use instead is what should be"
     assert receipt.instead == read_bundle_manifest(find_bundle("compact")).version
 
 
@@ -68,10 +67,10 @@ def test_where_the_one_in_use_learned_from_it_the_one_before_is_used_instead(lif
     innocent, guilty = used(life, tmp_path)
     receipt = delete_range(life.config, ERASED)
     assert (receipt.retired, receipt.instead) == ([guilty], innocent)
-    in_use = BundleLibrary.of(life.config).in_use
-    assert in_use.current == str(life.folder / "bundles" / innocent)
-    assert "erased" in in_use.uses()[-1].why
-    assert in_use.previous() == "compact"
+    registry = BundleLibrary.of(life.config).registry
+    assert registry.chosen() == str(life.folder / "bundles" / innocent)
+    assert "erased" in registry.uses()[-1].why
+    assert registry.previous() == "compact"
     assert "in use instead: " + innocent in "\n".join(receipt_lines(receipt, "", remote=False))
 
 
@@ -97,13 +96,13 @@ def test_a_monitor_that_does_not_leave_it_is_named_and_a_later_forget_tries_agai
         receipt = delete_range(life.config, ERASED)
     assert len(monitor.asked) == 2
     assert "stop it and start it again (the engine is ill)" in receipt.left[0]
-    assert active_bundle_name(life.config) == str(life.folder / "bundles" / innocent), "the next start uses the one before"
+    assert BundleRegistry.of(life.config).active() == str(life.folder / "bundles" / innocent), "the next start uses the one before"
     assert delete_range(life.config, ERASED).instead
 
 
 def test_a_monitor_that_went_back_to_a_retired_one_is_told_too(life: SeededTimeline, tmp_path: Path) -> None:
     used(life, tmp_path)
-    BundleLibrary.of(life.config).in_use.use("compact", "by hand", NOON)
+    BundleLibrary.of(life.config).registry.activate("compact", "by hand", NOON)
     monitor = Monitor()
     commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": monitor.use}
     with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):

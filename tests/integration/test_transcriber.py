@@ -24,7 +24,7 @@ from model.predictor import Predictor, SpeechInput
 from model.prompts import Strategy, Task, _render, chat_messages, emotion_prefix, render_prompt
 from model.transcriber import MAX_TRANSCRIPT_BYTES, Transcriber, _bounded, find_whisper_model
 from monitor.bundles.library import activate_bundle
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config, EngineConfig, PrivacyConfig, load_config
 from monitor.daemon.app import run_daemon
 from monitor.daemon.client import format_status
@@ -290,7 +290,7 @@ def test_one_that_cannot_be_loaded_leaves_the_bundle_in_use(tmp_path: Path, pref
     switched.submit(LOW_PCM)
     wait_until(lambda: bool(switched.results))
     assert switched.states.count(EngineState.LOADING) == 1
-    assert (switched.choice.current, switched.choice.aside) == ("compact", "")
+    assert (switched.registry.to_load(), switched.registry.fallback_reason()) == ("compact", "")
     switched.judge.finish(never)
 
 
@@ -317,7 +317,7 @@ def test_one_that_is_not_there_at_the_start_is_waited_for_and_no_bundle_is_blame
     judge.finish(never)
     assert isinstance(judge.error, EngineUnavailable)
     assert "no Whisper model" in str(judge.error)
-    assert BundleSelector(str(prefixed), tmp_path / "bundles.json").aside == ""
+    assert BundleRegistry(str(prefixed), tmp_path / "bundles.json").fallback_reason() == ""
     assert judge.waiting == 1, "it is judged once there is one"
 
 
