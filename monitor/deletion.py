@@ -30,7 +30,7 @@ from monitor.bundles.registry import (
 from monitor.clinic import sharing as clinic
 from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, state_dir
 from monitor.control import send_command
-from monitor.fileio import SQLITE_SIDE_FILES, DatabaseLock, folder_lock, fsync_path, make_private_file
+from monitor.fileio import SQLITE_SIDE_FILES, DatabaseLock, fsync_path, locked, write_private_atomic
 from monitor.paths import disabled_jobs_path, job_store_path
 from monitor.personalization.training_process import TrainingFolder
 from monitor.personalization.voice import tell_daemon_voice_changed as tell_of_voice
@@ -39,7 +39,7 @@ from monitor.storage.cipher import salt_of
 from monitor.storage.erasure import ErasureCounts, erase_range, find_in_range, is_damaged
 from monitor.storage.snapshot import PARTIAL_SUFFIX, remove_database
 
-_LOGS = ("monitor.log*", "engine.log*", "start.log*", "retrain.log*", "bundles.json", "bundles.new")
+_LOGS = ("monitor.log*", "engine.log*", "start.log*", "retrain.log*", "bundles.json", ".bundles.json.new")
 _WAIT_S, _RETRY_S = 10.0, 0.2
 
 
@@ -106,7 +106,7 @@ def preview_deletion(config: Config, time_range: TimeRange) -> DeletionPreview:
 
 def delete_range(config: Config, time_range: TimeRange) -> DeletionReceipt:
     """Erase a stretch that lies in the past. Raises TimelineError, and then it is not finished, but will be."""
-    with folder_lock(Backups.of(config.timeline).folder):
+    with locked(Backups.of(config.timeline).folder):
         _DeletionNote(config.timeline).write(time_range)
         with _no_writers(config.timeline, time_range):
             return _delete_range(config, time_range)
@@ -115,7 +115,7 @@ def delete_range(config: Config, time_range: TimeRange) -> DeletionReceipt:
 def delete_everything(config: Config) -> DeletionReceipt:
     """Erase the timeline, its backups and its keys, what learned from it, and the logs. Raises TimelineInUse while a monitor runs."""
     with (
-        folder_lock(Backups.of(config.timeline).folder),
+        locked(Backups.of(config.timeline).folder),
         DatabaseLock(config.timeline.database_path(), "nothing, to forget everything"),
     ):
         _DeletionNote(config.timeline).write(None)
@@ -127,15 +127,15 @@ def deletion_interrupted(settings: TimelineConfig) -> bool:
     return _DeletionNote(settings).is_there
 
 
-def finish_deletion(config: Config, locked: bool = False) -> DeletionReceipt | None:
-    """Finish what was interrupted; None when nothing was. locked: whether the caller holds the database's lock. Raises TimelineError."""
+def finish_deletion(config: Config, holds_lock: bool = False) -> DeletionReceipt | None:
+    """Finish what was interrupted; None when nothing was. holds_lock: the caller holds the database's lock. Raises TimelineError."""
     note = _DeletionNote(config.timeline)
     if not note.is_there:
         return None
     time_range = note.read()
-    if not locked:
+    if not holds_lock:
         return delete_everything(config) if time_range is None else delete_range(config, time_range)
-    with folder_lock(Backups.of(config.timeline).folder):
+    with locked(Backups.of(config.timeline).folder):
         return _delete_everything(config) if time_range is None else _delete_range(config, time_range)
 
 
@@ -309,13 +309,8 @@ class _DeletionNote:
     def write(self, time_range: TimeRange | None) -> None:
         """Raises TimelineError when that is not possible: then nothing has changed."""
         told = None if time_range is None else [time_range.start.isoformat(), time_range.end.isoformat()]
-        fresh = self._path.with_name(self._path.name + ".new")
         try:
-            make_private_file(fresh)
-            fresh.write_text(json.dumps({"forget": told}), encoding="utf-8")
-            fsync_path(fresh)
-            fresh.replace(self._path)
-            fsync_path(self._path.parent)
+            write_private_atomic(self._path, json.dumps({"forget": told}))
         except OSError as error:
             raise TimelineError(f"cannot write {self._path}: {error.strerror}; nothing was erased") from error
 

@@ -35,7 +35,7 @@ from model.errors import BundleError, EmosllmError, NotRunning, TimelineError
 from monitor.bundles.registry import RETIRED_REASON, BundleRegistry, is_retired, require_transcriber
 from monitor.config import PACKAGED_BUNDLE, Config, state_dir
 from monitor.control import send_command
-from monitor.fileio import folder_lock, fsync_path, make_private_tree
+from monitor.fileio import fsync_path, locked, make_private_folder, make_private_tree
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", re.ASCII)
 
@@ -261,7 +261,8 @@ class BundleLibrary:
             raise BundleError(f"{self.folder} is a link, and may lead anywhere: put a folder there")
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(folder_lock(self.folder))
+                make_private_folder(self.folder)
+                stack.enter_context(locked(self.folder))
                 for left in [path for path in self.folder.iterdir() if path.name.startswith((_INCOMING_PREFIX, _OUTGOING_PREFIX))]:
                     remove_path(left)
             except OSError as error:

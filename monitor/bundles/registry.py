@@ -8,7 +8,6 @@ its weights are deleted and it is never loaded again. `require_transcriber` refu
 
 import json
 import logging
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from model.bundle_format import LEARNED_FROM_FILE, MANIFEST_FILE, BundleManifest, find_bundle, read_bundle_manifest
-from model.errors import BundleError
+from model.errors import BundleError, TimelineError
 from monitor.config import PACKAGED_BUNDLE, Config, EngineConfig, bundles_file
-from monitor.fileio import folder_lock, fsync_path, make_private_file
+from monitor.fileio import fsync_path, locked, write_private_atomic
 
 if TYPE_CHECKING:
     from model.transcriber import Transcriber
@@ -51,19 +50,19 @@ def is_retired(folder: Path) -> bool:
 
 
 def retire_bundle(folder: Path) -> None:
-    """Mark the bundle, then delete all of it but its manifest, by which it is still known. Raises OSError, TimelineError.
+    """Mark the bundle, then delete all of it but its manifest, by which it is still known. Raises TimelineError.
 
     Where that was interrupted it still says what it learned from, and is retired again.
     """
-    mark = folder / RETIRED_FILE
-    make_private_file(mark)
-    mark.write_text(json.dumps({"reason": RETIRED_REASON}), encoding="utf-8")
-    fsync_path(mark)
-    kept, last = (mark, folder / MANIFEST_FILE), folder / LEARNED_FROM_FILE
-    for file in [path for path in folder.rglob("*") if not path.is_dir() and path not in (*kept, last)]:
-        file.unlink()
-    last.unlink()
-    fsync_path(folder)
+    mark, last = folder / RETIRED_FILE, folder / LEARNED_FROM_FILE
+    try:
+        write_private_atomic(mark, json.dumps({"reason": RETIRED_REASON}))
+        for file in [path for path in folder.rglob("*") if not path.is_dir() and path not in (mark, folder / MANIFEST_FILE, last)]:
+            file.unlink()
+        last.unlink()
+        fsync_path(folder)
+    except OSError as error:
+        raise TimelineError(f"cannot delete the bundle {folder}: {error.strerror}; check the permissions there") from error
 
 
 def bundle_folders(names: Iterable[str], own: Path) -> Iterator[Path]:
@@ -277,7 +276,7 @@ class BundleRegistry:
     def _edit(self, change: Callable[[RegistryState], object]) -> None:
         """Change the file; others wait meanwhile. Raises BundleError: nothing changed."""
         try:
-            with folder_lock(self._path.parent):  # the folder, because the file itself is another one after each change
+            with locked(self._path.parent):  # the folder, because the file itself is another one after each change
                 state = self._read()
                 change(state)
                 self._write(state)
@@ -293,19 +292,8 @@ class BundleRegistry:
             _logger.warning("cannot remember which bundles answer: %s", error)
 
     def _write(self, state: RegistryState) -> None:
-        fresh = self._path.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
         uses = [{**asdict(use), "at": use.at.isoformat(timespec="seconds")} for use in state.uses]
-        try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
-                json.dump({"proven": state.proven, "aside": state.disabled, "uses": uses}, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            fresh.unlink(missing_ok=True)
-            raise
-        fresh.replace(self._path)
-        fsync_path(self._path.parent)
+        write_private_atomic(self._path, json.dumps({"proven": state.proven, "aside": state.disabled, "uses": uses}, indent=1))
 
 
 def _parse_activation(told: dict[str, Any]) -> BundleActivation:

@@ -112,7 +112,7 @@ def run_daemon(config: Config, source: str, speed: float | None, at: str | None,
 
 def _open_timeline(config: Config) -> TimelineWriter:
     """The timeline, without what was to be forgotten when something interrupted that. For the holder of its lock."""
-    if finish_deletion(config, locked=True):
+    if finish_deletion(config, holds_lock=True):
         logger.warning("what was to be forgotten is: it had been interrupted")
     return TimelineWriter.open(config.timeline.database_path(), config.timeline.zone_info(), config.timeline.keys(), _BUSY_TIMEOUT_S)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from model.errors import ServiceError
 from monitor.config import LARGE_PAGES_ENVIRONMENT, load_config
+from monitor.fileio import write_private_atomic
 
 _WATCHDOG_SIGNS = 3
 
@@ -294,10 +295,7 @@ def _write_unit(path: Path, text: str) -> tuple[list[str], bool]:
         before = path.read_text(encoding="utf-8") if path.exists() else None
         if before == text:
             return [f"{path} is up to date"], False
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        new = path.with_name(f".{UNIT_NAME}.{os.getpid()}")
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+        write_private_atomic(path, text)
     except (OSError, UnicodeDecodeError) as error:
         raise ServiceError(f"cannot write the unit {path}: {error}") from error
     if before is None:

@@ -22,7 +22,7 @@ from model.labelled_segment import HeardWith, LabelKind
 from monitor.bundles.library import BundleLibrary, activate_bundle
 from monitor.bundles.registry import BundleRegistry, learned_from_any
 from monitor.config import Config, RetrainConfig, state_dir
-from monitor.fileio import folder_lock
+from monitor.fileio import locked
 from monitor.personalization.conditions import TrainingConditions
 from monitor.personalization.formatting import format_left_out, label_lines
 from monitor.personalization.labels import LabelSet, LabelsOutdated, check_labels_current, gather_labels, send_labels
@@ -188,7 +188,7 @@ class _Retraining:
         if self.dry_run:
             return JobResult(JobOutcome.DONE, f"it would be used: {decision.reason}", {**details, "dry_run": True})
         # Whoever forgets takes this turn too: so either the new bundle learned from nothing of that, or it is found there and retired.
-        with folder_lock(Backups.of(self.config.timeline).folder):
+        with locked(Backups.of(self.config.timeline).folder):
             check_labels_current(self.config.timeline, material.pieces)
             place = BundleLibrary.of(self.config).add(self.work.out)
         try:

@@ -3,10 +3,7 @@
 Libraries of a format are imported when that format is rendered, so a text report appears at once.
 """
 
-import contextlib
 import io
-import os
-import tempfile
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +15,7 @@ from monitor.analysis.trend import WARM_UP_DAYS
 from monitor.bundles.registry import BundleRegistry
 from monitor.clinic.address import ClinicAddress
 from monitor.config import Config
+from monitor.fileio import open_private_atomic
 from monitor.reports.data import SELF_REPORT_DAYS, PeriodOptions, ReportData, load_report_data, with_self_report
 
 
@@ -69,17 +67,8 @@ def check_output_path(out: Path, force: bool) -> None:
 def write_private(out: Path, content: bytes) -> None:
     """Write a file that only its owner can read, whole or not at all. Raises ReportError."""
     try:
-        descriptor, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(out)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        with open_private_atomic(out) as file:
+            file.write(content)
     except OSError as error:
         raise ReportError(f"cannot write {out}: {error.strerror}; choose another file or free some space") from error
 

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from model.errors import StoreKeyError, TimelineError
 from monitor.config import TimelineConfig, state_dir
-from monitor.fileio import SQLITE_SIDE_FILES, folder_lock, fsync_path
+from monitor.fileio import SQLITE_SIDE_FILES, fsync_path, locked
 from monitor.storage.cipher import Error, StoreKey, connect, salt_of
 from monitor.storage.keys import EnvironmentKey, KeyPlace, KeyStore, database_label
 from monitor.storage.outbox import requeue_all
@@ -78,7 +78,7 @@ class Backups:
             raise TimelineError(f"there is no timeline in {self.database} yet; `emosllm-monitor start` begins one")
         target = self.folder / f"{database_label(self.database, self.keys.folder)}-{now.astimezone(UTC):{_STAMP}}.db"
         try:
-            with folder_lock(self.folder):
+            with locked(self.folder):
                 self.sweep()
                 key = self.keys.find(self.database)
                 with checked_copy(self.database, key, target, key, self.leave_out) as copy:
@@ -162,7 +162,7 @@ def rotate_key(database: Path, keys: KeyStore, backups: Backups) -> KeyPlace:
     for aside in database.parent.glob(f"{database.name}.aside-*"):
         raise TimelineError(f"{aside} could not be opened any more without the old key; move it away or remove it, then try again")
     _checkpoint(database, key)
-    with folder_lock(backups.folder):
+    with locked(backups.folder):
         new = _store_both_keys(place, key)
         for file in (*(backup.path for backup in backups.found()), database):
             if salt_of(file) != new.salt:

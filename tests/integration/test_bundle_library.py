@@ -18,6 +18,7 @@ from monitor.bundles.library import BUNDLES_FOLDER, BundleLibrary, activate_bund
 from monitor.bundles.registry import BundleRegistry, retire_bundle
 from monitor.config import Config, EngineConfig, RetrainConfig, bundles_file, state_dir
 from monitor.control import ControlServer, socket_path
+from monitor.fileio import partial_path
 from tests.support.bundles import PACKAGED, VERSION, Monitor, trained
 from tests.support.paths import ROOT
 
@@ -315,7 +316,7 @@ def test_what_a_monitor_refuses_is_not_in_use(library: BundleLibrary, several: l
 
 def test_what_cannot_be_remembered_does_not_stay_in_use(library: BundleLibrary, several: list[str]) -> None:
     monitor = Monitor()
-    bundles_file().with_suffix(".new").mkdir()
+    partial_path(bundles_file()).mkdir()
     with serving(monitor), pytest.raises(BundleError, match="stays as it was"):
         activate_bundle(CONFIG, several[0], "")
     assert (monitor.asked, monitor.using) == ([str(library.folder / several[0]), "compact"], "compact")

@@ -154,7 +154,7 @@ def test_what_holds_the_timeline_and_does_not_answer_stops_it_and_the_next_start
         delete_range(life.config, ERASED)
     assert deletion_interrupted(life.config.timeline)
     with DatabaseLock(life.database, "mic"):
-        assert finish_deletion(life.config, locked=True) is not None
+        assert finish_deletion(life.config, holds_lock=True) is not None
     assert b"within-words" not in life.all_bytes()
 
 
@@ -280,7 +280,7 @@ def test_everything_is_gone_after_a_kill_at_any_step_and_the_next_start(begin: P
         life = life_in(folder, monkeypatch)
         if not deletion_interrupted(life.config.timeline):
             continue  # killed before the first step, or after the last
-        finish_deletion(life.config, locked=True)
+        finish_deletion(life.config, holds_lock=True)
         left = [path.name for path in life.folder.rglob("*") if path.is_file()]
         assert left == ["timeline.db.lock"], folder
 

@@ -15,7 +15,7 @@ from monitor.bundles.library import BundleLibrary
 from monitor.bundles.registry import BundleRegistry, is_retired
 from monitor.config import state_dir
 from monitor.deletion import delete_everything, delete_range, preview_deletion
-from monitor.fileio import folder_lock
+from monitor.fileio import locked
 from monitor.personalization import labels
 from monitor.personalization.retraining import LastAttempt
 from monitor.personalization.training_process import TrainingFolder
@@ -118,9 +118,9 @@ def test_what_is_forgotten_at_the_last_moment_is_not_learned_either(
 
     def turn_after_forgetting(folder: Path) -> Any:
         delete_range(KEEPING, FIRST_MINUTE)
-        return folder_lock(folder)
+        return locked(folder)
 
-    monkeypatch.setattr(module, "folder_lock", turn_after_forgetting)
+    monkeypatch.setattr(module, "locked", turn_after_forgetting)
     result = night()
     assert (result.outcome, result.reason) == (JobOutcome.FAILED, labels.LABELS_CHANGED_REASON)
     assert not BundleLibrary.of(KEEPING).all()

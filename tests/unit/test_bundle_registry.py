@@ -14,6 +14,7 @@ import pytest
 from model.bundle_format import find_bundle, read_bundle_manifest
 from model.errors import BundleError
 from monitor.bundles.registry import RETIRED_FILE, RETIRED_REASON, BundleRegistry
+from monitor.fileio import partial_path
 from monitor.inference.crash_attribution import MAX_BUNDLE_CRASHES, CrashAttribution
 
 CHANGED_AT = datetime(2026, 11, 25, 3, 10, tzinfo=UTC)
@@ -131,7 +132,7 @@ def test_a_file_of_before_is_read(file: Path) -> None:
 def test_a_file_that_cannot_be_written_changes_nothing(tmp_path: Path, file: Path) -> None:
     mine = _bundle_of_folder(tmp_path / "compact-00000001")
     file.parent.mkdir()
-    file.with_suffix(".new").mkdir()
+    partial_path(file).mkdir()
     with pytest.raises(BundleError, match="stays as it was"):
         BundleRegistry("compact", file).activate(mine, "", CHANGED_AT)
     assert BundleRegistry("compact", file).chosen() == "compact"
