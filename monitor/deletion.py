@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from model.errors import BundleError, EmosllmError, NotRunning, StoreKeyError, TimelineError, TimelineInUse
 from monitor.analysis.days import EARLIEST, LATEST, TimeRange
-from monitor.bundles.library import BUNDLES_FOLDER, BundleLibrary, activate_bundle
+from monitor.bundles.library import BundleLibrary, activate_bundle
 from monitor.bundles.registry import (
     RETIRED_REASON,
     BundleRegistry,
@@ -28,10 +28,10 @@ from monitor.bundles.registry import (
     retire_bundle,
 )
 from monitor.clinic import sharing as clinic
-from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, state_dir
+from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig
 from monitor.control import send_command
-from monitor.fileio import SQLITE_SIDE_FILES, DatabaseLock, fsync_path, locked, write_private_atomic
-from monitor.paths import disabled_jobs_path, job_store_path
+from monitor.fileio import SQLITE_SIDE_FILES, DatabaseLock, fsync_path, locked, partial_path, write_private_atomic
+from monitor.paths import bundles_dir, bundles_file, daemon_log, engine_log, start_log, state_dir, training_log
 from monitor.personalization.training_process import TrainingFolder
 from monitor.personalization.voice import tell_daemon_voice_changed as tell_of_voice
 from monitor.storage.backup import Backups
@@ -39,7 +39,6 @@ from monitor.storage.cipher import salt_of
 from monitor.storage.erasure import ErasureCounts, erase_range, find_in_range, is_damaged
 from monitor.storage.snapshot import PARTIAL_SUFFIX, remove_database
 
-_LOGS = ("monitor.log*", "engine.log*", "start.log*", "retrain.log*", "bundles.json", ".bundles.json.new")
 _WAIT_S, _RETRY_S = 10.0, 0.2
 
 
@@ -175,19 +174,20 @@ def _delete_range(config: Config, time_range: TimeRange) -> DeletionReceipt:
 
 def _delete_everything(config: Config) -> DeletionReceipt:
     receipt = DeletionReceipt()
-    database = config.timeline.database_path()
+    files = config.timeline.files()
     if shared := clinic.is_shared(config):
         clinic.request_erasure(config, None)
     # The keys first: from then on nobody can read what is still there, and what the disk keeps of it.
-    gone, left = config.timeline.keys().destroy(database)
+    gone, left = config.timeline.keys().destroy(files.database)
     receipt.keys += [str(place) for place in gone]
     receipt.left += [f"the key in {place}: only you can remove it there" for place in left]
     _retire_bundles([folder for folder in _bundle_folders(config) if learned_from_any(folder, (), EARLIEST, LATEST)], receipt)
     if TrainingFolder.of_this_machine().learned_from((), EARLIEST, LATEST):
         _discard_training(receipt)
     _remove_partial_copies(config)
-    logs = [file for pattern in _LOGS for file in sorted(state_dir().glob(pattern))]
-    for file in (*_copies(config.timeline), database, job_store_path(database), disabled_jobs_path(database), *logs):
+    logs = [file for log in (daemon_log(), engine_log(), start_log(), training_log()) for file in sorted(state_dir().glob(f"{log.name}*"))]
+    registry = (bundles_file(), partial_path(bundles_file()))
+    for file in (*_copies(config.timeline), files.database, files.jobs, files.disabled_jobs, *logs, *registry):
         if file.exists():
             receipt.removed.append(file.name)
         remove_database(file)
@@ -275,9 +275,8 @@ def _no_writers(settings: TimelineConfig, time_range: TimeRange) -> Iterator[Non
 
 def _copies(settings: TimelineConfig) -> list[Path]:
     """Every other file that holds what the timeline held once: its backups, and what was put aside when one was restored."""
-    database = settings.database_path()
-    aside = [path for path in database.parent.glob(f"{database.name}.aside-*") if not path.name.endswith(SQLITE_SIDE_FILES)]
-    return [*(backup.path for backup in Backups.of(settings).found()), *sorted(aside)]
+    asides = [path for path in settings.files().asides() if not path.name.endswith(SQLITE_SIDE_FILES)]
+    return [*(backup.path for backup in Backups.of(settings).found()), *asides]
 
 
 def _remove_partial_copies(config: Config) -> None:
@@ -292,15 +291,14 @@ def _remove_partial_copies(config: Config) -> None:
 
 
 def _bundle_folders(config: Config) -> list[Path]:
-    return list(bundle_folders(BundleRegistry.of(config).names(), state_dir() / BUNDLES_FOLDER))
+    return list(bundle_folders(BundleRegistry.of(config).names(), bundles_dir()))
 
 
 class _DeletionNote:
     """The note beside the timeline of what is being forgotten: a stretch, or everything."""
 
     def __init__(self, settings: TimelineConfig) -> None:
-        database = settings.database_path()
-        self._path = database.with_name(database.name + ".forgetting")
+        self._path = settings.files().deletion_note
 
     @property
     def is_there(self) -> bool:

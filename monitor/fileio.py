@@ -15,6 +15,7 @@ from typing import BinaryIO, Self
 from filelock import lock_descriptor
 
 from model.errors import TimelineError, TimelineInUse
+from monitor.paths import DatabaseFiles
 
 SQLITE_SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database while it is open, and after a crash: part of it."""
@@ -129,16 +130,11 @@ def make_private_file(path: Path) -> None:
 
 def lock_holder(database: Path) -> tuple[Path, int | None]:
     """The lock's file, and the process that its note names: the last to hold it, which may be gone. None where there is no note."""
-    path = _lock_path(database)
+    path = DatabaseFiles(database).lock
     try:
         return path, int(json.loads(path.read_text())["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return path, None
-
-
-def _lock_path(database: Path) -> Path:
-    database = database.resolve()
-    return database.with_name(database.name + ".lock")
 
 
 class DatabaseLock:
@@ -149,8 +145,8 @@ class DatabaseLock:
     """
 
     def __init__(self, path: Path, source: str) -> None:
-        self._database = path.resolve()
-        self._path = _lock_path(path)
+        files = DatabaseFiles(path)
+        self._database, self._path = files.database, files.lock
         self._source = source
         self._held = ExitStack()
 

@@ -19,7 +19,8 @@ from monitor.analysis.shares import ConfusionModel, confusion_model
 from monitor.analysis.summarize import summarize
 from monitor.analysis.summary import SUMMARY_FORMAT, DaySummary, dump_summary, load_summary
 from monitor.analysis.trend import WARM_UP_DAYS, Trend, compute_trends
-from monitor.config import PACKAGED_BUNDLE, TimelineConfig, state_dir
+from monitor.config import PACKAGED_BUNDLE, TimelineConfig
+from monitor.paths import bundles_dir
 from monitor.storage.reader import TimelineReader
 from monitor.storage.records import CheckIn, JobRun, SegmentRecord, TimelineSource, VoiceReference
 from monitor.storage.summary_cache import SummaryCache
@@ -173,11 +174,10 @@ class TimelineQuery:
         """How bundles confuse emotions, by version: that in use, the built-in one, and those that are kept, as older days were judged by
         them. By one that is not there any more, shares are counted, without intervals."""
         from model.bundle_format import read_bundle_manifest, read_confusion
-        from monitor.bundles.library import BUNDLES_FOLDER
         from monitor.bundles.registry import bundle_folders
 
         known: dict[str, ConfusionModel] = {}
-        for folder in bundle_folders((PACKAGED_BUNDLE, self._bundle), state_dir() / BUNDLES_FOLDER):
+        for folder in bundle_folders((PACKAGED_BUNDLE, self._bundle), bundles_dir()):
             try:
                 manifest = read_bundle_manifest(folder)
                 confusion = confusion_model(read_confusion(folder), manifest.training_prior)

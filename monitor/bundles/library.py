@@ -33,9 +33,10 @@ from model.bundle_format import (
 )
 from model.errors import BundleError, EmosllmError, NotRunning, TimelineError
 from monitor.bundles.registry import RETIRED_REASON, BundleRegistry, is_retired, require_transcriber
-from monitor.config import PACKAGED_BUNDLE, Config, state_dir
+from monitor.config import PACKAGED_BUNDLE, Config
 from monitor.control import send_command
 from monitor.fileio import fsync_path, locked, make_private_folder, make_private_tree
+from monitor.paths import bundles_dir
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", re.ASCII)
 
@@ -131,9 +132,6 @@ def learned_locally(folder: Path) -> bool:
 
 _logger = logging.getLogger(__name__)
 
-BUNDLES_FOLDER = "bundles"
-"""The folder, in the state directory, of bundles that were trained on this machine or brought to it."""
-
 _INCOMING_PREFIX, _OUTGOING_PREFIX = ".coming-", ".going-"
 _POLL_S = 2.0
 
@@ -174,7 +172,7 @@ class BundleLibrary:
     @classmethod
     def of(cls, config: Config) -> Self:
         """The library that goes with the settings."""
-        return cls(state_dir() / BUNDLES_FOLDER, BundleRegistry.of(config), config.retrain.keep)
+        return cls(bundles_dir(), BundleRegistry.of(config), config.retrain.keep)
 
     def all(self) -> list[BundleEntry]:
         """Every bundle in the library, oldest first."""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from model.bundle_format import LEARNED_FROM_FILE, MANIFEST_FILE, BundleManifest, find_bundle, read_bundle_manifest
 from model.errors import BundleError, TimelineError
-from monitor.config import PACKAGED_BUNDLE, Config, EngineConfig, bundles_file
+from monitor.config import PACKAGED_BUNDLE, Config, EngineConfig
 from monitor.fileio import fsync_path, locked, write_private_atomic
+from monitor.paths import bundles_file
 
 if TYPE_CHECKING:
     from model.transcriber import Transcriber

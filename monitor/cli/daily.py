@@ -14,7 +14,7 @@ from rich.console import Console
 
 from model.errors import EmosllmError, NotRunning
 from monitor.cli.settings import settings_of
-from monitor.config import state_dir
+from monitor.paths import start_log
 from monitor.reports.formats import ReportFormat
 
 
@@ -56,7 +56,7 @@ def _detach(context: typer.Context) -> None:
 
     config = settings_of(context)
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
-    status = start_in_background(config.timeline.database_path(), [*arguments, "--unattended"], state_dir() / "start.log")
+    status = start_in_background(config.timeline.database_path(), [*arguments, "--unattended"], start_log())
     print(f"running in the background, {status['state']}: {status['source']} (process {status['pid']})")
     for problem in status["problems"]:
         print(problem, file=sys.stderr)

@@ -13,9 +13,7 @@ from pathlib import Path
 from model.errors import TimelineError
 from monitor.analysis.days import TimeRange
 from monitor.fileio import write_private_atomic
-
-PENDING_ERASURE_SUFFIX = ".clinic-"
-"""What stands between the timeline's name and a note's own."""
+from monitor.paths import DatabaseFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +28,12 @@ class PendingErasures:
     """Those of one timeline."""
 
     def __init__(self, database: Path) -> None:
-        self._database = database
+        self._files = DatabaseFiles(database)
 
     def add(self, time_range: TimeRange | None) -> None:
         """From now on the clinic is to forget it. Raises TimelineError when it cannot be written."""
         told = None if time_range is None else [time_range.start.isoformat(), time_range.end.isoformat()]
-        path = self._database.with_name(f"{self._database.name}{PENDING_ERASURE_SUFFIX}{time.time_ns()}")
+        path = self._files.erasure_note(time.time_ns())
         try:
             write_private_atomic(path, json.dumps({"forget": told}))
         except OSError as error:
@@ -43,8 +41,7 @@ class PendingErasures:
 
     def read(self) -> Sequence[PendingErasure]:
         """All of them, oldest first. Raises TimelineError when one cannot be read."""
-        found = sorted(self._database.parent.glob(f"{self._database.name}{PENDING_ERASURE_SUFFIX}*"))
-        return [note for path in found if (note := _read(path)) is not None]
+        return [note for path in self._files.erasure_notes() if (note := _read(path)) is not None]
 
     def remove(self, notes: Sequence[PendingErasure]) -> None:
         """The clinic has forgotten it."""

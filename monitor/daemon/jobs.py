@@ -13,7 +13,6 @@ from model.errors import TimelineError
 from monitor.analysis.timeline_query import store_missing_summaries
 from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
-from monitor.paths import job_store_path
 from monitor.personalization.retraining import retrain_job
 from monitor.scheduler.job_status import JOB_DESCRIPTIONS, job_times
 from monitor.scheduler.jobs import Job, JobOutcome, JobResult
@@ -77,11 +76,11 @@ def create_job_scheduler(timeline: TimelineWriter, config: Config, tell: "Report
     from monitor.scheduler.job_store import FallbackJobStore
     from monitor.scheduler.scheduler import JobScheduler
 
-    over, database = threading.Event(), config.timeline.database_path()
+    over, files = threading.Event(), config.timeline.files()
     runner = _create_runner(timeline, config, over)
     times, zone = job_times(config.schedule), config.timeline.zone_info()
     return JobScheduler(
-        FallbackJobStore(job_store_path(database)), str(database), runner, times, zone, hourly_tasks(timeline, config), over, tell, first_s
+        FallbackJobStore(files.jobs), str(files.database), runner, times, zone, hourly_tasks(timeline, config), over, tell, first_s
     )
 
 

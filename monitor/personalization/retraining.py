@@ -21,8 +21,9 @@ from model.errors import BundleError, EmosllmError, TimelineError, TrainingError
 from model.labelled_segment import HeardWith, LabelKind
 from monitor.bundles.library import BundleLibrary, activate_bundle
 from monitor.bundles.registry import BundleRegistry, learned_from_any
-from monitor.config import Config, RetrainConfig, state_dir
+from monitor.config import Config, RetrainConfig
 from monitor.fileio import locked
+from monitor.paths import training_log
 from monitor.personalization.conditions import TrainingConditions
 from monitor.personalization.formatting import format_left_out, label_lines
 from monitor.personalization.labels import LabelSet, LabelsOutdated, check_labels_current, gather_labels, send_labels
@@ -32,8 +33,6 @@ from monitor.storage.backup import Backups
 from monitor.storage.reader import TimelineReader
 from monitor.storage.voice_reference import current_reference_sums
 from monitor.storage.writer import JobHistory
-
-RETRAIN_LOG = "retrain.log"
 
 _CONDITIONS_EVERY_S, _LABELS_EVERY_S = 30.0, 20.0
 _NO_AUDIO_REASON = (
@@ -139,7 +138,7 @@ class _Retraining:
         process = TrainingProcess(
             [*arguments, "--threads", threads],
             self.config.retrain,
-            state_dir() / RETRAIN_LOG,
+            training_log(),
             lambda file: send_labels(self.config.timeline, material.pieces, file, heard_with),
             self.tell,
             self._watch(material),

@@ -26,8 +26,9 @@ from model.bundle_format import LEARNED_FROM_FILE
 from model.errors import TrainingError
 from model.remote import API_KEY_VARIABLE as SERVER_KEY_VARIABLE
 from monitor.bundles.registry import learned_from_any
-from monitor.config import LARGE_PAGES_ENVIRONMENT, RetrainConfig, state_dir
+from monitor.config import LARGE_PAGES_ENVIRONMENT, RetrainConfig
 from monitor.fileio import locked, make_private_folder, write_private_atomic
+from monitor.paths import training_dir
 from monitor.storage.keys import STORE_KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class TrainingFolder:
     @classmethod
     def of_this_machine(cls) -> "TrainingFolder":
         """The one there is."""
-        return cls(state_dir() / "retrain-work")
+        return cls(training_dir())
 
     @property
     def weights(self) -> Path:

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from model.errors import EmosllmError
 from monitor.analysis.days import Day
 from monitor.fileio import write_private_atomic
-from monitor.paths import disabled_jobs_path
+from monitor.paths import DatabaseFiles
 from monitor.storage.records import JobRun
 
 
@@ -132,7 +132,7 @@ class DisabledJobs:
     """database: the timeline beside which the file lies. What cannot be read counts as nothing switched off."""
 
     def __init__(self, database: Path) -> None:
-        self._path = disabled_jobs_path(database)
+        self._path = DatabaseFiles(database).disabled_jobs
 
     def disabled(self) -> frozenset[str]:
         """The names of jobs that are switched off."""

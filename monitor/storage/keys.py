@@ -343,3 +343,13 @@ def _keep_key_in(place: KeyPlace, wanted: Callable[[_Stored], _Stored]) -> tuple
 
 def _format_places(places: Sequence[KeyPlace]) -> str:
     return " and in ".join(str(place) for place in places)
+
+
+class TimelineSettings(Protocol):
+    """The settings that say where a timeline is and what opens it."""
+
+    def database_path(self) -> Path:
+        """The database file."""
+
+    def keys(self) -> KeyStore:
+        """Where the key that opens it is looked for."""

@@ -33,7 +33,8 @@ from model.emotions import Emotion
 from model.labelled_segment import HeardWith, LabelledSegment, write_labelled_segments
 from model.predictor import Predictor, SpeechInput
 from monitor.bundles.registry import BundleRegistry
-from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig, state_dir
+from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig
+from monitor.paths import state_dir
 from monitor.personalization.retraining import retrain
 from monitor.personalization.training_process import TrainingFolder
 from monitor.scheduler.jobs import JobOutcome, JobResult

@@ -22,7 +22,8 @@ from monitor.bundles.library import BundleEntry, BundleLibrary, activate_bundle
 from monitor.bundles.registry import retire_bundle
 from monitor.cli.main import app
 from monitor.config import Config
-from monitor.control import ControlServer, socket_path
+from monitor.control import ControlServer
+from monitor.paths import DatabaseFiles
 from tests.support.bundles import PACKAGED, VERSION, Monitor, trained
 from tests.support.commands import run
 
@@ -134,13 +135,13 @@ def test_a_running_monitor_goes_back_within_a_second_and_what_it_refuses_is_not_
 ) -> None:
     database = CONFIG.timeline.database_path()
     monitor = Monitor()
-    with ControlServer(socket_path(database), {"use-bundle": monitor.use}):
+    with ControlServer(DatabaseFiles(database).socket, {"use-bundle": monitor.use}):
         begun = time.monotonic()
         told("rollback")
         assert time.monotonic() - begun < 1
     assert monitor.using == str(library.folder / two[0])
     with (
-        ControlServer(socket_path(database), {"use-bundle": Monitor(refusing="no room").use}),
+        ControlServer(DatabaseFiles(database).socket, {"use-bundle": Monitor(refusing="no room").use}),
         pytest.raises(EmosllmError, match="no room"),
     ):
         told("use", two[1])

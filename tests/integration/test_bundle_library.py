@@ -14,11 +14,12 @@ import pytest
 
 from model.bundle_format import MANIFEST_FILE, file_checksums, read_bundle_manifest, verify_checksums
 from model.errors import BundleError, EmosllmError
-from monitor.bundles.library import BUNDLES_FOLDER, BundleLibrary, activate_bundle
+from monitor.bundles.library import BundleLibrary, activate_bundle
 from monitor.bundles.registry import BundleRegistry, retire_bundle
-from monitor.config import Config, EngineConfig, RetrainConfig, bundles_file, state_dir
-from monitor.control import ControlServer, socket_path
+from monitor.config import Config, EngineConfig, RetrainConfig
+from monitor.control import ControlServer
 from monitor.fileio import partial_path
+from monitor.paths import DatabaseFiles, bundles_dir, bundles_file
 from tests.support.bundles import PACKAGED, VERSION, Monitor, trained
 from tests.support.paths import ROOT
 
@@ -39,7 +40,7 @@ def several(library: BundleLibrary, tmp_path: Path) -> list[str]:
 def serving(monitor: Monitor) -> ControlServer:
     database = CONFIG.timeline.database_path()
     database.parent.mkdir(parents=True, exist_ok=True)
-    return ControlServer(socket_path(database), {"use-bundle": monitor.use})
+    return ControlServer(DatabaseFiles(database).socket, {"use-bundle": monitor.use})
 
 
 def entries(folder: Path) -> list[str]:
@@ -54,7 +55,7 @@ def test_a_finished_bundle_is_moved_in_whole_and_private(library: BundleLibrary,
     before, version = file_checksums(new), read_bundle_manifest(new).version
     new.chmod(0o755)
     there = library.add(new)
-    assert there == state_dir() / BUNDLES_FOLDER / version
+    assert there == bundles_dir() / version
     assert not new.exists()
     assert file_checksums(there) == before
     verify_checksums(there, read_bundle_manifest(there))
@@ -137,7 +138,7 @@ def test_what_is_not_whole_stays_outside(library: BundleLibrary, tmp_path: Path,
 def test_a_full_disk_loses_nothing(library: BundleLibrary, tmp_path: Path, small_disk: Path) -> None:
     """The library lies on a disk of 8 MiB; a bundle has 16."""
     new = trained(tmp_path / "new", large=True)
-    library.folder = small_disk / BUNDLES_FOLDER
+    library.folder = small_disk / bundles_dir().name
     with pytest.raises(BundleError, match=r"No space left|the disk is full") as raised:
         library.add(new)
     assert str(new) in str(raised.value)
@@ -259,7 +260,7 @@ def test_the_oldest_go_beyond_what_is_kept_and_those_that_matter_stay(several: l
 
 
 def test_the_base_stays_though_it_is_the_oldest(several: list[str]) -> None:
-    base = str(state_dir() / BUNDLES_FOLDER / several[0])
+    base = str(bundles_dir() / several[0])
     for version in several[3:]:
         activate_bundle(Config(engine=EngineConfig(bundle=base)), version, "")
     assert BundleLibrary.of(Config(engine=EngineConfig(bundle=base), retrain=RetrainConfig(keep=2))).prune() == several[2:4]

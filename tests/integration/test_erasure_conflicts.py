@@ -17,9 +17,10 @@ from model.errors import TimelineError, TimelineInUse
 from monitor.bundles.library import BundleLibrary, activate_bundle
 from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
-from monitor.control import ControlServer, socket_path
+from monitor.control import ControlServer
 from monitor.deletion import delete_range, deletion_interrupted, finish_deletion, receipt_lines
 from monitor.fileio import DatabaseLock
+from monitor.paths import DatabaseFiles
 from monitor.storage.reader import TimelineReader
 from monitor.storage.records import Coverage
 from monitor.storage.writer import TimelineWriter
@@ -83,7 +84,7 @@ def test_a_running_monitor_leaves_it_at_once_and_after_it_is_deleted(life: Seede
         return monitor.use(arguments)
 
     commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": use}
-    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
+    with DatabaseLock(life.database, "mic"), ControlServer(DatabaseFiles(life.database).socket, commands):
         assert delete_range(life.config, ERASED).left == []
     assert (monitor.using, told) == (str(life.folder / "bundles" / innocent), [["bundle.json", "retired.json"]])
 
@@ -92,7 +93,7 @@ def test_a_monitor_that_does_not_leave_it_is_named_and_a_later_forget_tries_agai
     innocent, _guilty = used(life, tmp_path)
     monitor = Monitor(refusing="the engine is ill")
     commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": monitor.use}
-    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
+    with DatabaseLock(life.database, "mic"), ControlServer(DatabaseFiles(life.database).socket, commands):
         receipt = delete_range(life.config, ERASED)
     assert len(monitor.asked) == 2
     assert "stop it and start it again (the engine is ill)" in receipt.left[0]
@@ -105,7 +106,7 @@ def test_a_monitor_that_went_back_to_a_retired_one_is_told_too(life: SeededTimel
     BundleLibrary.of(life.config).registry.activate("compact", "by hand", NOON)
     monitor = Monitor()
     commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": monitor.use}
-    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
+    with DatabaseLock(life.database, "mic"), ControlServer(DatabaseFiles(life.database).socket, commands):
         receipt = delete_range(life.config, ERASED)
     assert (monitor.asked, receipt.instead) == (["compact"], "")
 
@@ -140,7 +141,7 @@ def test_a_running_monitor_is_told_before_anything_is_erased(life: SeededTimelin
         told.append((dict(arguments), b"within-words" in life.all_bytes()))
         return {}
 
-    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), {"forget": answer}):
+    with DatabaseLock(life.database, "mic"), ControlServer(DatabaseFiles(life.database).socket, {"forget": answer}):
         delete_range(life.config, ERASED)
     assert told == [({"start": ERASED.start.isoformat(), "end": ERASED.end.isoformat()}, True)]
     assert b"within-words" not in life.all_bytes()

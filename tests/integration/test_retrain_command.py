@@ -21,8 +21,9 @@ from model.errors import EmosllmError
 from model.labelled_segment import LabelKind, read_labelled_segments
 from monitor.analysis.days import TimeRange
 from monitor.bundles.registry import BundleRegistry
-from monitor.config import Config, RetrainConfig, state_dir
+from monitor.config import Config, RetrainConfig
 from monitor.deletion import delete_range
+from monitor.paths import state_dir
 from monitor.personalization import labels
 from monitor.personalization.conditions import TrainingConditions
 from monitor.personalization.formatting import decision_lines, detail_lines, label_lines, result_lines

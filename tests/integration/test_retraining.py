@@ -16,8 +16,9 @@ from model.errors import TrainingError
 from model.voice_reference import VoiceSums
 from monitor.bundles.library import BundleLibrary
 from monitor.bundles.registry import BundleRegistry
-from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig, state_dir
-from monitor.control import ControlServer, socket_path
+from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig
+from monitor.control import ControlServer
+from monitor.paths import DatabaseFiles, state_dir
 from monitor.personalization.conditions import CpuLoad, TrainingConditions
 from monitor.personalization.retraining import LastAttempt, last_attempt, retrain_job, run_recorded
 from monitor.scheduler.jobs import ConditionsNotMet, JobOutcome, JobResult
@@ -134,7 +135,7 @@ def test_somebody_who_spoke_just_now_or_speaks() -> None:
     end = EVENING + timedelta(seconds=2)
     assert conditions().spoken(end + timedelta(minutes=4)) == "somebody spoke less than 5 minutes ago ([retrain] when_idle)"
     assert not conditions().spoken(end + timedelta(minutes=6))
-    with ControlServer(socket_path(KEEPING.timeline.database_path()), {"status": lambda _: {"speaking": True}}):
+    with ControlServer(DatabaseFiles(KEEPING.timeline.database_path()).socket, {"status": lambda _: {"speaking": True}}):
         assert conditions().spoken(NIGHT) == "somebody is speaking ([retrain] when_idle)"
 
 
@@ -231,7 +232,7 @@ def test_a_running_monitor_is_asked_first(stand_in: StandIn, tmp_path: Path) -> 
     write_kept_speech(a_month())
     version, monitor = promoting(stand_in, tmp_path), Monitor()
     commands = {"use-bundle": monitor.use, "status": lambda _: {"speaking": False}}
-    with ControlServer(socket_path(KEEPING.timeline.database_path()), commands):
+    with ControlServer(DatabaseFiles(KEEPING.timeline.database_path()).socket, commands):
         assert night().outcome is JobOutcome.DONE
     assert monitor.using == str(state_dir() / "bundles" / version)
 
@@ -241,7 +242,7 @@ def test_an_engine_that_refuses_the_new_one_keeps_the_old_one_in_use(stand_in: S
     version = promoting(stand_in, tmp_path)
     monitor = Monitor(refusing="the engine does not take adapters of rank 64")
     commands = {"use-bundle": monitor.use, "status": lambda _: {"speaking": False}}
-    with ControlServer(socket_path(KEEPING.timeline.database_path()), commands):
+    with ControlServer(DatabaseFiles(KEEPING.timeline.database_path()).socket, commands):
         result = night()
     assert result.outcome is JobOutcome.FAILED
     assert version in result.reason

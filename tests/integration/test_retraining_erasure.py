@@ -13,9 +13,9 @@ from model.errors import TrainingError
 from monitor.analysis.days import TimeRange
 from monitor.bundles.library import BundleLibrary
 from monitor.bundles.registry import BundleRegistry, is_retired
-from monitor.config import state_dir
 from monitor.deletion import delete_everything, delete_range, preview_deletion
 from monitor.fileio import locked
+from monitor.paths import state_dir
 from monitor.personalization import labels
 from monitor.personalization.retraining import LastAttempt
 from monitor.personalization.training_process import TrainingFolder

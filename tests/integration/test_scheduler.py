@@ -19,9 +19,9 @@ import pytest
 
 from model.errors import EmosllmError, TimelineError
 from monitor.config import Config
-from monitor.control import ControlServer, send_command, socket_path
+from monitor.control import ControlServer, send_command
 from monitor.daemon.app import job_commands
-from monitor.paths import job_store_path
+from monitor.paths import DatabaseFiles
 from monitor.scheduler.job_status import JobState
 from monitor.scheduler.job_store import FallbackJobStore
 from monitor.scheduler.jobs import Job, JobOutcome, JobResult, next_time
@@ -67,7 +67,7 @@ class Night:
         times = times or {"retrain": "03:00"}
         runner = JobRunner([Job(name, name, work) for name in times], times, PARIS, database, keys(), self.over, clock)
         tell = lambda states, problem: self.told.append((states, problem))  # noqa: E731
-        plans = FallbackJobStore(job_store_path(database))
+        plans = FallbackJobStore(DatabaseFiles(database).jobs)
         self.jobs = JobScheduler(plans, str(database), runner, times, PARIS, hourly or {}, self.over, tell, first_s=0.05)
 
 
@@ -96,7 +96,7 @@ def until(happened: Callable[[], object]) -> None:
 
 def planned(database: Path) -> dict[str, datetime]:
     """What lies in the file."""
-    with closing(sqlite3.connect(job_store_path(database))) as connection:
+    with closing(sqlite3.connect(DatabaseFiles(database).jobs)) as connection:
         rows = connection.execute("SELECT id, next_run_time FROM apscheduler_jobs").fetchall()
     return {name: datetime.fromtimestamp(at, UTC) for name, at in rows}
 
@@ -125,7 +125,7 @@ def test_a_missed_night_is_made_up_after_the_start_once(database: Path) -> None:
         time.sleep(0.5)
     assert outcomes(database) == ["done"]
     assert planned(database) == {"retrain": tonight()}
-    assert job_store_path(database).stat().st_mode & 0o777 == 0o600
+    assert DatabaseFiles(database).jobs.stat().st_mode & 0o777 == 0o600
     state = night.told[-1][0][0]
     assert (state.next_at, state.due, state.running_since) == (tonight(), False, None)
 
@@ -133,7 +133,7 @@ def test_a_missed_night_is_made_up_after_the_start_once(database: Path) -> None:
 def test_what_is_planned_holds_nothing_but_names_and_times(database: Path) -> None:
     with Night(database).jobs:
         until(lambda: outcomes(database) == ["done"])
-    with closing(sqlite3.connect(job_store_path(database))) as connection:
+    with closing(sqlite3.connect(DatabaseFiles(database).jobs)) as connection:
         ((state,),) = connection.execute("SELECT job_state FROM apscheduler_jobs").fetchall()
     stored = pickle.loads(state)
     assert stored["args"] == (str(database), "retrain")
@@ -206,17 +206,17 @@ def test_the_end_stops_a_long_job_which_is_done_again_at_the_next_start(database
 
 @pytest.mark.parametrize("content", [b"no database at all " * 500, b"", b"SQLite format 3\0" + b"\x55" * 5000])
 def test_a_damaged_file_is_made_anew(database: Path, content: bytes) -> None:
-    job_store_path(database).write_bytes(content)
+    DatabaseFiles(database).jobs.write_bytes(content)
     with Night(database).jobs:
         until(lambda: outcomes(database) == ["done"])
         until(lambda: planned(database) == {"retrain": tonight()})
-    assert job_store_path(database).stat().st_mode & 0o777 == 0o600
+    assert DatabaseFiles(database).jobs.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_another_version_planned_is_forgotten(database: Path) -> None:
     with Night(database).jobs:
         until(lambda: outcomes(database) == ["done"])
-    with closing(sqlite3.connect(job_store_path(database))) as connection, connection:
+    with closing(sqlite3.connect(DatabaseFiles(database).jobs)) as connection, connection:
         connection.execute("UPDATE apscheduler_jobs SET job_state = ?", (pickle.dumps({"version": 99}),))
         connection.execute("INSERT INTO apscheduler_jobs VALUES ('sleep', 0, x'00')")
     with Night(database).jobs:
@@ -227,7 +227,7 @@ def test_where_plans_cannot_be_written_down_jobs_come_all_the_same(database: Pat
     often: list[datetime] = []
     night = Night(database, hourly={"retrain": often.append})
     # A folder where the file should be: it can neither be opened nor replaced.
-    job_store_path(database).mkdir()
+    DatabaseFiles(database).jobs.mkdir()
     with night.jobs:
         until(lambda: outcomes(database) == ["done"])
         until(lambda: often)
@@ -309,7 +309,7 @@ def test_after_sleep_and_when_the_clock_was_set_all_is_planned_anew(database: Pa
 
 
 def test_a_running_monitor_is_asked_by_its_socket(database: Path) -> None:
-    with Night(database).jobs as jobs, ControlServer(socket_path(database), job_commands(jobs)):
+    with Night(database).jobs as jobs, ControlServer(DatabaseFiles(database).socket, job_commands(jobs)):
         until(lambda: outcomes(database) == ["done"])
         (listed,) = send_command(database, "jobs")["jobs"]
         assert (listed["job"], listed["time"], listed["last"]["outcome"]) == ("retrain", "03:00", "done")
@@ -324,4 +324,4 @@ def test_a_running_monitor_is_asked_by_its_socket(database: Path) -> None:
                 send_command(database, command, name="sleep")
             with pytest.raises(EmosllmError, match="which job"):
                 send_command(database, command, name=7)
-    assert os.path.lexists(job_store_path(database))
+    assert os.path.lexists(DatabaseFiles(database).jobs)

@@ -15,7 +15,8 @@ from monitor.analysis.summary import DayState
 from monitor.analysis.timeline_query import TimelineQuery, store_missing_summaries
 from monitor.analysis.trend import LASTING, MEASURES
 from monitor.bundles.registry import BundleRegistry
-from monitor.config import Config, EngineConfig, TimelineConfig, bundles_file, state_dir
+from monitor.config import Config, EngineConfig, TimelineConfig
+from monitor.paths import bundles_file, state_dir
 from monitor.storage.writer import TimelineWriter
 from tests.support.days import SimulatedPerson, write_days
 from tests.support.storage import keys, raw
