@@ -1,9 +1,9 @@
 """The bundle registry (`bundles.json`): which bundle is in use, which were before, which have answered, which are disabled and why.
 
 A person, a night or a deletion changes what is in use; the configured bundle stays the one they stand for. Several processes write the
-file, so each change is made under a lock, to what the file says at that moment; nothing of it is kept in memory. What the worker loads is
-the bundle in use unless it is disabled or retired. A bundle is retired when something it learned from (`learned_from.json`) was deleted:
-its weights are deleted and it is never loaded again. `require_transcriber` refuses a bundle that needs transcripts where nobody makes them.
+file, so each change is made under a lock, to what the file says at that moment. What the worker loads is the bundle in use unless it is
+disabled or retired. A bundle is retired when something it learned from (`learned_from.json`) was deleted: its weights are deleted and it
+is never loaded again. `require_transcriber` refuses a bundle that needs transcripts where nobody makes them.
 """
 
 import json
