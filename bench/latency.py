@@ -22,7 +22,7 @@ from model.predictor import SpeechInput
 from monitor.audio.segmenter import Segmenter
 from monitor.audio.sources import FileSource
 from monitor.audio.stream import StreamClock
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import EngineConfig, SegmenterConfig, TimelineConfig
 from monitor.inference.prosody import measure_prosody
 from monitor.inference.protocol import EngineState, SupervisorCallbacks
@@ -70,7 +70,7 @@ def _play(folder: Path, pace: float, times: int) -> tuple[list[float], list[floa
         changed = lambda state, _detail: ready.set() if state is EngineState.READY else None  # noqa: E731
         listener = SupervisorCallbacks(lambda entry: sounds.pop(entry), judged, lambda *_: None, changed)
         judge = InferenceSupervisor(
-            EngineConfig(), BundleSelector("compact", folder / "bundles.json"), folder / "engine.log", listener, retry_forever=False
+            EngineConfig(), BundleRegistry("compact", folder / "bundles.json"), folder / "engine.log", listener, retry_forever=False
         )
         judge.start()
         if not ready.wait(_START_TIMEOUT_S):

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from model.emotions import Emotion, Prior
 from model.errors import ConfigError
+from monitor.paths import DatabaseFiles, config_path, default_database, state_dir
 from monitor.storage.keys import KeyPlaceName, KeyStore
 
 if TYPE_CHECKING:
@@ -42,21 +43,6 @@ STORE_URL_VARIABLE = "EMOSLLM_STORE_URL"
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d", re.ASCII)
 _PROMPT_ROOM_MIN = 30
 _LANGUAGE = re.compile(r"[a-z]{2,3}", re.ASCII)
-
-
-def state_dir() -> Path:
-    """Where the monitor keeps its own files: $XDG_STATE_HOME/emosllm-monitor, by default ~/.local/state/emosllm-monitor."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "emosllm-monitor"
-
-
-def bundles_file() -> Path:
-    """What remembers which bundle is in use, and what became of others."""
-    return state_dir() / "bundles.json"
-
-
-def config_path() -> Path:
-    """The person's own settings: $XDG_CONFIG_HOME/emosllm-monitor/config.toml; it need not exist."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "emosllm-monitor" / "config.toml"
 
 
 def _known_zone(name: str) -> str:
@@ -176,7 +162,11 @@ class TimelineConfig(_Section):
 
     def database_path(self) -> Path:
         """The database file; by default `timeline.db` in the state directory."""
-        return Path(self.database).expanduser() if self.database else state_dir() / "timeline.db"
+        return self.files().database
+
+    def files(self) -> DatabaseFiles:
+        """The database file and what lies beside it."""
+        return DatabaseFiles(Path(self.database).expanduser() if self.database else default_database())
 
     def keys(self) -> KeyStore:
         """Where the key that opens the database is looked for."""

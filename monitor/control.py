@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from model.errors import EmosllmError, NotRunning
+from monitor.paths import DatabaseFiles
 
 _logger = logging.getLogger(__name__)
 
@@ -24,11 +25,6 @@ CommandHandler = Callable[[Mapping[str, Any]], Reply]
 _MAX_MESSAGE_BYTES = 65_536
 _TIMEOUT_S = 5.0
 _MAX_PATH_BYTES = 100
-
-
-def socket_path(database: Path) -> Path:
-    """Where the monitor that writes `database` listens: beside it, as its lock is."""
-    return database.resolve().with_name(database.name + ".sock")
 
 
 class ControlServer:
@@ -103,7 +99,7 @@ def send_command(database: Path, command: str, **arguments: object) -> Reply:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_TIMEOUT_S)
         try:
-            connection.connect(str(socket_path(database)))
+            connection.connect(str(DatabaseFiles(database).socket))
         except OSError as error:
             raise NotRunning("the monitor is not running; start it with `emosllm-monitor start`") from error
         try:

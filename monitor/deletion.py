@@ -16,25 +16,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from model.bundle_format import find_bundle
 from model.errors import BundleError, EmosllmError, NotRunning, StoreKeyError, TimelineError, TimelineInUse
 from monitor.analysis.days import EARLIEST, LATEST, TimeRange
-from monitor.analysis.timeline_query import active_bundle_name
-from monitor.bundles.library import BUNDLES_FOLDER, BundleLibrary, activate_bundle
+from monitor.bundles.library import BundleLibrary, activate_bundle
 from monitor.bundles.registry import (
     RETIRED_REASON,
-    ActiveBundle,
-    BundleSelector,
+    BundleRegistry,
     bundle_folders,
-    is_retired,
+    is_retired_name,
     learned_from_any,
     retire_bundle,
 )
 from monitor.clinic import sharing as clinic
-from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, bundles_file, state_dir
+from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig
 from monitor.control import send_command
-from monitor.fileio import SQLITE_SIDE_FILES, DatabaseLock, folder_lock, fsync_path, make_private_file
-from monitor.paths import disabled_jobs_path, job_store_path
+from monitor.fileio import SQLITE_SIDE_FILES, DatabaseLock, fsync_path, locked, partial_path, write_private_atomic
+from monitor.paths import bundles_dir, bundles_file, daemon_log, engine_log, start_log, state_dir, training_log
 from monitor.personalization.training_process import TrainingFolder
 from monitor.personalization.voice import tell_daemon_voice_changed as tell_of_voice
 from monitor.storage.backup import Backups
@@ -42,7 +39,6 @@ from monitor.storage.cipher import salt_of
 from monitor.storage.erasure import ErasureCounts, erase_range, find_in_range, is_damaged
 from monitor.storage.snapshot import PARTIAL_SUFFIX, remove_database
 
-_LOGS = ("monitor.log*", "engine.log*", "start.log*", "retrain.log*", "bundles.json", "bundles.new")
 _WAIT_S, _RETRY_S = 10.0, 0.2
 
 
@@ -109,7 +105,7 @@ def preview_deletion(config: Config, time_range: TimeRange) -> DeletionPreview:
 
 def delete_range(config: Config, time_range: TimeRange) -> DeletionReceipt:
     """Erase a stretch that lies in the past. Raises TimelineError, and then it is not finished, but will be."""
-    with folder_lock(Backups.of(config.timeline).folder):
+    with locked(Backups.of(config.timeline).folder):
         _DeletionNote(config.timeline).write(time_range)
         with _no_writers(config.timeline, time_range):
             return _delete_range(config, time_range)
@@ -118,7 +114,7 @@ def delete_range(config: Config, time_range: TimeRange) -> DeletionReceipt:
 def delete_everything(config: Config) -> DeletionReceipt:
     """Erase the timeline, its backups and its keys, what learned from it, and the logs. Raises TimelineInUse while a monitor runs."""
     with (
-        folder_lock(Backups.of(config.timeline).folder),
+        locked(Backups.of(config.timeline).folder),
         DatabaseLock(config.timeline.database_path(), "nothing, to forget everything"),
     ):
         _DeletionNote(config.timeline).write(None)
@@ -130,15 +126,15 @@ def deletion_interrupted(settings: TimelineConfig) -> bool:
     return _DeletionNote(settings).is_there
 
 
-def finish_deletion(config: Config, locked: bool = False) -> DeletionReceipt | None:
-    """Finish what was interrupted; None when nothing was. locked: whether the caller holds the database's lock. Raises TimelineError."""
+def finish_deletion(config: Config, holds_lock: bool = False) -> DeletionReceipt | None:
+    """Finish what was interrupted; None when nothing was. holds_lock: the caller holds the database's lock. Raises TimelineError."""
     note = _DeletionNote(config.timeline)
     if not note.is_there:
         return None
     time_range = note.read()
-    if not locked:
+    if not holds_lock:
         return delete_everything(config) if time_range is None else delete_range(config, time_range)
-    with folder_lock(Backups.of(config.timeline).folder):
+    with locked(Backups.of(config.timeline).folder):
         return _delete_everything(config) if time_range is None else _delete_range(config, time_range)
 
 
@@ -178,19 +174,20 @@ def _delete_range(config: Config, time_range: TimeRange) -> DeletionReceipt:
 
 def _delete_everything(config: Config) -> DeletionReceipt:
     receipt = DeletionReceipt()
-    database = config.timeline.database_path()
+    files = config.timeline.files()
     if shared := clinic.is_shared(config):
         clinic.request_erasure(config, None)
     # The keys first: from then on nobody can read what is still there, and what the disk keeps of it.
-    gone, left = config.timeline.keys().destroy(database)
+    gone, left = config.timeline.keys().destroy(files.database)
     receipt.keys += [str(place) for place in gone]
     receipt.left += [f"the key in {place}: only you can remove it there" for place in left]
     _retire_bundles([folder for folder in _bundle_folders(config) if learned_from_any(folder, (), EARLIEST, LATEST)], receipt)
     if TrainingFolder.of_this_machine().learned_from((), EARLIEST, LATEST):
         _discard_training(receipt)
     _remove_partial_copies(config)
-    logs = [file for pattern in _LOGS for file in sorted(state_dir().glob(pattern))]
-    for file in (*_copies(config.timeline), database, job_store_path(database), disabled_jobs_path(database), *logs):
+    logs = [file for log in (daemon_log(), engine_log(), start_log(), training_log()) for file in sorted(state_dir().glob(f"{log.name}*"))]
+    registry = (bundles_file(), partial_path(bundles_file()))
+    for file in (*_copies(config.timeline), files.database, files.jobs, files.disabled_jobs, *logs, *registry):
         if file.exists():
             receipt.removed.append(file.name)
         remove_database(file)
@@ -220,13 +217,13 @@ def _discard_training(receipt: DeletionReceipt) -> None:
 
 def _replace_retired_bundle(config: Config, receipt: DeletionReceipt) -> None:
     """Where the bundle in use is retired, use the one before instead; a running monitor leaves it at once."""
-    in_use = ActiveBundle(config.engine.bundle, bundles_file())
-    if not _is_bundle_retired(in_use.current):
+    registry = BundleRegistry.of(config)
+    if not is_retired_name(registry.chosen()):
         if receipt.retired:
             _tell_daemon(config, receipt)
         return
     why = ""
-    for name in dict.fromkeys((in_use.previous() or PACKAGED_BUNDLE, PACKAGED_BUNDLE)):
+    for name in dict.fromkeys((registry.previous() or PACKAGED_BUNDLE, PACKAGED_BUNDLE)):
         try:
             receipt.instead = activate_bundle(config, name, RETIRED_REASON, back=True)
             return
@@ -238,7 +235,7 @@ def _replace_retired_bundle(config: Config, receipt: DeletionReceipt) -> None:
 def _tell_daemon(config: Config, receipt: DeletionReceipt) -> None:
     """Where the engine could not use the one in use, a running monitor may have gone back to one that is retired now."""
     try:
-        send_command(config.timeline.database_path(), "use-bundle", name=active_bundle_name(config))
+        send_command(config.timeline.database_path(), "use-bundle", name=BundleRegistry.of(config).active())
     except NotRunning:
         return
     except EmosllmError as error:
@@ -247,13 +244,6 @@ def _tell_daemon(config: Config, receipt: DeletionReceipt) -> None:
 
 def _still_in_memory(why: str) -> str:
     return f"what a running monitor has in memory of a retired model: stop it and start it again ({why})"
-
-
-def _is_bundle_retired(name: str) -> bool:
-    try:
-        return is_retired(find_bundle(name))
-    except BundleError:
-        return False
 
 
 def _discard_copy(copy: Path, receipt: DeletionReceipt) -> None:
@@ -285,9 +275,8 @@ def _no_writers(settings: TimelineConfig, time_range: TimeRange) -> Iterator[Non
 
 def _copies(settings: TimelineConfig) -> list[Path]:
     """Every other file that holds what the timeline held once: its backups, and what was put aside when one was restored."""
-    database = settings.database_path()
-    aside = [path for path in database.parent.glob(f"{database.name}.aside-*") if not path.name.endswith(SQLITE_SIDE_FILES)]
-    return [*(backup.path for backup in Backups.of(settings).found()), *sorted(aside)]
+    asides = [path for path in settings.files().asides() if not path.name.endswith(SQLITE_SIDE_FILES)]
+    return [*(backup.path for backup in Backups.of(settings).found()), *asides]
 
 
 def _remove_partial_copies(config: Config) -> None:
@@ -302,16 +291,14 @@ def _remove_partial_copies(config: Config) -> None:
 
 
 def _bundle_folders(config: Config) -> list[Path]:
-    choice, uses = BundleSelector(config.engine.bundle, bundles_file()), ActiveBundle(config.engine.bundle, bundles_file()).uses()
-    return list(bundle_folders((*choice.names, *(use.name for use in uses)), state_dir() / BUNDLES_FOLDER))
+    return list(bundle_folders(BundleRegistry.of(config).names(), bundles_dir()))
 
 
 class _DeletionNote:
     """The note beside the timeline of what is being forgotten: a stretch, or everything."""
 
     def __init__(self, settings: TimelineConfig) -> None:
-        database = settings.database_path()
-        self._path = database.with_name(database.name + ".forgetting")
+        self._path = settings.files().deletion_note
 
     @property
     def is_there(self) -> bool:
@@ -320,13 +307,8 @@ class _DeletionNote:
     def write(self, time_range: TimeRange | None) -> None:
         """Raises TimelineError when that is not possible: then nothing has changed."""
         told = None if time_range is None else [time_range.start.isoformat(), time_range.end.isoformat()]
-        fresh = self._path.with_name(self._path.name + ".new")
         try:
-            make_private_file(fresh)
-            fresh.write_text(json.dumps({"forget": told}), encoding="utf-8")
-            fsync_path(fresh)
-            fresh.replace(self._path)
-            fsync_path(self._path.parent)
+            write_private_atomic(self._path, json.dumps({"forget": told}))
         except OSError as error:
             raise TimelineError(f"cannot write {self._path}: {error.strerror}; nothing was erased") from error
 

@@ -1,18 +1,21 @@
-"""Private files, locks and fsync: the one place where files of our own are created, locked and brought to the disk.
+"""Private files, atomic writes, locks and fsync: the one place where files of our own are created, replaced and locked.
 
 Knows files only, nothing of what is in them.
 """
 
-import fcntl
+import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
+
+from filelock import lock_descriptor
 
 from model.errors import TimelineError, TimelineInUse
+from monitor.paths import DatabaseFiles
 
 SQLITE_SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database while it is open, and after a crash: part of it."""
@@ -52,15 +55,58 @@ def make_private_tree(folder: Path) -> int:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Whoever uses this with the same folder of our own waits for the others, in any process. Raises OSError."""
-    make_private_folder(folder)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Nobody else, in any process, holds this file or folder of ours while the block runs. A folder that is missing is made.
+
+    A file that is replaced is locked by its folder. The operating system lets go when the process ends, however it ends.
+
+    Args:
+        wait: for whoever holds it; otherwise BlockingIOError is raised.
+
+    Raises OSError.
+    """
+    if not path.exists():
+        make_private_folder(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not lock_descriptor(descriptor, blocking=wait):
+            raise BlockingIOError(errno.EWOULDBLOCK, "it is held by another process", str(path))
         yield
     finally:
         os.close(descriptor)
+
+
+def partial_path(path: Path) -> Path:
+    """The file that is to replace `path`: it is there while it is written, and after its writer was killed."""
+    return path.with_name(f".{path.name}.new")
+
+
+@contextmanager
+def open_private_atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file to write while the block runs, which only its owner can read; after it, on the disk and in the place of `path`.
+
+    When the block fails, `path` is as it was. Raises OSError.
+    """
+    fresh = partial_path(path)
+    try:
+        fresh.unlink(missing_ok=True)  # of one that was killed
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        fsync_path(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+
+
+def write_private_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file of our own by one that only its owner can read, in one step; a folder that is missing is made. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open_private_atomic(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def make_private_file(path: Path) -> None:
@@ -84,16 +130,11 @@ def make_private_file(path: Path) -> None:
 
 def lock_holder(database: Path) -> tuple[Path, int | None]:
     """The lock's file, and the process that its note names: the last to hold it, which may be gone. None where there is no note."""
-    path = _lock_path(database)
+    path = DatabaseFiles(database).lock
     try:
         return path, int(json.loads(path.read_text())["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return path, None
-
-
-def _lock_path(database: Path) -> Path:
-    database = database.resolve()
-    return database.with_name(database.name + ".lock")
 
 
 class DatabaseLock:
@@ -104,33 +145,29 @@ class DatabaseLock:
     """
 
     def __init__(self, path: Path, source: str) -> None:
-        self._database = path.resolve()
-        self._path = _lock_path(path)
+        files = DatabaseFiles(path)
+        self._database, self._path = files.database, files.lock
         self._source = source
-        self._descriptor = -1
+        self._held = ExitStack()
 
     def __enter__(self) -> Self:
         """Take the lock. Raises TimelineInUse naming process, time and source of the daemon that holds it, or TimelineError."""
         make_private_file(self._path)
+        note = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds"), "source": self._source}
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            with ExitStack() as stack:
+                stack.enter_context(locked(self._path, wait=False))
+                self._path.write_text(json.dumps(note), encoding="utf-8")
+                self._held = stack.pop_all()
+        except BlockingIOError as error:
+            raise TimelineInUse(f"{self._database} is already in use by {self._holder()}; stop it first") from error
         except OSError as error:
             raise TimelineError(f"cannot write {self._path}: {error.strerror}; check the permissions there") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            held = self._holder()
-            os.close(descriptor)
-            raise TimelineInUse(f"{self._database} is already in use by {held}; stop it first") from error
-        self._descriptor = descriptor
-        note = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds"), "source": self._source}
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(note).encode())
         return self
 
     def __exit__(self, *_raised: object) -> None:
         # The file stays: removing it would let a third process lock a new file while a second waits on this one.
-        os.close(self._descriptor)
+        self._held.close()
 
     def _holder(self) -> str:
         try:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from bench.harness import demo_segments
 from model.audio import Int16
 from model.bundle_format import MANIFEST_FILE, compute_version, file_checksums, find_bundle
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import EngineConfig
 from monitor.inference.protocol import EngineState, SupervisorCallbacks
 from monitor.inference.supervisor import InferenceSupervisor
@@ -41,7 +41,7 @@ class _Swaps:
         self._ready = False
         listener = SupervisorCallbacks(lambda entry: self._sounds[entry], self._judged, lambda *_: None, self._changed, self._switched)
         self.judge = InferenceSupervisor(
-            EngineConfig(), BundleSelector("compact", folder / "bundles.json"), folder / "engine.log", listener, retry_forever=False
+            EngineConfig(), BundleRegistry("compact", folder / "bundles.json"), folder / "engine.log", listener, retry_forever=False
         )
         self.judge.start()
         self.wait(lambda: self._ready)

@@ -19,29 +19,14 @@ from monitor.analysis.shares import ConfusionModel, confusion_model
 from monitor.analysis.summarize import summarize
 from monitor.analysis.summary import SUMMARY_FORMAT, DaySummary, dump_summary, load_summary
 from monitor.analysis.trend import WARM_UP_DAYS, Trend, compute_trends
-from monitor.config import PACKAGED_BUNDLE, Config, TimelineConfig, bundles_file, state_dir
+from monitor.config import PACKAGED_BUNDLE, TimelineConfig
+from monitor.paths import bundles_dir
 from monitor.storage.reader import TimelineReader
 from monitor.storage.records import CheckIn, JobRun, SegmentRecord, TimelineSource, VoiceReference
 from monitor.storage.summary_cache import SummaryCache
 
 # An hour's share of what a long timeline may lack, after an update: it takes some seconds, beside listening.
 _MAX_DAYS_PER_RUN = 60
-
-
-def active_bundle_name(config: Config) -> str:
-    """Name or folder of the bundle in use: what was last put in the configured one's place, as long as it may be used."""
-    try:
-        changed = b'"base"' in bundles_file().read_bytes()
-    except OSError:
-        changed = False
-    if not changed:
-        # What follows takes a tenth of a second to import.
-        return config.engine.bundle
-    from monitor.bundles.registry import ActiveBundle, BundleSelector
-
-    in_use = ActiveBundle(config.engine.bundle, bundles_file())
-    current = in_use.current
-    return current if in_use.usable(current) else BundleSelector(config.engine.bundle, bundles_file()).current
 
 
 def store_missing_summaries(settings: TimelineConfig, now: datetime, bundle: str = PACKAGED_BUNDLE) -> int:
@@ -189,11 +174,10 @@ class TimelineQuery:
         """How bundles confuse emotions, by version: that in use, the built-in one, and those that are kept, as older days were judged by
         them. By one that is not there any more, shares are counted, without intervals."""
         from model.bundle_format import read_bundle_manifest, read_confusion
-        from monitor.bundles.library import BUNDLES_FOLDER
         from monitor.bundles.registry import bundle_folders
 
         known: dict[str, ConfusionModel] = {}
-        for folder in bundle_folders((PACKAGED_BUNDLE, self._bundle), state_dir() / BUNDLES_FOLDER):
+        for folder in bundle_folders((PACKAGED_BUNDLE, self._bundle), bundles_dir()):
             try:
                 manifest = read_bundle_manifest(folder)
                 confusion = confusion_model(read_confusion(folder), manifest.training_prior)

@@ -13,6 +13,7 @@ from typing import IO
 from model.bundle_format import MANIFEST_FILE, BundleManifest
 from model.errors import BundleError
 from monitor.bundles.library import BundleEntry, BundleLibrary, os_error_reason, verify_bundle
+from monitor.fileio import open_private_atomic
 
 _MAX_FILES = 10_000
 _MAX_BYTES = 64 * 2**30
@@ -29,17 +30,10 @@ def export_bundle(kept: BundleEntry, out: Path, force: bool = False) -> None:
         raise BundleError(f"{out} is there already: name another file" + ("" if out.is_dir() else ", or write over it with --force"))
     folder = kept.folder.resolve()
     verify_bundle(folder)
-    part = out.with_name(f".{out.name}.part")
     try:
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                archive.add(folder, kept.version, filter=_without_owner)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(out)
+        with open_private_atomic(out) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            archive.add(folder, kept.version, filter=_without_owner)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise BundleError(f"cannot write {out}: {os_error_reason(error)}") from error
 
 

@@ -16,9 +16,9 @@ class BundleFormatter:
     def __init__(self, library: BundleLibrary, used: str, zone: ZoneInfo) -> None:
         self._zone = zone
         self._known = library.known()
-        self._used, self._before = used, library.in_use.previous()
-        self._aside = library.in_use.aside()
-        self._uses = library.in_use.uses()
+        self._used, self._before = used, library.registry.previous()
+        self._aside = library.registry.disabled()
+        self._uses = library.registry.uses()
         self._decisions = {kept.version: read_decision(kept.folder) for kept in self._known}
 
     def state(self, kept: BundleEntry) -> str:

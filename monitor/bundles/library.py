@@ -32,10 +32,11 @@ from model.bundle_format import (
     verify_checksums,
 )
 from model.errors import BundleError, EmosllmError, NotRunning, TimelineError
-from monitor.bundles.registry import RETIRED_REASON, ActiveBundle, BundleSelector, is_retired, require_transcriber
-from monitor.config import PACKAGED_BUNDLE, Config, bundles_file, state_dir
+from monitor.bundles.registry import RETIRED_REASON, BundleRegistry, is_retired, require_transcriber
+from monitor.config import PACKAGED_BUNDLE, Config
 from monitor.control import send_command
-from monitor.fileio import folder_lock, fsync_path, make_private_tree
+from monitor.fileio import fsync_path, locked, make_private_folder, make_private_tree
+from monitor.paths import bundles_dir
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", re.ASCII)
 
@@ -131,9 +132,6 @@ def learned_locally(folder: Path) -> bool:
 
 _logger = logging.getLogger(__name__)
 
-BUNDLES_FOLDER = "bundles"
-"""The folder, in the state directory, of bundles that were trained on this machine or brought to it."""
-
 _INCOMING_PREFIX, _OUTGOING_PREFIX = ".coming-", ".going-"
 _POLL_S = 2.0
 
@@ -164,17 +162,17 @@ class BundleEntry:
 
 
 class BundleLibrary:
-    """folder: where bundles are kept. in_use: what of them is used. keep: how many of them stay, at least 2; retired ones do not count."""
+    """folder: where bundles are kept. registry: which is used. keep: how many of them stay, at least 2; retired ones do not count."""
 
-    def __init__(self, folder: Path, in_use: ActiveBundle, keep: int) -> None:
+    def __init__(self, folder: Path, registry: BundleRegistry, keep: int) -> None:
         self.folder = folder
-        self.in_use = in_use
+        self.registry = registry
         self._keep = keep
 
     @classmethod
     def of(cls, config: Config) -> Self:
         """The library that goes with the settings."""
-        return cls(state_dir() / BUNDLES_FOLDER, ActiveBundle(config.engine.bundle, bundles_file()), config.retrain.keep)
+        return cls(bundles_dir(), BundleRegistry.of(config), config.retrain.keep)
 
     def all(self) -> list[BundleEntry]:
         """Every bundle in the library, oldest first."""
@@ -187,7 +185,7 @@ class BundleLibrary:
     def known(self) -> list[BundleEntry]:
         """Every bundle that can be named: the built-in one, the configured one, those in the library; each once."""
         known: dict[Path, BundleEntry] = {}
-        for name in (PACKAGED_BUNDLE, self.in_use.configured, self.in_use.current):
+        for name in (PACKAGED_BUNDLE, self.registry.configured, self.registry.chosen()):
             with contextlib.suppress(BundleError):
                 folder = find_bundle(name)
                 known.setdefault(folder.resolve(), BundleEntry.at(name, folder, own=False))
@@ -261,7 +259,8 @@ class BundleLibrary:
             raise BundleError(f"{self.folder} is a link, and may lead anywhere: put a folder there")
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(folder_lock(self.folder))
+                make_private_folder(self.folder)
+                stack.enter_context(locked(self.folder))
                 for left in [path for path in self.folder.iterdir() if path.name.startswith((_INCOMING_PREFIX, _OUTGOING_PREFIX))]:
                     remove_path(left)
             except OSError as error:
@@ -301,9 +300,8 @@ class BundleLibrary:
 
     def _dear(self) -> set[Path]:
         """The folders that are never removed."""
-        loaded = BundleSelector(self.in_use.configured, bundles_file()).current
         folders = set()
-        for name in (self.in_use.configured, self.in_use.current, self.in_use.previous(), loaded):
+        for name in (self.registry.configured, self.registry.chosen(), self.registry.previous(), self.registry.to_load()):
             with contextlib.suppress(BundleError):
                 folders |= {find_bundle(name).resolve()} if name else set()
         return folders
@@ -321,13 +319,13 @@ def activate_bundle(config: Config, name: str, why: str, *, back: bool = False) 
     running monitor, and then what was in use still is.
     """
     library = BundleLibrary.of(config)
-    chosen, before = library.find(name), library.in_use.current
+    chosen, before = library.find(name), library.registry.chosen()
     library.check(chosen)
     require_transcriber(config.engine, read_bundle_manifest(chosen.folder))
     running = _switch_daemon(config, chosen)
     if chosen.name != before:
         try:
-            library.in_use.use(chosen.name, why, datetime.now(UTC), back=back)
+            library.registry.activate(chosen.name, why, datetime.now(UTC), back=back)
         except BundleError:
             if running:
                 with contextlib.suppress(EmosllmError):

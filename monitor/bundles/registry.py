@@ -1,30 +1,30 @@
 """The bundle registry (`bundles.json`): which bundle is in use, which were before, which have answered, which are disabled and why.
 
 A person, a night or a deletion changes what is in use; the configured bundle stays the one they stand for. Several processes write the
-file, so each change is made under a lock, to what the file says at that moment. `BundleSelector` picks the bundle that the worker loads:
-the one in use unless it is disabled or retired. A bundle is retired when something it learned from (`learned_from.json`) was deleted: its
-weights are deleted and it is never loaded again. `require_transcriber` refuses a bundle that needs transcripts where nobody makes them.
+file, so each change is made under a lock, to what the file says at that moment. What the worker loads is the bundle in use unless it is
+disabled or retired. A bundle is retired when something it learned from (`learned_from.json`) was deleted: its weights are deleted and it
+is never loaded again. `require_transcriber` refuses a bundle that needs transcripts where nobody makes them.
 """
 
-import contextlib
-import fcntl
 import json
 import logging
-import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from model.bundle_format import LEARNED_FROM_FILE, MANIFEST_FILE, BundleManifest, find_bundle, read_bundle_manifest
-from model.errors import BundleError
-from monitor.config import PACKAGED_BUNDLE, EngineConfig
-from monitor.fileio import fsync_path, make_private_file
+from model.errors import BundleError, TimelineError
+from monitor.config import PACKAGED_BUNDLE, Config, EngineConfig
+from monitor.fileio import fsync_path, locked, write_private_atomic
+from monitor.paths import bundles_file
 
 if TYPE_CHECKING:
     from model.transcriber import Transcriber
 
+
+_logger = logging.getLogger(__name__)
 
 RETIRED_FILE = "retired.json"
 RETIRED_REASON = "it learned from speech that was erased since"
@@ -51,19 +51,19 @@ def is_retired(folder: Path) -> bool:
 
 
 def retire_bundle(folder: Path) -> None:
-    """Mark the bundle, then delete all of it but its manifest, by which it is still known. Raises OSError, TimelineError.
+    """Mark the bundle, then delete all of it but its manifest, by which it is still known. Raises TimelineError.
 
     Where that was interrupted it still says what it learned from, and is retired again.
     """
-    mark = folder / RETIRED_FILE
-    make_private_file(mark)
-    mark.write_text(json.dumps({"reason": RETIRED_REASON}), encoding="utf-8")
-    fsync_path(mark)
-    kept, last = (mark, folder / MANIFEST_FILE), folder / LEARNED_FROM_FILE
-    for file in [path for path in folder.rglob("*") if not path.is_dir() and path not in (*kept, last)]:
-        file.unlink()
-    last.unlink()
-    fsync_path(folder)
+    mark, last = folder / RETIRED_FILE, folder / LEARNED_FROM_FILE
+    try:
+        write_private_atomic(mark, json.dumps({"reason": RETIRED_REASON}))
+        for file in [path for path in folder.rglob("*") if not path.is_dir() and path not in (mark, folder / MANIFEST_FILE, last)]:
+            file.unlink()
+        last.unlink()
+        fsync_path(folder)
+    except OSError as error:
+        raise TimelineError(f"cannot delete the bundle {folder}: {error.strerror}; check the permissions there") from error
 
 
 def bundle_folders(names: Iterable[str], own: Path) -> Iterator[Path]:
@@ -109,132 +109,192 @@ class BundleActivation:
 
 @dataclass
 class RegistryState:
-    """All that the file holds. proven: names of bundles that have answered, newest last. aside: why a version is not used, by version.
-
-    uses: newest last, for every configured bundle there was.
+    """All that the file holds. proven: names of bundles that have answered, newest last. disabled: why a version is not used, by version;
+    "aside" in the file. uses: newest last, for every configured bundle there was.
     """
 
     proven: list[str] = field(default_factory=list)
-    aside: dict[str, str] = field(default_factory=dict)
+    disabled: dict[str, str] = field(default_factory=dict)
     uses: list[BundleActivation] = field(default_factory=list)
 
 
-class ActiveBundle:
-    """configured: as in [engine] bundle. path: of the file. Each question is answered from the file as it is then."""
+class BundleRegistry:
+    """configured: as in [engine] bundle. path: of the file. Each question is answered from the file as it is then.
+
+    Where the disk takes no change that the daemon makes for itself, the change holds for this run and is made with the next one.
+    """
 
     def __init__(self, configured: str, path: Path) -> None:
-        self._configured = configured
+        self.configured = configured
         self._path = path
+        self._requested: str | None = None
+        self._unwritten: list[Callable[[RegistryState], object]] = []
 
-    @property
-    def current(self) -> str:
-        """Name or folder of the bundle in use; the configured one where nothing else was said. It may have gone since, or be retired."""
-        return self._trail()[-1]
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The registry that goes with the settings."""
+        return cls(config.engine.bundle, bundles_file())
 
-    def use(self, name: str, why: str, now: datetime, *, back: bool = False) -> None:
-        """Remember that a bundle is in use from now (aware) on, safely on the disk; one that was set aside is tried again.
+    def chosen(self) -> str:
+        """Name or folder of what was last put in the configured bundle's place, or that one. It may have gone since, or be retired."""
+        return self._trail(self._read())[-1]
 
-        back: it goes back to what was in use before. Raises BundleError: it is none, or the disk is full.
-        """
-        name = self._stored(name)
-        use = BundleActivation(self._configured, name, read_bundle_manifest(find_bundle(name)).version, now.astimezone(UTC), why, back)
-        with edit_registry(self._path) as memory:
-            memory.uses = [*memory.uses, use][-MAX_ACTIVATIONS:]
-            memory.aside.pop(use.version, None)
+    def active(self) -> str:
+        """Name or folder of the bundle in use: the chosen one, as long as it may be used; the configured one where none was ever chosen."""
+        state = self._read()
+        chosen = self._trail(state)[-1]
+        return chosen if not state.uses or _is_usable(chosen, state) else self.to_load()
+
+    def to_load(self) -> str:
+        """Name or folder of the bundle that the worker loads."""
+        return self._candidates(self._read())[0]
+
+    def fallback_reason(self) -> str:
+        """Why the bundle that should be loaded is not; empty when it is."""
+        state = self._read()
+        wanted = self._wanted(state)
+        return RETIRED_REASON if is_retired_name(wanted) else state.disabled.get(_usable_version(wanted), "")
 
     def previous(self) -> str | None:
-        """What was in use before the current one and may still be; the configured one at last. None where there is no such.
+        """What was in use before the chosen one and may still be; the configured one at last. None where there is no such.
 
         Who goes back twice comes to what was before that; who goes on to another one by name can go back from there.
         """
-        *before, current = self._trail()
-        candidates = [*reversed(before), self._configured]
-        return next((name for name in candidates if name != current and self.usable(name)), None)
+        return self._previous(self._read())
 
     def uses(self) -> list[BundleActivation]:
         """Every change that is remembered for this configured bundle, newest last."""
-        return [use for use in read_registry(self._path).uses if use.base == self._configured]
+        return self._uses(self._read())
 
-    def usable(self, name: str) -> bool:
-        """Whether there is a bundle of that name, not retired and not set aside, as far as its description tells."""
-        try:
-            folder = find_bundle(name)
-            return not is_retired(folder) and read_bundle_manifest(folder).version not in self.aside()
-        except BundleError:
-            return False
-
-    def aside(self) -> dict[str, str]:
+    def disabled(self) -> dict[str, str]:
         """Why a version is not used although somebody may want it, by version: the engine cannot."""
-        return read_registry(self._path).aside
+        return self._read().disabled
 
-    @property
-    def configured(self) -> str:
-        """What all that is in use here stands for."""
-        return self._configured
+    def names(self) -> list[str]:
+        """Every bundle that may be loaded sooner or later."""
+        state = self._read()
+        return [self.configured, *state.proven, *(use.name for use in self._uses(state))]
 
-    def _trail(self) -> list[str]:
-        """The way from the configured bundle to the current one, without what was gone back from."""
-        trail = [self._configured]
-        for use in self.uses():
+    def check(self, name: str) -> None:
+        """Raises BundleError when there is no bundle of this name, or it must not be used any more."""
+        folder = find_bundle(name)
+        if is_retired(folder):
+            raise BundleError(f"the bundle {folder} is not used any more: {RETIRED_REASON}")
+        read_bundle_manifest(folder)
+
+    def activate(self, name: str, why: str, now: datetime, *, back: bool = False) -> None:
+        """Remember that a bundle is in use from now (aware) on, safely on the disk; one that was disabled is tried again.
+
+        back: it goes back to what was in use before. Raises BundleError: it is none, or the disk is full.
+        """
+        name = self._absolute(name)
+        use = BundleActivation(self.configured, name, read_bundle_manifest(find_bundle(name)).version, now.astimezone(UTC), why, back)
+
+        def change(state: RegistryState) -> None:
+            state.uses = [*state.uses, use][-MAX_ACTIVATIONS:]
+            state.disabled.pop(use.version, None)
+
+        self._edit(change)
+
+    def request(self, name: str) -> None:
+        """For the rest of this run, this one is to be loaded, whatever was chosen; if it was disabled, it is tried again.
+
+        Whoever asked for it activates it for the next run, once it is in use.
+        """
+        self._requested = name
+        version = _usable_version(name)
+        if version in self._read().disabled:
+            self._edit_or_keep(lambda state: state.disabled.pop(version, None))
+
+    def mark_answered(self, name: str) -> None:
+        """This bundle is loaded and answers: one to go back to."""
+
+        def change(state: RegistryState) -> None:
+            state.proven = [*[proven for proven in state.proven if proven != name][-4:], name]
+
+        if self._read().proven[-1:] != [name]:
+            self._edit_or_keep(change)
+
+    def disable(self, name: str, reason: str) -> bool:
+        """This bundle was loaded and cannot be used. True when there is another to load.
+
+        When none is left, the fault is not theirs: all are taken back, and the one in use is tried again.
+        """
+        if version := _usable_version(name):
+            self._edit_or_keep(lambda state: state.disabled.update({version: reason}))
+        if self._usable_candidates(self._read()):
+            return True
+        self._edit_or_keep(lambda state: state.disabled.clear())
+        return False
+
+    def _wanted(self, state: RegistryState) -> str:
+        return self._requested or self._trail(state)[-1]
+
+    def _candidates(self, state: RegistryState) -> list[str]:
+        return self._usable_candidates(state) or [self._wanted(state)]
+
+    def _usable_candidates(self, state: RegistryState) -> list[str]:
+        """Bundles in the order of preference, without those that are disabled or gone."""
+        wanted, chosen = self._wanted(state), self._trail(state)[-1]
+        names = [wanted, chosen, self._previous(state) or wanted, *reversed(state.proven), self.configured, PACKAGED_BUNDLE]
+        return [name for name in names if _is_usable(name, state)]
+
+    def _previous(self, state: RegistryState) -> str | None:
+        *before, chosen = self._trail(state)
+        candidates = [*reversed(before), self.configured]
+        return next((name for name in candidates if name != chosen and _is_usable(name, state)), None)
+
+    def _uses(self, state: RegistryState) -> list[BundleActivation]:
+        return [use for use in state.uses if use.base == self.configured]
+
+    def _trail(self, state: RegistryState) -> list[str]:
+        """The way from the configured bundle to the chosen one, without what was gone back from."""
+        trail = [self.configured]
+        for use in self._uses(state):
             if use.back and use.name in trail:
                 del trail[len(trail) - trail[::-1].index(use.name) :]
             elif use.name != trail[-1]:
                 trail.append(use.name)
         return trail
 
-    def _stored(self, name: str) -> str:
+    def _absolute(self, name: str) -> str:
         """A name that means the same wherever a command is given."""
         path = Path(name).expanduser()
-        return name if name == self._configured or find_bundle(name) != path else str(path.absolute())
+        return name if name == self.configured or find_bundle(name) != path else str(path.absolute())
 
+    def _read(self) -> RegistryState:
+        """What the file says, and what could not be written to it. A file that is missing or damaged says nothing."""
+        try:
+            stored: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+            proven, disabled = list(stored["proven"]), dict(stored["aside"])
+            state = RegistryState(proven, disabled, [_parse_activation(told) for told in stored.get("uses", [])])
+        except (OSError, ValueError, KeyError, TypeError):
+            state = RegistryState()
+        for change in self._unwritten:
+            change(state)
+        return state
 
-def read_registry(path: Path) -> RegistryState:
-    """What the file says. A file that is missing or damaged says nothing."""
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return RegistryState(list(stored["proven"]), dict(stored["aside"]), [_parse_activation(told) for told in stored.get("uses", [])])
-    except (OSError, ValueError, KeyError, TypeError):
-        return RegistryState()
+    def _edit(self, change: Callable[[RegistryState], object]) -> None:
+        """Change the file; others wait meanwhile. Raises BundleError: nothing changed."""
+        try:
+            with locked(self._path.parent):  # the folder, because the file itself is another one after each change
+                state = self._read()
+                change(state)
+                self._write(state)
+        except OSError as error:
+            raise BundleError(f"cannot write {self._path}: {error.strerror}; which bundle is in use stays as it was") from error
+        self._unwritten.clear()
 
+    def _edit_or_keep(self, change: Callable[[RegistryState], object]) -> None:
+        try:
+            self._edit(change)
+        except BundleError as error:
+            self._unwritten.append(change)
+            _logger.warning("cannot remember which bundles answer: %s", error)
 
-@contextlib.contextmanager
-def edit_registry(path: Path) -> Iterator[RegistryState]:
-    """Change what the block is given, and it is written when the block ends. Others wait meanwhile. Raises BundleError: nothing changed."""
-    try:
-        with _registry_lock(path):
-            memory = read_registry(path)
-            yield memory
-            _write_registry(path, memory)
-    except OSError as error:
-        raise BundleError(f"cannot write {path}: {error.strerror}; which bundle is in use stays as it was") from error
-
-
-@contextlib.contextmanager
-def _registry_lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # The folder, because the file itself is another one after each change.
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _write_registry(path: Path, memory: RegistryState) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    uses = [{**asdict(use), "at": use.at.isoformat(timespec="seconds")} for use in memory.uses]
-    try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
-            json.dump({"proven": memory.proven, "aside": memory.aside, "uses": uses}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    fresh.replace(path)
-    fsync_path(path.parent)
+    def _write(self, state: RegistryState) -> None:
+        uses = [{**asdict(use), "at": use.at.isoformat(timespec="seconds")} for use in state.uses]
+        write_private_atomic(self._path, json.dumps({"proven": state.proven, "aside": state.disabled, "uses": uses}, indent=1))
 
 
 def _parse_activation(told: dict[str, Any]) -> BundleActivation:
@@ -245,97 +305,22 @@ def _parse_activation(told: dict[str, Any]) -> BundleActivation:
     return BundleActivation(base, name, version, at.astimezone(UTC), why, bool(told.get("back", False)))
 
 
-_logger = logging.getLogger(__name__)
-
-
-class BundleSelector:
-    """configured: as in [engine] bundle. path: of the file that remembers."""
-
-    def __init__(self, configured: str, path: Path) -> None:
-        self._configured = configured
-        self._path = path
-        self._memory = read_registry(path)
-        self._in_use = ActiveBundle(configured, path)
-        self._told: str | None = None
-
-    @property
-    def current(self) -> str:
-        """The bundle to load: a name or a folder."""
-        return self._candidates()[0]
-
-    @property
-    def names(self) -> list[str]:
-        """Every bundle that may be loaded sooner or later."""
-        return [self._configured, *self._memory.proven, *(use.name for use in self._in_use.uses())]
-
-    @property
-    def aside(self) -> str:
-        """Why the bundle that should be in use is not; empty when it is."""
-        return RETIRED_REASON if _is_retired_name(self._wanted) else self._memory.aside.get(_usable_version(self._wanted), "")
-
-    def check(self, name: str) -> None:
-        """Raises BundleError when there is no bundle of this name, or it must not be used any more."""
-        folder = find_bundle(name)
-        if is_retired(folder):
-            raise BundleError(f"the bundle {folder} is not used any more: {RETIRED_REASON}")
-        read_bundle_manifest(folder)
-
-    def use(self, name: str) -> None:
-        """For the rest of this run, this one is to be loaded, whatever was remembered; if it was set aside, it is tried again.
-
-        Whoever asked for it remembers it for the next run, once it is in use.
-        """
-        self._told = name
-        if self._memory.aside.pop(_usable_version(name), None) is not None:
-            self._write()
-
-    def answered(self) -> None:
-        """The current bundle is loaded and answers: one to go back to."""
-        current = self.current
-        if self._memory.proven[-1:] != [current]:
-            self._memory.proven = [*[name for name in self._memory.proven if name != current][-4:], current]
-            self._write()
-
-    def disable_current(self, reason: str) -> bool:
-        """The current bundle cannot be used. True when there is another to load.
-
-        When none is left, the fault is not theirs: all are taken back, and the one in use is tried again.
-        """
-        self._memory.aside[_usable_version(self.current)] = reason
-        others = bool(self._candidates(but_aside=True))
-        if not others:
-            self._memory.aside.clear()
-        self._write()
-        return others
-
-    @property
-    def _wanted(self) -> str:
-        return self._told or self._in_use.current
-
-    def _candidates(self, but_aside: bool = False) -> list[str]:
-        """Bundles in the order of preference, without those that are set aside or gone."""
-        before = [self._in_use.current, self._in_use.previous() or self._wanted]
-        names = [self._wanted, *before, *reversed(self._memory.proven), self._configured, PACKAGED_BUNDLE]
-        usable = [name for name in names if _usable_version(name) and _usable_version(name) not in self._memory.aside]
-        return usable if but_aside else usable or [self._wanted]
-
-    def _write(self) -> None:
-        try:
-            with edit_registry(self._path) as stored:
-                stored.proven, stored.aside = self._memory.proven, self._memory.aside
-        except BundleError as error:
-            _logger.warning("cannot remember which bundles answer: %s", error)
+def _is_usable(name: str, state: RegistryState) -> bool:
+    """Whether there is a bundle of that name, not retired and not disabled, as far as its description tells."""
+    version = _usable_version(name)
+    return bool(version) and version not in state.disabled
 
 
 def _usable_version(name: str) -> str:
     """Empty for a bundle that cannot be read, or must not be."""
     try:
-        return "" if _is_retired_name(name) else read_bundle_manifest(find_bundle(name)).version
+        return "" if is_retired_name(name) else read_bundle_manifest(find_bundle(name)).version
     except BundleError:
         return ""
 
 
-def _is_retired_name(name: str) -> bool:
+def is_retired_name(name: str) -> bool:
+    """Whether the bundle of that name is there and must not be loaded any more."""
     try:
         return is_retired(find_bundle(name))
     except BundleError:

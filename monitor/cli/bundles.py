@@ -23,25 +23,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @bundles.command("list")
 def list_(context: typer.Context, as_json: AsJson = False) -> None:
     """List all models, oldest first: creation time, origin, test result, and which one is in use."""
-    from monitor.analysis.timeline_query import active_bundle_name
     from monitor.bundles.formatting import BundleFormatter
     from monitor.bundles.library import BundleLibrary
 
     config = settings_of(context)
-    telling = BundleFormatter(BundleLibrary.of(config), active_bundle_name(config), config.timeline.zone_info())
+    library = BundleLibrary.of(config)
+    telling = BundleFormatter(library, library.registry.active(), config.timeline.zone_info())
     print(json.dumps(telling.list_json(), indent=1) if as_json else "\n".join(telling.lines()))
 
 
 @bundles.command()
 def show(context: typer.Context, version: Version, as_json: AsJson = False) -> None:
     """Show the details of a model: origin, how much of your speech it learned from, scores, and when it was used."""
-    from monitor.analysis.timeline_query import active_bundle_name
     from monitor.bundles.formatting import BundleFormatter
     from monitor.bundles.library import BundleLibrary
 
     config = settings_of(context)
     library = BundleLibrary.of(config)
-    telling, kept = BundleFormatter(library, active_bundle_name(config), config.timeline.zone_info()), library.find(version)
+    telling, kept = BundleFormatter(library, library.registry.active(), config.timeline.zone_info()), library.find(version)
     print(json.dumps(telling.show_json(kept), indent=1) if as_json else "\n".join(telling.show_lines(kept)))
 
 
@@ -59,7 +58,7 @@ def rollback(context: typer.Context, why: Annotated[str, typer.Option(help=_WHY)
     from monitor.bundles.library import BundleLibrary, activate_bundle
 
     config = settings_of(context)
-    before = BundleLibrary.of(config).in_use.previous()
+    before = BundleLibrary.of(config).registry.previous()
     if before is None:
         raise BundleError("no model was in use before this one; see `emosllm-monitor bundles list`")
     print(f"{activate_bundle(config, before, _one_line(why), back=True)} is in use again")

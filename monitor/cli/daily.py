@@ -14,7 +14,7 @@ from rich.console import Console
 
 from model.errors import EmosllmError, NotRunning
 from monitor.cli.settings import settings_of
-from monitor.config import state_dir
+from monitor.paths import start_log
 from monitor.reports.formats import ReportFormat
 
 
@@ -56,7 +56,7 @@ def _detach(context: typer.Context) -> None:
 
     config = settings_of(context)
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
-    status = start_in_background(config.timeline.database_path(), [*arguments, "--unattended"], state_dir() / "start.log")
+    status = start_in_background(config.timeline.database_path(), [*arguments, "--unattended"], start_log())
     print(f"running in the background, {status['state']}: {status['source']} (process {status['pid']})")
     for problem in status["problems"]:
         print(problem, file=sys.stderr)
@@ -143,7 +143,7 @@ def report(
     ] = None,
 ) -> None:
     """Show a report of a day or a period: recorded time, speech and estimated emotions."""
-    from monitor.analysis.timeline_query import active_bundle_name
+    from monitor.bundles.registry import BundleRegistry
     from monitor.reports.data import SHEET_DAYS, PeriodOptions
     from monitor.reports.formats import (
         check_output_path,
@@ -161,14 +161,14 @@ def report(
     asked, now, usual = PeriodOptions(day, week, month, first, last), datetime.now(UTC), SHEET_DAYS if sheet else 1
     material = collect_shared_report(settings, subject, asked, now, usual) if subject else collect_report(settings, asked, now, usual)
     if out is not None:
-        write_private(out, render_report(material, chosen, active_bundle_name(settings), plain=plain, sheet=sheet))
+        write_private(out, render_report(material, chosen, BundleRegistry.of(settings).active(), plain=plain, sheet=sheet))
         print(f"wrote {out} (readable only by you)", file=sys.stderr)
     elif chosen is ReportFormat.TEXT and not plain:
         from monitor.reports.text_report import TextReport
 
         Console(soft_wrap=False).print(TextReport(material), end="")
     else:
-        sys.stdout.write(render_report(material, chosen, active_bundle_name(settings), plain=plain, sheet=sheet).decode())
+        sys.stdout.write(render_report(material, chosen, BundleRegistry.of(settings).active(), plain=plain, sheet=sheet).decode())
 
 
 def dashboard(

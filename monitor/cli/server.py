@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from monitor.config import PACKAGED_BUNDLE, Precision, state_dir
+from monitor.config import PACKAGED_BUNDLE, Precision
+from monitor.paths import adapters_dir, clients_file
 
 _PASSED_ON = "passed on"
 _SEPARATOR = "--"
@@ -73,7 +74,7 @@ def start(
         certificate=tls_cert,
         certificate_key=tls_key,
         clients=_file(clients),
-        adapters=adapters or state_dir() / "adapters",
+        adapters=adapters or adapters_dir(),
         max_adapters=max_adapters,
         at_a_time=at_a_time,
         of_each=of_each,
@@ -122,4 +123,4 @@ def list_(clients: Clients = None, as_json: Annotated[bool, typer.Option("--json
 
 
 def _file(clients: Path | None) -> Path:
-    return clients or state_dir() / "clients.json"
+    return clients or clients_file()

@@ -12,10 +12,8 @@ from pathlib import Path
 
 from model.errors import TimelineError
 from monitor.analysis.days import TimeRange
-from monitor.fileio import fsync_path, make_private_file
-
-PENDING_ERASURE_SUFFIX = ".clinic-"
-"""What stands between the timeline's name and a note's own."""
+from monitor.fileio import write_private_atomic
+from monitor.paths import DatabaseFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +28,20 @@ class PendingErasures:
     """Those of one timeline."""
 
     def __init__(self, database: Path) -> None:
-        self._database = database
+        self._files = DatabaseFiles(database)
 
     def add(self, time_range: TimeRange | None) -> None:
         """From now on the clinic is to forget it. Raises TimelineError when it cannot be written."""
         told = None if time_range is None else [time_range.start.isoformat(), time_range.end.isoformat()]
-        path = self._database.with_name(f"{self._database.name}{PENDING_ERASURE_SUFFIX}{time.time_ns()}")
-        fresh = path.with_name(f"{path.name}.new")
+        path = self._files.erasure_note(time.time_ns())
         try:
-            make_private_file(fresh)
-            fresh.write_text(json.dumps({"forget": told}), encoding="utf-8")
-            fsync_path(fresh)
-            fresh.replace(path)
-            fsync_path(path.parent)
+            write_private_atomic(path, json.dumps({"forget": told}))
         except OSError as error:
             raise TimelineError(f"cannot write {path}: {error.strerror}; the clinic was not asked to erase anything") from error
 
     def read(self) -> Sequence[PendingErasure]:
         """All of them, oldest first. Raises TimelineError when one cannot be read."""
-        found = sorted(self._database.parent.glob(f"{self._database.name}{PENDING_ERASURE_SUFFIX}*"))
-        return [note for path in found if path.suffix != ".new" and (note := _read(path)) is not None]
+        return [note for path in self._files.erasure_notes() if (note := _read(path)) is not None]
 
     def remove(self, notes: Sequence[PendingErasure]) -> None:
         """The clinic has forgotten it."""

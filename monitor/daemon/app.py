@@ -20,11 +20,11 @@ from model.errors import ConfigError, EmosllmError, TimelineError
 from monitor.analysis.days import TimeRange, parse_moment
 from monitor.audio.microphone import MicrophoneSource
 from monitor.audio.sources import AudioSource, FileSource, StdinSource
-from monitor.bundles.registry import BundleSelector, require_transcriber
+from monitor.bundles.registry import BundleRegistry, require_transcriber
 from monitor.clinic.address import ClinicAddress
 from monitor.clinic.sharing import start_sharing
-from monitor.config import Config, bundles_file, state_dir
-from monitor.control import CommandHandler, ControlServer, Reply, socket_path
+from monitor.config import Config
+from monitor.control import CommandHandler, ControlServer, Reply
 from monitor.daemon.checkin_prompts import CheckInPrompter
 from monitor.daemon.daemon import Daemon
 from monitor.daemon.jobs import create_job_scheduler
@@ -35,6 +35,7 @@ from monitor.daemon.status import DaemonStatus
 from monitor.daemon.systemd import SystemdNotifier
 from monitor.deletion import finish_deletion
 from monitor.fileio import DatabaseLock, make_private_file, make_private_tree
+from monitor.paths import daemon_log, engine_log, state_dir
 from monitor.storage.feedback import FeedbackStore
 from monitor.storage.keys import KeyStore
 from monitor.storage.reader import TimelineReader
@@ -81,38 +82,38 @@ def run_daemon(config: Config, source: str, speed: float | None, at: str | None,
 
     unattended: nobody sees what it prints, so no emotion is printed, and a missing microphone is waited for.
     """
-    zone, database, keys = config.timeline.zone_info(), config.timeline.database_path(), config.timeline.keys()
+    zone, files, keys = config.timeline.zone_info(), config.timeline.files(), config.timeline.keys()
     open_source = audio_source_factory(config, source, speed)
     anchor = recording_start(source, speed, at, zone)
     read_bundle_manifest(find_bundle(config.engine.bundle))  # a wrong bundle is said before anything is opened
-    require_transcriber(config.engine, read_bundle_manifest(find_bundle(BundleSelector(config.engine.bundle, bundles_file()).current)))
+    registry = BundleRegistry.of(config)
+    require_transcriber(config.engine, read_bundle_manifest(find_bundle(registry.to_load())))
     ClinicAddress.of(config.store)  # and so is a wrong clinic
     mended = make_private_tree(state_dir())
     _log_to_file(config.log.level)
     if mended:
         logger.warning("others could read %d files or folders of the monitor; no longer", mended)
-    with DatabaseLock(database, source), _open_timeline(config) as timeline:
+    with DatabaseLock(files.database, source), _open_timeline(config) as timeline:
         if anchor is not None:
-            _refuse_overlap(database, keys, anchor, source, zone)
+            _refuse_overlap(files.database, keys, anchor, source, zone)
         first = open_source()
         status, view = DaemonStatus(first.description, first.live), _create_view(zone, unattended)
-        choice = BundleSelector(config.engine.bundle, bundles_file())
-        recorder = Recorder(config, timeline, choice, state_dir() / "engine.log", status, view)
-        pause = PauseFile(database.with_name(database.name + ".paused"))
+        recorder = Recorder(config, timeline, registry, engine_log(), status, view)
+        pause = PauseFile(files.pause)
         daemon = Daemon(config, open_source, anchor, recorder, pause, status, view, SystemdNotifier(), unattended)
         jobs = create_job_scheduler(timeline, config, status.report_jobs)
         checkin_prompter = CheckInPrompter(
             config.checkin, zone, lambda: status.paused or status.muted, _record_prompt(config), status.report_prompts
         )
         sharing = start_sharing(config, datetime.now(UTC), status.report_sharing)
-        control = ControlServer(socket_path(database), {**daemon_commands(daemon, status), **job_commands(jobs)})
+        control = ControlServer(files.socket, {**daemon_commands(daemon, status), **job_commands(jobs)})
         with _stop_signals(daemon.stop), control, sharing, jobs, checkin_prompter, view.showing(status):
             daemon.run()
 
 
 def _open_timeline(config: Config) -> TimelineWriter:
     """The timeline, without what was to be forgotten when something interrupted that. For the holder of its lock."""
-    if finish_deletion(config, locked=True):
+    if finish_deletion(config, holds_lock=True):
         logger.warning("what was to be forgotten is: it had been interrupted")
     return TimelineWriter.open(config.timeline.database_path(), config.timeline.zone_info(), config.timeline.keys(), _BUSY_TIMEOUT_S)
 
@@ -229,7 +230,7 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def _log_to_file(level: str) -> None:
-    path = state_dir() / "monitor.log"
+    path = daemon_log()
     make_private_file(path)
     try:
         handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_COUNT, encoding="utf-8")

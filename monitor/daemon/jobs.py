@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from model.errors import TimelineError
-from monitor.analysis.timeline_query import active_bundle_name, store_missing_summaries
+from monitor.analysis.timeline_query import store_missing_summaries
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
-from monitor.paths import job_store_path
 from monitor.personalization.retraining import retrain_job
 from monitor.scheduler.job_status import JOB_DESCRIPTIONS, job_times
 from monitor.scheduler.jobs import Job, JobOutcome, JobResult
@@ -48,7 +48,7 @@ def hourly_tasks(timeline: TimelineWriter, config: Config) -> Mapping[str, Calla
 
 
 def _summaries(config: Config, now: datetime) -> JobResult:
-    made = store_missing_summaries(config.timeline, now, active_bundle_name(config))
+    made = store_missing_summaries(config.timeline, now, BundleRegistry.of(config).active())
     if not made:
         return JobResult(JobOutcome.NOTHING, "every day that is over has its summary")
     return JobResult(JobOutcome.DONE, f"{made} {'day was' if made == 1 else 'days were'} summarized", {"days": made})
@@ -75,10 +75,10 @@ def create_job_scheduler(timeline: TimelineWriter, config: Config, tell: "Report
     """All jobs of a monitor that begins. Raises TimelineError, StoreKeyError."""
     from monitor.scheduler.scheduler import JobScheduler
 
-    over, database = threading.Event(), config.timeline.database_path()
+    over, files = threading.Event(), config.timeline.files()
     runner = _create_runner(timeline, config, over)
     times, zone = job_times(config.schedule), config.timeline.zone_info()
-    return JobScheduler(job_store_path(database), runner, times, zone, hourly_tasks(timeline, config), over, tell, first_s)
+    return JobScheduler(files.jobs, runner, times, zone, hourly_tasks(timeline, config), over, tell, first_s)
 
 
 @contextmanager

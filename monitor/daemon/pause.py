@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from model.errors import ConfigError, TimelineError
-from monitor.fileio import make_private_file
+from monitor.fileio import write_private_atomic
 
 _DURATION = re.compile(r"(\d{1,4})\s*(s|m|min|h|d)", re.ASCII | re.IGNORECASE)
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
@@ -48,9 +48,8 @@ class PauseFile:
 
     def begin(self, until: datetime | None) -> None:
         """Pause from now on. Raises TimelineError when it cannot be written down: then nothing has changed."""
-        make_private_file(self._path)
         try:
-            self._path.write_text(json.dumps({"until": until and until.isoformat()}), encoding="utf-8")
+            write_private_atomic(self._path, json.dumps({"until": until and until.isoformat()}))
         except OSError as error:
             raise TimelineError(f"cannot write down the pause in {self._path}: {error.strerror}") from error
         self._lasts, self._until = True, until

@@ -21,7 +21,7 @@ import numpy as np
 from model.audio import Int16
 from model.errors import BundleError, EmosllmError, TimelineError
 from monitor.analysis.days import TimeRange
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
 from monitor.daemon.live_view import View
 from monitor.daemon.status import RECENT_SEGMENTS, DaemonStatus, RecentSegment
@@ -181,11 +181,11 @@ class Recorder:
     microphone: str | None = None
 
     def __init__(
-        self, config: Config, timeline: TimelineWriter, choice: BundleSelector, engine_log: Path, status: DaemonStatus, view: View
+        self, config: Config, timeline: TimelineWriter, registry: BundleRegistry, engine_log: Path, status: DaemonStatus, view: View
     ) -> None:
         self._spool, self._privacy = config.spool, config.privacy
         self._timeline = timeline
-        self._choice = choice
+        self._registry = registry
         self._status = status
         self._view = view
         self._writer = RetryQueue(_MAX_UNWRITTEN_BYTES)
@@ -200,7 +200,7 @@ class Recorder:
         listener = SupervisorCallbacks(
             self._sound, self._store_results, self._drop_segment, self._engine_changed, self._bundle_switched, self._reference
         )
-        self.judge = InferenceSupervisor(config.engine, choice, engine_log, listener, retry_forever=status.live)
+        self.judge = InferenceSupervisor(config.engine, registry, engine_log, listener, retry_forever=status.live)
 
     def resume(self) -> None:
         """Take up what earlier runs left waiting, oldest first, before anything new."""
@@ -377,8 +377,8 @@ class Recorder:
             self._view.judged(item)
 
     def _engine_changed(self, state: EngineState, detail: str) -> None:
-        if state is EngineState.READY and self._choice.aside:
-            detail += f"; the bundle that should be in use is set aside: {self._choice.aside}"
+        if state is EngineState.READY and (why := self._registry.fallback_reason()):
+            detail += f"; the bundle that should be in use is set aside: {why}"
         if (state, detail) != (self._status.engine, self._status.engine_detail):
             self._view.tell(f"engine {state}: {detail}")
         self._status.engine, self._status.engine_detail = state, detail

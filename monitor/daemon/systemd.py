@@ -17,6 +17,8 @@ from pathlib import Path
 
 from model.errors import ServiceError
 from monitor.config import LARGE_PAGES_ENVIRONMENT, load_config
+from monitor.fileio import write_private_atomic
+from monitor.paths import systemd_units_dir
 
 _WATCHDOG_SIGNS = 3
 
@@ -114,11 +116,6 @@ WantedBy=default.target
 """
 
 
-def unit_path() -> Path:
-    """Where the unit belongs: $XDG_CONFIG_HOME/systemd/user, by default ~/.config/systemd/user."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user" / UNIT_NAME
-
-
 def unit_text(program: Path, config_file: Path | None, version: int) -> str:
     """The unit for a program and a settings file (None: the person's own). version: of systemd, which refuses what it does not know.
 
@@ -212,7 +209,7 @@ def install_service(config_file: Path | None, start: bool) -> list[str]:
     not start; the unit then stays, and the message says so.
     """
     text = unit_text(program_path(), config_file, systemd_version())
-    path = unit_path()
+    path = systemd_units_dir() / UNIT_NAME
     done, changed = _write_unit(path, text)
     loaded = _systemctl("daemon-reload")
     if loaded.returncode and not _has_no_manager(loaded):
@@ -243,7 +240,7 @@ def uninstall_service() -> list[str]:
 
     Raises ServiceError when systemd does not stop it: then nothing is removed.
     """
-    path = unit_path()
+    path = systemd_units_dir() / UNIT_NAME
     wanted = path.parent / "default.target.wants" / UNIT_NAME
     found = path.exists() or wanted.is_symlink()
     if not found:
@@ -264,7 +261,7 @@ def uninstall_service() -> list[str]:
 
 def service_state() -> ServiceState:
     """What is there. Never raises for a machine without systemd."""
-    path = unit_path()
+    path = systemd_units_dir() / UNIT_NAME
     if shutil.which("systemctl") is None:
         return ServiceState(path, path.exists(), False, {})
     shown = _systemctl("show", UNIT_NAME, f"--property={','.join(_UNIT_PROPERTIES)}")
@@ -294,10 +291,7 @@ def _write_unit(path: Path, text: str) -> tuple[list[str], bool]:
         before = path.read_text(encoding="utf-8") if path.exists() else None
         if before == text:
             return [f"{path} is up to date"], False
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        new = path.with_name(f".{UNIT_NAME}.{os.getpid()}")
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+        write_private_atomic(path, text)
     except (OSError, UnicodeDecodeError) as error:
         raise ServiceError(f"cannot write the unit {path}: {error}") from error
     if before is None:

@@ -24,8 +24,9 @@ from monitor.analysis.formatting import (
     short_date,
     valence_of,
 )
-from monitor.analysis.timeline_query import TimelineQuery, active_bundle_name
+from monitor.analysis.timeline_query import TimelineQuery
 from monitor.analysis.trend import BASELINE_MAX_DAYS, BASELINE_MIN_DAYS, FALSE_ALARMS
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
 from monitor.control import send_command
 from monitor.dashboard import view_models
@@ -211,7 +212,7 @@ def about(request: Request, pages: Pages) -> HTMLResponse:
     with _open_query(pages) as look:
         here = look.now.astimezone(look.zone).date()
         said = look.self_report(here - timedelta(days=SELF_REPORT_DAYS - 1), here)
-    model, problem = _model(active_bundle_name(pages.settings))
+    model, problem = _model(BundleRegistry.of(pages.settings).active())
     values = {
         "model": model,
         "model_problem": problem,
@@ -293,4 +294,4 @@ def _jobs(pages: PageRenderer) -> tuple[list[dict[str, Any]], bool]:
 
 
 def _open_query(pages: PageRenderer) -> TimelineQuery:
-    return TimelineQuery.open(pages.settings.timeline, datetime.now(UTC), active_bundle_name(pages.settings))
+    return TimelineQuery.open(pages.settings.timeline, datetime.now(UTC), BundleRegistry.of(pages.settings).active())

@@ -19,17 +19,18 @@ import numpy as np
 from model.audio import Int16, s_to_samples
 from model.bundle_format import find_bundle, read_bundle_manifest, verify_checksums
 from model.errors import DeviceError, EmosllmError
-from monitor.analysis.timeline_query import active_bundle_name
 from monitor.audio.microphone import MicrophoneSource
-from monitor.bundles.registry import require_transcriber
+from monitor.bundles.registry import BundleRegistry, require_transcriber
 from monitor.clinic.address import ClinicAddress
-from monitor.clinic.pending_erasures import PENDING_ERASURE_SUFFIX, PendingErasures
-from monitor.config import Config, EngineConfig, config_path, load_config, state_dir
+from monitor.clinic.pending_erasures import PendingErasures
+from monitor.config import Config, EngineConfig, load_config
 from monitor.daemon.systemd import program_path, service_state, unit_starts
 from monitor.deletion import deletion_interrupted
 from monitor.doctor.findings import Finding, Verdict
 from monitor.doctor.network import NetworkWatch, clinic_addresses, expected_addresses, find_running_daemon, watched_roots
+from monitor.fileio import SQLITE_SIDE_FILES
 from monitor.inference.worker_process import try_engine
+from monitor.paths import config_path, state_dir
 from monitor.personalization.voice import voice_lines, voice_states
 from monitor.storage.backup import Backups
 from monitor.storage.outbox import EPOCH, Outbox
@@ -78,7 +79,7 @@ _TRIAL_S = 1.0
 
 def check_bundle(config: Config) -> Finding:
     """Raises BundleError."""
-    folder = find_bundle(active_bundle_name(config))
+    folder = find_bundle(BundleRegistry.of(config).active())
     manifest = read_bundle_manifest(folder)
     verify_checksums(folder, manifest)
     return Finding(Verdict.OK, "bundle", f"{manifest.version}, all {len(manifest.files)} files as released, licence {manifest.license}")
@@ -139,7 +140,7 @@ def check_engine(config: Config) -> Finding:
 
 def _engine_config(config: Config) -> EngineConfig:
     """The engine with the bundle that is in use."""
-    return config.engine.model_copy(update={"bundle": active_bundle_name(config)})
+    return config.engine.model_copy(update={"bundle": BundleRegistry.of(config).active()})
 
 
 def _engine_name(config: Config) -> str:
@@ -148,7 +149,6 @@ def _engine_name(config: Config) -> str:
 
 _MIN_FREE_MIB = 500
 _BACKUP_DUE = timedelta(days=2)
-_BESIDE = ("", "-wal", "-shm", "-journal", ".lock", ".sock", ".paused", ".forgetting", ".jobs", ".schedule")
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_LISTED = 10
 
@@ -220,10 +220,10 @@ def check_backups(config: Config) -> Finding:
 
 def _private_paths(config: Config) -> Iterator[Path]:
     """What must be there for its owner only, as far as it is there."""
-    database, folder = config.timeline.database_path(), state_dir()
+    files, folder = config.timeline.files(), state_dir()
     own = {folder, *folder.rglob("*")} if folder.is_dir() else set()
-    own |= {database.with_name(database.name + ending) for ending in _BESIDE}
-    own |= set(database.parent.glob(f"{database.name}{PENDING_ERASURE_SUFFIX}*"))
+    own |= {files.database.with_name(files.database.name + ending) for ending in ("", *SQLITE_SIDE_FILES)}
+    own |= {files.lock, files.socket, files.pause, files.deletion_note, files.jobs, files.disabled_jobs, *files.erasure_notes()}
     if config.engine.key_file:
         own.add(Path(config.engine.key_file).expanduser())
     return (path for path in sorted(own) if path.exists() and not path.is_symlink())

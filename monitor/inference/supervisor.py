@@ -13,7 +13,7 @@ from pathlib import Path
 
 from model.bundle_format import find_bundle, read_bundle_manifest
 from model.errors import EmosllmError, EngineRejected, EngineUnavailable
-from monitor.bundles.registry import BundleSelector, require_transcriber
+from monitor.bundles.registry import BundleRegistry, require_transcriber
 from monitor.config import EngineConfig
 from monitor.inference.bundle_switch import BundleSwitchQueue
 from monitor.inference.crash_attribution import CrashAttribution
@@ -52,14 +52,17 @@ class InferenceSupervisor:
     otherwise judging ends with an error after the third in a row, or when the server was away for `start_timeout_s`.
     """
 
-    def __init__(self, config: EngineConfig, choice: BundleSelector, log: Path, listener: SupervisorCallbacks, retry_forever: bool) -> None:
+    def __init__(
+        self, config: EngineConfig, registry: BundleRegistry, log: Path, listener: SupervisorCallbacks, retry_forever: bool
+    ) -> None:
         self._config = config
-        self._choice = choice
+        self._registry = registry
         self._log = log
         self._listener = listener
         self._tireless = retry_forever
         self._crashes = CrashAttribution()
         self._switch = BundleSwitchQueue(listener.switched)
+        self._loaded = ""  # name of the bundle that the last process was to load
         self._before_switch = ""  # what to go back to where a bundle that a process was started for cannot be used
         # In the order of arrival; an entry leaves when its answer is there, so a restarted process is asked again.
         self._waiting: dict[int, None] = {}
@@ -125,7 +128,7 @@ class InferenceSupervisor:
         What came of it goes to `switched`. Raises BundleError for what is none, is retired or needs a transcriber that is not set,
         EngineUnavailable once judging has ended.
         """
-        self._choice.check(name)
+        self._registry.check(name)
         require_transcriber(self._config, read_bundle_manifest(find_bundle(name)))
         with self._change:
             if self._ended:
@@ -189,7 +192,8 @@ class InferenceSupervisor:
         while not self._stopping.is_set():
             self._begin_switch()
             self._listener.changed(EngineState.LOADING, "segments wait until it answers")
-            child = WorkerProcess(self._config.model_copy(update={"bundle": self._choice.current}), self._log)
+            self._loaded = self._registry.to_load()
+            child = WorkerProcess(self._config.model_copy(update={"bundle": self._loaded}), self._log)
             try:
                 end = self._serve(child)
             finally:
@@ -215,23 +219,23 @@ class InferenceSupervisor:
         overtaken = self._switch.now
         if (name := self._switch.begin(in_place=False)) is not None:
             if overtaken is not None:
-                self._choice.use(self._before_switch)
+                self._registry.request(self._before_switch)
             self._restart_with(name)
 
     def _restart_with(self, name: str) -> None:
         """The next process is to load another bundle. How the last one ended counts against nobody; what it was asked is asked again."""
         self._switch.in_place = False
-        self._before_switch = self._choice.current
-        self._choice.use(name)
+        self._before_switch = self._registry.to_load()
+        self._registry.request(name)
         self._crashes.reset_for_bundle()
         self._asked.clear()
-        if self._choice.current != name:
+        if self._registry.to_load() != name:
             self._revert_switch("it is not there any more")
 
     def _revert_switch(self, reason: str) -> None:
         """Where the last process was started for a bundle that cannot be used, the next is for the one before."""
         if self._switch.now is not None:
-            self._choice.use(self._before_switch)
+            self._registry.request(self._before_switch)
             self._switch.refused(reason)
 
     def _refuse_switches(self, reason: str) -> None:
@@ -249,7 +253,7 @@ class InferenceSupervisor:
             self.withdraw([guilty])
             self._listener.dropped(guilty, "the engine died on it several times")
         hopeless = absent or failed.failure is FailureKind.LASTING or self._crashes.bundle_failed
-        others = hopeless and not absent and self._choice.disable_current(failed.reason)
+        others = hopeless and not absent and self._registry.disable(self._loaded, failed.reason)
         if hopeless:
             self._revert_switch(failed.reason)
         if others:
@@ -322,7 +326,8 @@ class InferenceSupervisor:
     def _bundle_loaded(self, using: BundleLoaded) -> None:
         """The process that runs judges with another bundle, which has to prove itself as one that was loaded at its start."""
         if self._switch.now is not None:
-            self._choice.use(self._switch.now)
+            self._loaded = self._switch.now
+            self._registry.request(self._loaded)
         self._proven = False
         self._crashes.reset_for_bundle()
         self._bundle_in_use(using)
@@ -367,7 +372,7 @@ class InferenceSupervisor:
             due = {entry: result for entry, result in results.items() if entry in self._waiting}
         if not self._proven:
             self._proven = True
-            self._choice.answered()
+            self._registry.mark_answered(self._loaded)
         self._crashes.answered(results)
         if due:
             self._listener.judged(due)

@@ -19,11 +19,11 @@ from pydantic import ValidationError
 from model.bundle_format import BundleManifest, PromotionDecision, PromotionVerdict, find_bundle, read_bundle_manifest
 from model.errors import BundleError, EmosllmError, TimelineError, TrainingError
 from model.labelled_segment import HeardWith, LabelKind
-from monitor.analysis.timeline_query import active_bundle_name
 from monitor.bundles.library import BundleLibrary, activate_bundle
-from monitor.bundles.registry import learned_from_any
-from monitor.config import Config, RetrainConfig, state_dir
-from monitor.fileio import folder_lock
+from monitor.bundles.registry import BundleRegistry, learned_from_any
+from monitor.config import Config, RetrainConfig
+from monitor.fileio import locked
+from monitor.paths import training_log
 from monitor.personalization.conditions import TrainingConditions
 from monitor.personalization.formatting import format_left_out, label_lines
 from monitor.personalization.labels import LabelSet, LabelsOutdated, check_labels_current, gather_labels, send_labels
@@ -33,8 +33,6 @@ from monitor.storage.backup import Backups
 from monitor.storage.reader import TimelineReader
 from monitor.storage.voice_reference import current_reference_sums
 from monitor.storage.writer import JobHistory
-
-RETRAIN_LOG = "retrain.log"
 
 _CONDITIONS_EVERY_S, _LABELS_EVERY_S = 30.0, 20.0
 _NO_AUDIO_REASON = (
@@ -100,7 +98,7 @@ class _Retraining:
     def run(self, last: LastAttempt | None) -> JobResult:
         if not self.config.privacy.keep_audio:
             return JobResult(JobOutcome.NOTHING, _NO_AUDIO_REASON)
-        folder = find_bundle(active_bundle_name(self.config))
+        folder = find_bundle(BundleRegistry.of(self.config).active())
         manifest = read_bundle_manifest(folder)
         if manifest.strategy.needs_transcript:
             return JobResult(JobOutcome.NOTHING, _NEEDS_TRANSCRIPTS_REASON.format(manifest.version))
@@ -140,7 +138,7 @@ class _Retraining:
         process = TrainingProcess(
             [*arguments, "--threads", threads],
             self.config.retrain,
-            state_dir() / RETRAIN_LOG,
+            training_log(),
             lambda file: send_labels(self.config.timeline, material.pieces, file, heard_with),
             self.tell,
             self._watch(material),
@@ -189,7 +187,7 @@ class _Retraining:
         if self.dry_run:
             return JobResult(JobOutcome.DONE, f"it would be used: {decision.reason}", {**details, "dry_run": True})
         # Whoever forgets takes this turn too: so either the new bundle learned from nothing of that, or it is found there and retired.
-        with folder_lock(Backups.of(self.config.timeline).folder):
+        with locked(Backups.of(self.config.timeline).folder):
             check_labels_current(self.config.timeline, material.pieces)
             place = BundleLibrary.of(self.config).add(self.work.out)
         try:
@@ -203,7 +201,7 @@ class _Retraining:
         """The version of the bundle that it made, which is the one that it decided about. Raises TrainingError."""
         try:
             made = read_bundle_manifest(self.work.out).version
-            parent = read_bundle_manifest(find_bundle(active_bundle_name(self.config))).version
+            parent = read_bundle_manifest(find_bundle(BundleRegistry.of(self.config).active())).version
         except BundleError as error:
             raise TrainingError(f"the training made no model that can be used: {error}") from error
         first, last = material.pieces[0].start_at, material.pieces[-1].start_at

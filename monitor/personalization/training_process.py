@@ -6,7 +6,6 @@ output. It gets no key. The folder holds half-trained weights and says which seg
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -27,8 +26,9 @@ from model.bundle_format import LEARNED_FROM_FILE
 from model.errors import TrainingError
 from model.remote import API_KEY_VARIABLE as SERVER_KEY_VARIABLE
 from monitor.bundles.registry import learned_from_any
-from monitor.config import LARGE_PAGES_ENVIRONMENT, RetrainConfig, state_dir
-from monitor.fileio import fsync_path, make_private_file, make_private_folder
+from monitor.config import LARGE_PAGES_ENVIRONMENT, RetrainConfig
+from monitor.fileio import locked, make_private_folder, write_private_atomic
+from monitor.paths import training_dir
 from monitor.storage.keys import STORE_KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class TrainingFolder:
     @classmethod
     def of_this_machine(cls) -> "TrainingFolder":
         """The one there is."""
-        return cls(state_dir() / "retrain-work")
+        return cls(training_dir())
 
     @property
     def weights(self) -> Path:
@@ -65,14 +65,14 @@ class TrainingFolder:
         """Nobody else trains while the block runs. Raises TrainingError when somebody does, or when it cannot be written."""
         try:
             make_private_folder(self.folder)
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+            held = contextlib.ExitStack()
+            held.enter_context(locked(self.folder, wait=False))
+        except BlockingIOError as error:
+            raise TrainingError("another training is going on; wait for it, or end it first") from error
         except OSError as error:
             raise TrainingError(f"cannot use {self.folder}: {error.strerror}; check the permissions there") from error
-        try:
-            _lock_descriptor(descriptor)
+        with held:
             yield
-        finally:
-            os.close(descriptor)
 
     def begun(self, material: "LabelSet", now: datetime) -> "LabelSet":
         """What an interrupted training was about, if it can go on: all of it still holds, and it is not too old. Else all there is."""
@@ -95,9 +95,7 @@ class TrainingFolder:
         start, end = min(piece.start_at for piece in pieces), max(piece.end_at for piece in pieces)
         told = {"segments": [piece.segment for piece in pieces], "from": start.isoformat(), "to": end.isoformat()}
         try:
-            make_private_file(path)
-            path.write_text(json.dumps({**told, "since": now.astimezone(UTC).isoformat()}), encoding="utf-8")
-            fsync_path(path)
+            write_private_atomic(path, json.dumps({**told, "since": now.astimezone(UTC).isoformat()}))
         except OSError as error:
             raise TrainingError(f"cannot write {path}: {error.strerror}; nothing was trained") from error
 
@@ -122,13 +120,6 @@ class TrainingFolder:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-
-
-def _lock_descriptor(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise TrainingError("another training is going on; wait for it, or end it first") from error
 
 
 _WATCH_EVERY_S = 0.25

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from model.bundle_format import find_bundle, read_bundle_manifest
 from model.errors import EmosllmError, NotRunning, VoiceError
 from monitor.analysis.formatting import format_duration, format_segments
-from monitor.analysis.timeline_query import active_bundle_name
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
 from monitor.control import send_command
 from monitor.storage.reader import TimelineReader
@@ -81,7 +81,7 @@ def voice_states(config: Config) -> list[dict[str, Any]] | None:
 
     Raises BundleError, TimelineError and StoreKeyError.
     """
-    space = read_bundle_manifest(find_bundle(active_bundle_name(config))).voice_space
+    space = read_bundle_manifest(find_bundle(BundleRegistry.of(config).active())).voice_space
     if space is None:
         return None
     with TimelineReader.open(config.timeline.database_path(), config.timeline.keys()) as reader:
@@ -115,7 +115,7 @@ def renew_voice_reference(config: Config, microphone: str | None) -> list[str]:
         raise VoiceError(voice_lines(voice_states(config), config.timeline.zone_info())[0])
     if microphone is not None and microphone not in known:
         raise VoiceError(f"nothing is known of your voice through {microphone!r}; it is through {', '.join(known)}")
-    space = read_bundle_manifest(find_bundle(active_bundle_name(config))).voice_space
+    space = read_bundle_manifest(find_bundle(BundleRegistry.of(config).active())).voice_space
     assert space is not None, "something is known"
     renewed = erase_voice_references(config.timeline.database_path(), config.timeline.keys(), space, microphone)
     tell_daemon_voice_changed(config)

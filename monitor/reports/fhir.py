@@ -24,8 +24,9 @@ from model.emotions import Emotion
 from monitor.analysis.days import TimeRange
 from monitor.analysis.formatting import DISCLAIMER
 from monitor.analysis.summary import DayState, DaySummary, Gap
-from monitor.analysis.timeline_query import TimelineQuery, active_bundle_name
+from monitor.analysis.timeline_query import TimelineQuery
 from monitor.analysis.trend import MEASURES
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
 from monitor.reports import view_model
 from monitor.reports.data import ReportData, ReportPeriod, load_report_data
@@ -214,7 +215,7 @@ def write_fhir_days(target: IO[str], config: Config, time_range: TimeRange, now:
     """Write the days that the stretch is a part of, as far as anything is known of them; returns how many days and check-ins."""
     first, last = _known_range(config, time_range, now)
     zone = config.timeline.zone_info()
-    with TimelineQuery.open(config.timeline, now, active_bundle_name(config)) as look:
+    with TimelineQuery.open(config.timeline, now, BundleRegistry.of(config).active()) as look:
         material = load_report_data(look, ReportPeriod(first.astimezone(zone).date(), last.astimezone(zone).date(), zone), config.report)
     target.write(to_fhir(material) + "\n")
     return {"days": len(material.days), "checkins": len(material.checkins)}

@@ -3,20 +3,19 @@
 Libraries of a format are imported when that format is rendered, so a text report appears at once.
 """
 
-import contextlib
 import io
-import os
-import tempfile
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
 from model.errors import ReportError
 from monitor.analysis.days import Day
-from monitor.analysis.timeline_query import TimelineQuery, active_bundle_name
+from monitor.analysis.timeline_query import TimelineQuery
 from monitor.analysis.trend import WARM_UP_DAYS
+from monitor.bundles.registry import BundleRegistry
 from monitor.clinic.address import ClinicAddress
 from monitor.config import Config
+from monitor.fileio import open_private_atomic
 from monitor.reports.data import SELF_REPORT_DAYS, PeriodOptions, ReportData, load_report_data, with_self_report
 
 
@@ -68,17 +67,8 @@ def check_output_path(out: Path, force: bool) -> None:
 def write_private(out: Path, content: bytes) -> None:
     """Write a file that only its owner can read, whole or not at all. Raises ReportError."""
     try:
-        descriptor, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(out)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        with open_private_atomic(out) as file:
+            file.write(content)
     except OSError as error:
         raise ReportError(f"cannot write {out}: {error.strerror}; choose another file or free some space") from error
 
@@ -89,7 +79,7 @@ _FILE_COLUMNS = 80
 def collect_report(config: Config, asked: PeriodOptions, now: datetime, usual_days: int = 1) -> ReportData:
     """What the report is made of. Raises DayError for days that cannot be meant, TimelineError and StoreKeyError."""
     period = asked.period(config.timeline.zone_info(), now, usual_days)
-    with TimelineQuery.open(config.timeline, now, active_bundle_name(config)) as look:
+    with TimelineQuery.open(config.timeline, now, BundleRegistry.of(config).active()) as look:
         return with_self_report(load_report_data(look, period, config.report), look)
 
 
@@ -102,7 +92,7 @@ def collect_shared_report(config: Config, subject: str, asked: PeriodOptions, no
     period = asked.period(zone, now, usual_days)
     first = period.first - timedelta(days=max(WARM_UP_DAYS, SELF_REPORT_DAYS) + 1)
     reader = ClinicReader.open(address, subject, Day(first, zone).start, Day(period.last + timedelta(days=1), zone).end)
-    with TimelineQuery.at_clinic(reader, zone, now, active_bundle_name(config)) as look:
+    with TimelineQuery.at_clinic(reader, zone, now, BundleRegistry.of(config).active()) as look:
         return with_self_report(load_report_data(look, period, config.report), look)
 
 

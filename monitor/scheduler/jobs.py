@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 
 from model.errors import EmosllmError
 from monitor.analysis.days import Day
-from monitor.fileio import fsync_path, make_private_file
-from monitor.paths import disabled_jobs_path
+from monitor.fileio import write_private_atomic
+from monitor.paths import DatabaseFiles
 from monitor.storage.records import JobRun
 
 
@@ -132,7 +132,7 @@ class DisabledJobs:
     """database: the timeline beside which the file lies. What cannot be read counts as nothing switched off."""
 
     def __init__(self, database: Path) -> None:
-        self._path = disabled_jobs_path(database)
+        self._path = DatabaseFiles(database).disabled_jobs
 
     def disabled(self) -> frozenset[str]:
         """The names of jobs that are switched off."""
@@ -147,12 +147,7 @@ class DisabledJobs:
         self._write(before - {name} if on else before | {name})
 
     def _write(self, disabled: Iterable[str]) -> None:
-        fresh = self._path.with_name(self._path.name + ".new")
-        make_private_file(fresh)
         try:
-            fresh.write_text(json.dumps({_DISABLED: sorted(disabled)}), encoding="utf-8")
-            fsync_path(fresh)
-            fresh.replace(self._path)
-            fsync_path(self._path.parent)
+            write_private_atomic(self._path, json.dumps({_DISABLED: sorted(disabled)}))
         except OSError as error:
             raise EmosllmError(f"cannot write {self._path}: {error.strerror}; check the disk and the permissions there") from error

@@ -4,12 +4,10 @@ Commands write it while a server reads it, so it is replaced as a whole, and the
 """
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
 import logging
-import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -18,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from model.errors import ServingError
-from monitor.fileio import fsync_path
+from monitor.fileio import locked, write_private_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -130,26 +128,9 @@ def _digest(key: str) -> str:
 def _edit_clients(path: Path) -> Iterator[dict[str, Client]]:
     """Change what the block is given, and it is written when the block ends. Others wait meanwhile."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The folder, because the file itself is another one after each change.
-        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        with locked(path.parent):  # the folder, because the file itself is another one after each change
             clients = read_clients(path)
             yield clients
-            _write_clients(path, clients)
-        finally:
-            os.close(folder)
+            write_private_atomic(path, json.dumps({"clients": {name: asdict(clients[name]) for name in sorted(clients)}}, indent=1))
     except OSError as error:
         raise ServingError(f"cannot write {path}: {error.strerror}; the clients stay as they were") from error
-
-
-def _write_clients(path: Path, clients: Mapping[str, Client]) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
-        json.dump({"clients": {name: asdict(client) for name, client in sorted(clients.items())}}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    fsync_path(path.parent)

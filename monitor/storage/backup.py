@@ -13,14 +13,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 from zoneinfo import ZoneInfo
 
 from model.errors import StoreKeyError, TimelineError
-from monitor.config import TimelineConfig, state_dir
-from monitor.fileio import SQLITE_SIDE_FILES, folder_lock, fsync_path
+from monitor.fileio import SQLITE_SIDE_FILES, fsync_path, locked
+from monitor.paths import DatabaseFiles, backups_dir
 from monitor.storage.cipher import Error, StoreKey, connect, salt_of
-from monitor.storage.keys import EnvironmentKey, KeyPlace, KeyStore, database_label
+from monitor.storage.keys import EnvironmentKey, KeyPlace, KeyStore, TimelineSettings, database_label
 from monitor.storage.outbox import requeue_all
 from monitor.storage.reader import timeline_error
 from monitor.storage.snapshot import PARTIAL_SUFFIX, check_copy, checked_copy
@@ -33,6 +33,14 @@ clinic is to hear of is noted anew when a backup is put back."""
 
 _BUSY_TIMEOUT_S = 5.0
 _STAMP = "%Y%m%dT%H%M%SZ"
+
+
+class BackupSettings(TimelineSettings, Protocol):
+    """The settings of a timeline and its backups."""
+
+    @property
+    def backups(self) -> int:
+        """How many are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +62,9 @@ class Backups:
     leave_out: Sequence[str] = EXCLUDED_TABLES
 
     @classmethod
-    def of(cls, settings: TimelineConfig) -> Self:
+    def of(cls, settings: BackupSettings) -> Self:
         """Those that the settings mean."""
-        return cls(settings.database_path(), state_dir() / "backups", settings.keys(), settings.backups)
+        return cls(settings.database_path(), backups_dir(), settings.keys(), settings.backups)
 
     def found(self) -> list[Backup]:
         """All of this database, oldest first. Raises TimelineError when the folder cannot be read."""
@@ -78,7 +86,7 @@ class Backups:
             raise TimelineError(f"there is no timeline in {self.database} yet; `emosllm-monitor start` begins one")
         target = self.folder / f"{database_label(self.database, self.keys.folder)}-{now.astimezone(UTC):{_STAMP}}.db"
         try:
-            with folder_lock(self.folder):
+            with locked(self.folder):
                 self.sweep()
                 key = self.keys.find(self.database)
                 with checked_copy(self.database, key, target, key, self.leave_out) as copy:
@@ -128,7 +136,7 @@ class Backups:
 
     def _move_aside(self, now: datetime) -> Path:
         """Give the database a second name, so that there is one under its own name at every moment; and its log, its first."""
-        aside = self.database.with_name(f"{self.database.name}.aside-{now.astimezone(UTC):{_STAMP}}")
+        aside = DatabaseFiles(self.database).aside(f"{now.astimezone(UTC):{_STAMP}}")
         os.link(self.database, aside)
         for ending in SQLITE_SIDE_FILES:
             beside = self.database.with_name(self.database.name + ending)
@@ -159,10 +167,10 @@ def rotate_key(database: Path, keys: KeyStore, backups: Backups) -> KeyPlace:
     place, key = keys.place_of(database)
     if isinstance(place, EnvironmentKey):
         raise StoreKeyError(f'the key is in {place}, which cannot be changed from here; keep it with [timeline] key = "file" or "keyring"')
-    for aside in database.parent.glob(f"{database.name}.aside-*"):
+    for aside in DatabaseFiles(database).asides():
         raise TimelineError(f"{aside} could not be opened any more without the old key; move it away or remove it, then try again")
     _checkpoint(database, key)
-    with folder_lock(backups.folder):
+    with locked(backups.folder):
         new = _store_both_keys(place, key)
         for file in (*(backup.path for backup in backups.found()), database):
             if salt_of(file) != new.salt:

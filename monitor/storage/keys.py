@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from model.errors import StoreKeyError
-from monitor.fileio import fsync_path, make_private_folder
+from monitor.fileio import fsync_path, make_private_folder, partial_path, write_private_atomic
 from monitor.storage.cipher import StoreKey, salt_of
 
 _logger = logging.getLogger(__name__)
@@ -83,23 +83,16 @@ class KeyFile:
         return _parse_keys(text, self)
 
     def write(self, keys: Sequence[StoreKey]) -> None:
-        """Write a new file beside it, and put that in its place once it is on the disk."""
-        fresh = self._path.with_name(f"{self._path.name}.new")
+        """Replace the file in one step."""
         try:
             make_private_folder(self._path.parent)
-            fresh.unlink(missing_ok=True)  # of one that was killed
-            try:
-                _write_private(fresh, _format_keys(keys) + "\n")
-                fresh.replace(self._path)
-            finally:
-                fresh.unlink(missing_ok=True)
-            fsync_path(self._path.parent)
+            write_private_atomic(self._path, _format_keys(keys) + "\n")
         except OSError as error:
             raise StoreKeyError(f"the key cannot be kept in {self}: {error.strerror}; check the folder and the disk") from error
 
     def destroy(self) -> bool:
         """Overwrite the file where it lies, then remove it; and one that was to replace it."""
-        files = [file for file in (self._path, self._path.with_name(f"{self._path.name}.new")) if file.exists()]
+        files = [file for file in (self._path, partial_path(self._path)) if file.exists()]
         try:
             for file in files:
                 with file.open("r+b") as opened:
@@ -350,3 +343,13 @@ def _keep_key_in(place: KeyPlace, wanted: Callable[[_Stored], _Stored]) -> tuple
 
 def _format_places(places: Sequence[KeyPlace]) -> str:
     return " and in ".join(str(place) for place in places)
+
+
+class TimelineSettings(Protocol):
+    """The settings that say where a timeline is and what opens it."""
+
+    def database_path(self) -> Path:
+        """The database file."""
+
+    def keys(self) -> KeyStore:
+        """Where the key that opens it is looked for."""

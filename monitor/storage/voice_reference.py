@@ -11,8 +11,7 @@ from zoneinfo import ZoneInfo
 
 from sqlmodel import Session, col, delete, select
 
-from monitor.config import TimelineConfig
-from monitor.storage.keys import KeyStore
+from monitor.storage.keys import KeyStore, TimelineSettings
 from monitor.storage.reader import VOICE_REFERENCE_QUERY, TimelineReader, find_timeline_key, reject_malformed_rows, voice_reference_from_row
 from monitor.storage.records import InferenceResult, VoiceContribution, VoiceReference, VoiceReferenceSums, new_reference_version
 from monitor.storage.schema import SegmentRow, VoiceHourRow, VoiceReferenceRow, create_database_engine, write_transaction
@@ -157,7 +156,7 @@ def _describe(session: Session, reference: VoiceReferenceRow) -> VoiceReference:
     return voice_reference_from_row(session.connection().exec_driver_sql(query, {"version": reference.version}).one())
 
 
-def current_reference_sums(timeline: TimelineConfig, voice_space: str | None) -> bytes | None:
+def current_reference_sums(timeline: TimelineSettings, voice_space: str | None) -> bytes | None:
     """`VoiceSums` as bytes, for bundles of a voice space; None where nothing is known, or the bundle has no use for it.
 
     Of several microphones that through which most speech was heard. Raises TimelineError, StoreKeyError.

@@ -32,8 +32,9 @@ from model.bundle_format import (
 from model.emotions import Emotion
 from model.labelled_segment import HeardWith, LabelledSegment, write_labelled_segments
 from model.predictor import Predictor, SpeechInput
-from monitor.analysis.timeline_query import active_bundle_name
-from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig, state_dir
+from monitor.bundles.registry import BundleRegistry
+from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig
+from monitor.paths import state_dir
 from monitor.personalization.retraining import retrain
 from monitor.personalization.training_process import TrainingFolder
 from monitor.scheduler.jobs import JobOutcome, JobResult
@@ -224,7 +225,7 @@ def night(config: Config = CONFIG, stop: Event | None = None, told: list[str] | 
 
 
 def the_old_one_stays() -> bool:
-    return active_bundle_name(CONFIG) == "compact" and not list((state_dir() / "bundles").glob("*"))
+    return BundleRegistry.of(CONFIG).active() == "compact" and not list((state_dir() / "bundles").glob("*"))
 
 
 def test_corrections_to_one_emotion_teach_nothing() -> None:

@@ -22,7 +22,8 @@ from monitor.bundles.library import BundleEntry, BundleLibrary, activate_bundle
 from monitor.bundles.registry import retire_bundle
 from monitor.cli.main import app
 from monitor.config import Config
-from monitor.control import ControlServer, socket_path
+from monitor.control import ControlServer
+from monitor.paths import DatabaseFiles
 from tests.support.bundles import PACKAGED, VERSION, Monitor, trained
 from tests.support.commands import run
 
@@ -123,7 +124,7 @@ def test_as_a_person_types_it(two: tuple[str, str], tmp_path: Path) -> None:
 
 def test_going_back_goes_further_each_time_until_nothing_was_before(library: BundleLibrary, two: tuple[str, str]) -> None:
     assert told("rollback", "--why", "it was worse") == f"{two[0]} is in use again\n"
-    assert library.in_use.uses()[-1].why == "it was worse"
+    assert library.registry.uses()[-1].why == "it was worse"
     assert told("rollback") == f"{VERSION} is in use again\n"
     with pytest.raises(BundleError, match="no model was in use before"):
         told("rollback")
@@ -134,17 +135,17 @@ def test_a_running_monitor_goes_back_within_a_second_and_what_it_refuses_is_not_
 ) -> None:
     database = CONFIG.timeline.database_path()
     monitor = Monitor()
-    with ControlServer(socket_path(database), {"use-bundle": monitor.use}):
+    with ControlServer(DatabaseFiles(database).socket, {"use-bundle": monitor.use}):
         begun = time.monotonic()
         told("rollback")
         assert time.monotonic() - begun < 1
     assert monitor.using == str(library.folder / two[0])
     with (
-        ControlServer(socket_path(database), {"use-bundle": Monitor(refusing="no room").use}),
+        ControlServer(DatabaseFiles(database).socket, {"use-bundle": Monitor(refusing="no room").use}),
         pytest.raises(EmosllmError, match="no room"),
     ):
         told("use", two[1])
-    assert library.in_use.current == str(library.folder / two[0])
+    assert library.registry.chosen() == str(library.folder / two[0])
 
 
 def test_what_is_retired_is_never_used(library: BundleLibrary, two: tuple[str, str]) -> None:
@@ -237,7 +238,7 @@ def test_what_is_exported_comes_back_exactly_and_is_used_only_when_told(library:
     assert file_checksums(there) == before
     verify_checksums(there, read_bundle_manifest(there))
     assert {path.stat().st_mode & 0o077 for path in (there, *there.rglob("*"))} == {0}
-    assert library.in_use.current == "compact"
+    assert library.registry.chosen() == "compact"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.tar"]
 
 

@@ -14,11 +14,12 @@ import pytest
 
 from model.bundle_format import MANIFEST_FILE, file_checksums, read_bundle_manifest, verify_checksums
 from model.errors import BundleError, EmosllmError
-from monitor.analysis.timeline_query import active_bundle_name
-from monitor.bundles.library import BUNDLES_FOLDER, BundleLibrary, activate_bundle
-from monitor.bundles.registry import BundleSelector, retire_bundle
-from monitor.config import Config, EngineConfig, RetrainConfig, bundles_file, state_dir
-from monitor.control import ControlServer, socket_path
+from monitor.bundles.library import BundleLibrary, activate_bundle
+from monitor.bundles.registry import BundleRegistry, retire_bundle
+from monitor.config import Config, EngineConfig, RetrainConfig
+from monitor.control import ControlServer
+from monitor.fileio import partial_path
+from monitor.paths import DatabaseFiles, bundles_dir, bundles_file
 from tests.support.bundles import PACKAGED, VERSION, Monitor, trained
 from tests.support.paths import ROOT
 
@@ -39,7 +40,7 @@ def several(library: BundleLibrary, tmp_path: Path) -> list[str]:
 def serving(monitor: Monitor) -> ControlServer:
     database = CONFIG.timeline.database_path()
     database.parent.mkdir(parents=True, exist_ok=True)
-    return ControlServer(socket_path(database), {"use-bundle": monitor.use})
+    return ControlServer(DatabaseFiles(database).socket, {"use-bundle": monitor.use})
 
 
 def entries(folder: Path) -> list[str]:
@@ -54,7 +55,7 @@ def test_a_finished_bundle_is_moved_in_whole_and_private(library: BundleLibrary,
     before, version = file_checksums(new), read_bundle_manifest(new).version
     new.chmod(0o755)
     there = library.add(new)
-    assert there == state_dir() / BUNDLES_FOLDER / version
+    assert there == bundles_dir() / version
     assert not new.exists()
     assert file_checksums(there) == before
     verify_checksums(there, read_bundle_manifest(there))
@@ -137,7 +138,7 @@ def test_what_is_not_whole_stays_outside(library: BundleLibrary, tmp_path: Path,
 def test_a_full_disk_loses_nothing(library: BundleLibrary, tmp_path: Path, small_disk: Path) -> None:
     """The library lies on a disk of 8 MiB; a bundle has 16."""
     new = trained(tmp_path / "new", large=True)
-    library.folder = small_disk / BUNDLES_FOLDER
+    library.folder = small_disk / bundles_dir().name
     with pytest.raises(BundleError, match=r"No space left|the disk is full") as raised:
         library.add(new)
     assert str(new) in str(raised.value)
@@ -217,7 +218,7 @@ def test_whatever_is_killed_when_every_bundle_is_whole_and_one_is_in_use(library
             process.stdout.close()
             for kept in library.all():
                 verify_checksums(kept.folder, read_bundle_manifest(kept.folder))
-            current = library.in_use.current
+            current = library.registry.chosen()
             assert current == "compact" or library.find(current).own
             used += current != "compact"
             library.sweep()
@@ -259,7 +260,7 @@ def test_the_oldest_go_beyond_what_is_kept_and_those_that_matter_stay(several: l
 
 
 def test_the_base_stays_though_it_is_the_oldest(several: list[str]) -> None:
-    base = str(state_dir() / BUNDLES_FOLDER / several[0])
+    base = str(bundles_dir() / several[0])
     for version in several[3:]:
         activate_bundle(Config(engine=EngineConfig(bundle=base)), version, "")
     assert BundleLibrary.of(Config(engine=EngineConfig(bundle=base), retrain=RetrainConfig(keep=2))).prune() == several[2:4]
@@ -271,11 +272,11 @@ def test_the_base_stays_though_it_is_the_oldest(several: list[str]) -> None:
 
 def test_without_a_monitor_the_next_start_uses_it(library: BundleLibrary, several: list[str]) -> None:
     assert activate_bundle(CONFIG, several[1], "learned from you") == several[1]
-    (use,) = library.in_use.uses()
+    (use,) = library.registry.uses()
     assert (use.base, use.version, use.why) == ("compact", several[1], "learned from you")
-    assert active_bundle_name(CONFIG) == str(library.folder / several[1])
+    assert BundleRegistry.of(CONFIG).active() == str(library.folder / several[1])
     activate_bundle(CONFIG, several[1], "again")
-    assert len(library.in_use.uses()) == 1
+    assert len(library.registry.uses()) == 1
 
 
 def test_a_running_monitor_switches_first_within_a_second(library: BundleLibrary, several: list[str]) -> None:
@@ -286,8 +287,8 @@ def test_a_running_monitor_switches_first_within_a_second(library: BundleLibrary
         activate_bundle(CONFIG, "compact", "", back=True)
         assert time.monotonic() - begun < 2
     assert monitor.asked == [str(library.folder / several[0]), "compact"]
-    assert [use.name for use in library.in_use.uses()] == monitor.asked
-    assert library.in_use.previous() is None
+    assert [use.name for use in library.registry.uses()] == monitor.asked
+    assert library.registry.previous() is None
 
 
 def test_one_that_takes_its_time_is_waited_for(library: BundleLibrary, several: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +296,7 @@ def test_one_that_takes_its_time_is_waited_for(library: BundleLibrary, several: 
     monitor = Monitor(slow=3)
     with serving(monitor):
         activate_bundle(CONFIG, several[0], "")
-    assert (len(monitor.asked), library.in_use.current) == (4, str(library.folder / several[0]))
+    assert (len(monitor.asked), library.registry.chosen()) == (4, str(library.folder / several[0]))
 
 
 def test_one_that_is_never_done_is_given_up(library: BundleLibrary, several: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,20 +304,20 @@ def test_one_that_is_never_done_is_given_up(library: BundleLibrary, several: lis
     config = Config(engine=EngineConfig().model_copy(update={"start_timeout_s": 0.5}))
     with serving(Monitor(slow=1000)), pytest.raises(EmosllmError, match="still loads"):
         activate_bundle(config, several[0], "")
-    assert library.in_use.uses() == []
+    assert library.registry.uses() == []
 
 
 def test_what_a_monitor_refuses_is_not_in_use(library: BundleLibrary, several: list[str]) -> None:
     monitor = Monitor(refusing="the adapter's rank 64 is larger than 8")
     with serving(monitor), pytest.raises(EmosllmError, match="rank 64"):
         activate_bundle(CONFIG, several[0], "")
-    assert (monitor.using, library.in_use.uses(), active_bundle_name(CONFIG)) == ("compact", [], "compact")
+    assert (monitor.using, library.registry.uses(), BundleRegistry.of(CONFIG).active()) == ("compact", [], "compact")
     assert library.find(several[0]).own
 
 
 def test_what_cannot_be_remembered_does_not_stay_in_use(library: BundleLibrary, several: list[str]) -> None:
     monitor = Monitor()
-    bundles_file().with_suffix(".new").mkdir()
+    partial_path(bundles_file()).mkdir()
     with serving(monitor), pytest.raises(BundleError, match="stays as it was"):
         activate_bundle(CONFIG, several[0], "")
     assert (monitor.asked, monitor.using) == ([str(library.folder / several[0]), "compact"], "compact")
@@ -336,14 +337,14 @@ def test_what_is_damaged_or_retired_reaches_no_monitor(library: BundleLibrary, s
 def test_what_was_set_aside_is_tried_again_where_somebody_says_so_but_not_gone_back_to(library: BundleLibrary, several: list[str]) -> None:
     for version in several[:2]:
         activate_bundle(Config(retrain=RetrainConfig(keep=10)), version, "")
-    BundleSelector(str(library.folder / several[0]), bundles_file()).disable_current("it died")
-    assert library.in_use.previous() == "compact"
+    library.registry.disable(str(library.folder / several[0]), "it died")
+    assert library.registry.previous() == "compact"
     activate_bundle(CONFIG, several[0], "once more")
-    assert (library.in_use.aside(), active_bundle_name(CONFIG)) == ({}, str(library.folder / several[0]))
+    assert (library.registry.disabled(), BundleRegistry.of(CONFIG).active()) == ({}, str(library.folder / several[0]))
 
 
 def test_where_the_one_in_use_is_gone_something_else_is(library: BundleLibrary, several: list[str]) -> None:
     activate_bundle(CONFIG, several[0], "")
     shutil.rmtree(library.folder / several[0])
-    assert active_bundle_name(CONFIG) == "compact"
-    assert library.in_use.current == str(library.folder / several[0])
+    assert BundleRegistry.of(CONFIG).active() == "compact"
+    assert library.registry.chosen() == str(library.folder / several[0])

@@ -126,7 +126,7 @@ def test_with_processes_killed_in_between_too(
     assert not switched.dropped
     _each_is_its_bundles(switched, said)
     assert {told for _, told, _ in switched.outcomes} <= {version(other) for other in others}, "a kill from outside refuses no bundle"
-    assert switched.choice.current == str(others[1])
+    assert switched.registry.to_load() == str(others[1])
 
 
 def test_a_switch_that_is_asked_for_while_the_process_loads_waits_for_it(tmp_path: Path, others: list[Path]) -> None:
@@ -137,7 +137,7 @@ def test_a_switch_that_is_asked_for_while_the_process_loads_waits_for_it(tmp_pat
     assert switched.judge.in_use == version(others[0])
     switched.judge.finish(never)
     assert len(switched.results) == 3
-    assert switched.choice.current == str(others[0])
+    assert switched.registry.to_load() == str(others[0])
     assert json.loads((tmp_path / "bundles.json").read_text())["uses"] == [], "that is for whoever asked"
 
 
@@ -174,7 +174,7 @@ def test_one_that_a_new_process_cannot_load_is_refused_and_the_one_before_goes_o
     switched.judge.finish(never)
     assert len(switched.results) == 8
     assert switched.versions()[7] == version(others[0])
-    assert (switched.choice.current, switched.choice.aside) == (str(others[0]), "")
+    assert (switched.registry.to_load(), switched.registry.fallback_reason()) == (str(others[0]), "")
     assert switched.judge.error is None
 
 
@@ -208,7 +208,7 @@ def test_one_that_is_damaged_is_refused_and_the_old_one_goes_on_in_the_same_proc
     _each_is_its_bundles(switched, said)
     assert set(switched.versions().values()) == {packaged.manifest.version}
     assert switched.states.count(EngineState.LOADING) == 1
-    assert switched.choice.current == "compact"
+    assert switched.registry.to_load() == "compact"
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_one_that_goes_before_its_turn_is_refused(tmp_path: Path, others: list[P
     assert (name, told) == (str(mine), "")
     assert reason
     switched.judge.finish(never)
-    assert switched.choice.current == "compact"
+    assert switched.registry.to_load() == "compact"
 
 
 def test_after_the_end_nothing_is_switched_and_what_was_asked_for_is_told(tmp_path: Path, others: list[Path]) -> None:
@@ -274,7 +274,7 @@ def test_a_server_that_is_down_makes_no_bundle_go_and_no_process_end(tmp_path: P
     switched = SwitchingSupervisor(tmp_path, EngineConfig(kind="server", url=NOBODY, bundle=str(others[0])), retry_forever=True)
     wait_until(lambda: switched.states.count(EngineState.AWAY) > 1, 240)
     switched.judge.finish(lambda: True)
-    assert (switched.choice.current, switched.choice.aside) == (str(others[0]), "")
+    assert (switched.registry.to_load(), switched.registry.fallback_reason()) == (str(others[0]), "")
     assert set(switched.states) == {EngineState.LOADING, EngineState.AWAY}
     assert switched.states.count(EngineState.LOADING) == 1
 
@@ -286,12 +286,12 @@ def test_one_that_waits_for_a_server_that_is_down_can_be_overtaken_and_is_gone_b
     switched = SwitchingSupervisor(tmp_path, EngineConfig(kind="server", url=NOBODY, bundle="compact"), retry_forever=True)
     switched.judge.use(str(others[0]))
     waits = (EngineState.AWAY, str(others[0]))
-    wait_until(lambda: (switched.states[-1:], switched.choice.current) == ([waits[0]], waits[1]), PATIENCE_S)
+    wait_until(lambda: (switched.states[-1:], switched.registry.to_load()) == ([waits[0]], waits[1]), PATIENCE_S)
     assert switched.outcomes == []
     switched.judge.use(str(others[1]))
     wait_until(lambda: bool(switched.outcomes), PATIENCE_S)
     assert switched.outcomes == [(str(others[0]), "", "another bundle was asked for since")]
-    assert switched.choice.current == str(others[1])
+    assert switched.registry.to_load() == str(others[1])
     switched.judge.finish(lambda: True)
     assert switched.outcomes[1:] == [(str(others[1]), "", "judging ended before")]
 

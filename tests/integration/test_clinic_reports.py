@@ -47,7 +47,8 @@ def test_a_clinician_gets_the_persons_own_report_and_each_reading_is_written_dow
     url = person.clinic.add("clinician", clinician)
     person.clinic.entrust(clinician, person.subject)
     elsewhere = {"EMOSLLM_STORE_URL": url, "XDG_STATE_HOME": str(tmp_path), "TZ": "Asia/Tokyo"}
-    configure(home, timeline={"zone": "Europe/Paris"}, engine={"bundle": str(NANO)})  # a clinic is told nothing of what is known of the voice
+    # A model that learns no voice: a clinic is told nothing of that.
+    configure(home, timeline={"zone": "Europe/Paris"}, engine={"bundle": str(NANO)})
     for arguments in (["--day", str(LAST)], ["--week", "--day", str(LAST), "--format", "csv"], ["--sheet", "--day", str(LAST)]):
         if "--sheet" in arguments:
             arguments = [*arguments, "--out"]
@@ -138,7 +139,7 @@ def test_the_doctor_says_what_is_shared_and_tries_the_way_there(home: Path, clin
     person.close()
     with pytest.raises(ClinicError, match="denied this login: only subjects may do that"):
         check(Config(store=StoreConfig(url=clinic.add("clinician", name("clinician")))))
-    with pytest.raises(ClinicError, match="cannot use the clinic.s database"):
+    with pytest.raises(ClinicError, match=r"cannot use the clinic's database"):
         check(Config(store=StoreConfig(url="postgresql://a:secret-password@127.0.0.1:1/x")))
     far = Config(store=StoreConfig(url="postgresql://a@192.0.2.7/x?sslmode=verify-full"))
     assert set(clinic_addresses(far.store)) == {("192.0.2.7", 5432)}

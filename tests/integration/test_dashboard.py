@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from model.emotions import Emotion, Prediction
-from monitor.control import ControlServer, socket_path
+from monitor.control import ControlServer
 from monitor.dashboard.auth import LINK_LIFETIME_S, SECURITY_HEADERS, SESSION_IDLE_S, Sessions
 from monitor.dashboard.view_models import PeriodLength, page_period
+from monitor.paths import DatabaseFiles
 from monitor.storage.records import Coverage, InferenceResult
 from tests.support.commands import own_address
 from tests.support.dashboards import ZONE, Dashboard, showing, timeline_in
@@ -280,7 +281,7 @@ def test_pausing_reaches_a_running_monitor_and_says_so_when_there_is_none(dashbo
         "pause": lambda arguments: asked.append(dict(arguments)) or {"until": None},
         "resume": lambda _arguments: asked.append("resume") or {},
     }
-    with ControlServer(socket_path(dashboard.database), commands):
+    with ControlServer(DatabaseFiles(dashboard.database).socket, commands):
         text = client.post("pause", data={"span": "15m"}).text
         assert "The microphone is closed" in text
         assert "the disk is full" in text
@@ -298,7 +299,7 @@ def test_news_come_as_they_are_stored_and_end_with_the_session(dashboard: Dashbo
             words.check_in(datetime.now(UTC), 0.0, Emotion.NEUTRAL)
         assert next(line for line in lines if line.startswith("event")) == "event: stored"
         commands = {"status": lambda _arguments: {"state": "muted", "paused_until": None, "engine": "loading", "problems": [], "pid": 1}}
-        with ControlServer(socket_path(dashboard.database), commands):
+        with ControlServer(DatabaseFiles(dashboard.database).socket, commands):
             assert next(line for line in lines if line.startswith("event")) == "event: microphone"
             assert json.loads(next(lines).removeprefix("data: ")).startswith("Muted. The microphone is open but")
         client.post("leave")

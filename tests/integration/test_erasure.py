@@ -177,6 +177,15 @@ def test_everything_is_the_key_too_so_that_no_copy_can_be_read(life: SeededTimel
     assert keys().find(life.database) != key
 
 
+def test_a_database_that_is_reached_by_a_link_is_forgotten_itself(life: SeededTimeline, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(life.database)
+    settings = life.config.timeline.model_copy(update={"database": str(link)})
+    delete_everything(life.config.model_copy(update={"timeline": settings}))
+    assert not life.database.exists()
+    assert not deletion_interrupted(life.config.timeline)
+
+
 def test_everything_is_not_forgotten_under_a_running_monitor(life: SeededTimeline) -> None:
     with DatabaseLock(life.database, "mic"), pytest.raises(TimelineInUse, match="stop it first"):
         delete_everything(life.config)

@@ -14,13 +14,13 @@ import pytest
 
 from model.bundle_format import file_checksums, find_bundle, read_bundle_manifest
 from model.errors import TimelineError, TimelineInUse
-from monitor.analysis.timeline_query import active_bundle_name
 from monitor.bundles.library import BundleLibrary, activate_bundle
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
-from monitor.control import ControlServer, socket_path
+from monitor.control import ControlServer
 from monitor.deletion import delete_range, deletion_interrupted, finish_deletion, receipt_lines
 from monitor.fileio import DatabaseLock
+from monitor.paths import DatabaseFiles
 from monitor.storage.reader import TimelineReader
 from monitor.storage.records import Coverage
 from monitor.storage.writer import TimelineWriter
@@ -53,14 +53,14 @@ def test_bundles_that_learned_from_it_are_retired_and_others_are_not(life: Seede
         bundle_that_learned(own / "given", None),
     ]
     config = life.config.model_copy(update={"engine": life.config.engine.model_copy(update={"bundle": str(tmp_path / "configured")})})
-    assert BundleSelector(config.engine.bundle, life.folder / "bundles.json").current == str(tmp_path / "configured")
+    assert BundleRegistry(config.engine.bundle, life.folder / "bundles.json").to_load() == str(tmp_path / "configured")
     receipt = delete_range(config, ERASED)
     assert sorted(receipt.retired) == sorted(folder.name for folder in guilty)
     assert all(sorted(file.name for file in folder.iterdir()) == ["bundle.json", "retired.json"] for folder in guilty)
     assert all((folder / "mapper.safetensors").exists() for folder in innocent)
-    choice = BundleSelector(config.engine.bundle, life.folder / "bundles.json")
-    assert choice.current == "compact"
-    assert choice.aside == "", "what is in use instead is what should be"
+    registry = BundleRegistry(config.engine.bundle, life.folder / "bundles.json")
+    assert registry.to_load() == "compact"
+    assert registry.fallback_reason() == "", "what is in use instead is what should be"
     assert receipt.instead == read_bundle_manifest(find_bundle("compact")).version
 
 
@@ -68,10 +68,10 @@ def test_where_the_one_in_use_learned_from_it_the_one_before_is_used_instead(lif
     innocent, guilty = used(life, tmp_path)
     receipt = delete_range(life.config, ERASED)
     assert (receipt.retired, receipt.instead) == ([guilty], innocent)
-    in_use = BundleLibrary.of(life.config).in_use
-    assert in_use.current == str(life.folder / "bundles" / innocent)
-    assert "erased" in in_use.uses()[-1].why
-    assert in_use.previous() == "compact"
+    registry = BundleLibrary.of(life.config).registry
+    assert registry.chosen() == str(life.folder / "bundles" / innocent)
+    assert "erased" in registry.uses()[-1].why
+    assert registry.previous() == "compact"
     assert "in use instead: " + innocent in "\n".join(receipt_lines(receipt, "", remote=False))
 
 
@@ -84,7 +84,7 @@ def test_a_running_monitor_leaves_it_at_once_and_after_it_is_deleted(life: Seede
         return monitor.use(arguments)
 
     commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": use}
-    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
+    with DatabaseLock(life.database, "mic"), ControlServer(DatabaseFiles(life.database).socket, commands):
         assert delete_range(life.config, ERASED).left == []
     assert (monitor.using, told) == (str(life.folder / "bundles" / innocent), [["bundle.json", "retired.json"]])
 
@@ -93,20 +93,20 @@ def test_a_monitor_that_does_not_leave_it_is_named_and_a_later_forget_tries_agai
     innocent, _guilty = used(life, tmp_path)
     monitor = Monitor(refusing="the engine is ill")
     commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": monitor.use}
-    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
+    with DatabaseLock(life.database, "mic"), ControlServer(DatabaseFiles(life.database).socket, commands):
         receipt = delete_range(life.config, ERASED)
     assert len(monitor.asked) == 2
     assert "stop it and start it again (the engine is ill)" in receipt.left[0]
-    assert active_bundle_name(life.config) == str(life.folder / "bundles" / innocent), "the next start uses the one before"
+    assert BundleRegistry.of(life.config).active() == str(life.folder / "bundles" / innocent), "the next start uses the one before"
     assert delete_range(life.config, ERASED).instead
 
 
 def test_a_monitor_that_went_back_to_a_retired_one_is_told_too(life: SeededTimeline, tmp_path: Path) -> None:
     used(life, tmp_path)
-    BundleLibrary.of(life.config).in_use.use("compact", "by hand", NOON)
+    BundleLibrary.of(life.config).registry.activate("compact", "by hand", NOON)
     monitor = Monitor()
     commands = {"forget": lambda _arguments: {}, "voice-changed": lambda _arguments: {}, "use-bundle": monitor.use}
-    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), commands):
+    with DatabaseLock(life.database, "mic"), ControlServer(DatabaseFiles(life.database).socket, commands):
         receipt = delete_range(life.config, ERASED)
     assert (monitor.asked, receipt.instead) == (["compact"], "")
 
@@ -141,7 +141,7 @@ def test_a_running_monitor_is_told_before_anything_is_erased(life: SeededTimelin
         told.append((dict(arguments), b"within-words" in life.all_bytes()))
         return {}
 
-    with DatabaseLock(life.database, "mic"), ControlServer(socket_path(life.database), {"forget": answer}):
+    with DatabaseLock(life.database, "mic"), ControlServer(DatabaseFiles(life.database).socket, {"forget": answer}):
         delete_range(life.config, ERASED)
     assert told == [({"start": ERASED.start.isoformat(), "end": ERASED.end.isoformat()}, True)]
     assert b"within-words" not in life.all_bytes()
@@ -155,7 +155,7 @@ def test_what_holds_the_timeline_and_does_not_answer_stops_it_and_the_next_start
         delete_range(life.config, ERASED)
     assert deletion_interrupted(life.config.timeline)
     with DatabaseLock(life.database, "mic"):
-        assert finish_deletion(life.config, locked=True) is not None
+        assert finish_deletion(life.config, holds_lock=True) is not None
     assert b"within-words" not in life.all_bytes()
 
 
@@ -281,7 +281,7 @@ def test_everything_is_gone_after_a_kill_at_any_step_and_the_next_start(begin: P
         life = life_in(folder, monkeypatch)
         if not deletion_interrupted(life.config.timeline):
             continue  # killed before the first step, or after the last
-        finish_deletion(life.config, locked=True)
+        finish_deletion(life.config, holds_lock=True)
         left = [path.name for path in life.folder.rglob("*") if path.is_file()]
         assert left == ["timeline.db.lock"], folder
 

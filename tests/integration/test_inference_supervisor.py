@@ -12,7 +12,7 @@ import pytest
 
 from model.bundle_format import find_bundle, read_bundle_manifest
 from model.errors import EngineUnavailable
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.inference.protocol import EngineState
 from monitor.inference.worker_process import Wakeup, WorkerProcess
 from tests.support.bundles import STORED
@@ -97,7 +97,7 @@ def test_a_bundle_that_cannot_be_used_is_set_aside_for_the_one_before_and_that_i
     assert record.answered == [0, 1]
     assert {result.prediction.bundle_version for _, result in record.results} == {STORED}
     assert any("set aside" in detail for detail in record.details)
-    assert BundleSelector(config.bundle, tmp_path / "bundles.json").aside, "and that is remembered"
+    assert BundleRegistry(config.bundle, tmp_path / "bundles.json").fallback_reason(), "and that is remembered"
 
 
 def test_an_engine_that_never_starts_is_tried_three_times_and_its_last_words_are_shown(
@@ -116,7 +116,7 @@ def test_an_engine_that_never_starts_is_tried_three_times_and_its_last_words_are
     assert "SIGABRT" in str(judge.error)
     assert record.states.count(EngineState.LOADING) == 3
     assert judge.waiting == 1, "it is judged when an engine is there again"
-    assert not BundleSelector("compact", tmp_path / "bundles.json").aside, "where there is no other, the bundle is not to blame"
+    assert not BundleRegistry("compact", tmp_path / "bundles.json").fallback_reason(), "where there is no other, the bundle is not to blame"
 
 
 @pytest.mark.slow
@@ -141,11 +141,11 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
 
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from monitor.bundles.registry import BundleSelector\n"
+        "from monitor.bundles.registry import BundleRegistry\n"
         "from monitor.config import EngineConfig\n"
         "from monitor.inference.protocol import SupervisorCallbacks\n"
         "from monitor.inference.supervisor import InferenceSupervisor\n"
-        "log = Path(sys.argv[1]); bundles = BundleSelector('compact', log.with_name('bundles.json'))\n"
+        "log = Path(sys.argv[1]); bundles = BundleRegistry('compact', log.with_name('bundles.json'))\n"
         "callbacks = SupervisorCallbacks(print, print, print, print)\n"
         "j = InferenceSupervisor(EngineConfig(kind='transformers', bundle='compact'), bundles, log, callbacks, False)\n"
         "j.start(); time.sleep(1)\n"

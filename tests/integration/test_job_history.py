@@ -19,7 +19,7 @@ from monitor.analysis.days import Day, TimeRange
 from monitor.config import Config
 from monitor.deletion import delete_everything, delete_range
 from monitor.fileio import make_private_file
-from monitor.paths import disabled_jobs_path, job_store_path
+from monitor.paths import DatabaseFiles
 from monitor.scheduler.job_store import DailyTrigger
 from monitor.scheduler.jobs import (
     GIVEN_UP_DETAIL,
@@ -308,10 +308,10 @@ def test_a_forgotten_stretch_leaves_the_history_which_holds_counts_only(history:
 def test_forgetting_everything_takes_the_files_of_the_jobs_along(history: JobHistory, database: Path) -> None:
     begun(history)
     DisabledJobs(database).switch("retrain", False)
-    job_store_path(database).write_bytes(b"plans")
+    DatabaseFiles(database).jobs.write_bytes(b"plans")
     history.close()
     receipt = delete_everything(Config())
-    assert {job_store_path(database).name, disabled_jobs_path(database).name} <= set(receipt.removed)
+    assert {DatabaseFiles(database).jobs.name, DatabaseFiles(database).disabled_jobs.name} <= set(receipt.removed)
     assert [path.name for path in database.parent.glob("timeline.db*")] == ["timeline.db.lock"]
 
 

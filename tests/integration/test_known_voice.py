@@ -17,11 +17,12 @@ from monitor.analysis.summary import dump_summary, load_summary
 from monitor.analysis.timeline_query import TimelineQuery
 from monitor.analysis.trend import compute_trends
 from monitor.config import Config, EngineConfig
-from monitor.control import ControlServer, socket_path
+from monitor.control import ControlServer
 from monitor.deletion import delete_range, receipt_lines
 from monitor.doctor.checks import check_voice as examined
 from monitor.doctor.findings import Verdict
 from monitor.fileio import DatabaseLock
+from monitor.paths import DatabaseFiles
 from monitor.personalization.voice import format_voice, renew_voice_reference, voice_json, voice_lines, voice_states
 from monitor.reports import sentences
 from monitor.reports.clinician_sheet import to_clinician_sheet
@@ -134,14 +135,14 @@ def test_a_running_monitor_lets_go_of_what_it_holds_when_it_is_renewed_or_forgot
 
     time_range = TimeRange(FIRST, FIRST + timedelta(minutes=1))
     commands = {"voice-changed": told("voice"), "forget": told("forget")}
-    with DatabaseLock(person.path, "mic"), ControlServer(socket_path(person.path), commands):
+    with DatabaseLock(person.path, "mic"), ControlServer(DatabaseFiles(person.path).socket, commands):
         receipt = delete_range(person.config, time_range)
         assert (heard, receipt.left) == (["forget", "voice"], [])
         person.learning()
         renew_voice_reference(person.config, None)
         assert heard == ["forget", "voice", "voice"]
         person.learning()
-    with DatabaseLock(person.path, "mic"), ControlServer(socket_path(person.path), {"forget": told("forget")}):
+    with DatabaseLock(person.path, "mic"), ControlServer(DatabaseFiles(person.path).socket, {"forget": told("forget")}):
         receipt = delete_range(person.config, time_range)
     assert "memory of your voice" in "\n".join(receipt_lines(receipt, "", remote=False))
 

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from model.errors import ConfigError, EmosllmError, NotRunning, TimelineError
-from monitor.control import ControlServer, send_command, socket_path
+from monitor.control import ControlServer, send_command
 from monitor.daemon.pause import PauseFile, parse_duration
 from monitor.daemon.systemd import SystemdNotifier
 from monitor.fileio import DatabaseLock, make_private_file, make_private_tree
+from monitor.paths import DatabaseFiles
 from tests.support.paths import ROOT
 
 HOLD = """
@@ -139,7 +140,7 @@ def _break(_arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def server(database: Path) -> Iterator[ControlServer]:
-    with ControlServer(socket_path(database), {"echo": _echo, "refuse": _refuse, "break": _break}) as running:
+    with ControlServer(DatabaseFiles(database).socket, {"echo": _echo, "refuse": _refuse, "break": _break}) as running:
         yield running
 
 
@@ -149,7 +150,7 @@ def test_a_command_reaches_its_function_and_its_answer_comes_back(server: Contro
 
 
 def test_nobody_else_may_connect(server: ControlServer, database: Path) -> None:
-    assert socket_path(database).stat().st_mode & 0o777 == 0o600
+    assert DatabaseFiles(database).socket.stat().st_mode & 0o777 == 0o600
 
 
 def test_refusals_are_told_and_bugs_are_not_shown(server: ControlServer, database: Path) -> None:
@@ -165,7 +166,7 @@ def test_refusals_are_told_and_bugs_are_not_shown(server: ControlServer, databas
 )
 def test_nonsense_is_answered_and_does_no_harm(server: ControlServer, database: Path, line: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(socket_path(database)))
+        connection.connect(str(DatabaseFiles(database).socket))
         connection.sendall(line)
         assert "commands are echo" in json.loads(connection.makefile().readline())["error"]
     assert send_command(database, "echo", still="there") == {"got": {"still": "there"}}
@@ -174,7 +175,7 @@ def test_nonsense_is_answered_and_does_no_harm(server: ControlServer, database: 
 def test_who_connects_and_leaves_does_no_harm(server: ControlServer, database: Path) -> None:
     for _ in range(20):
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(socket_path(database)))
+            connection.connect(str(DatabaseFiles(database).socket))
     assert send_command(database, "echo") == {"got": {}}
 
 
@@ -182,18 +183,18 @@ def test_without_a_monitor_it_says_so_and_what_a_killed_one_left_is_no_monitor(d
     with pytest.raises(NotRunning, match="not running"):
         send_command(database, "status")
     with socket.socket(socket.AF_UNIX) as killed:
-        killed.bind(str(socket_path(database)))
+        killed.bind(str(DatabaseFiles(database).socket))
     with pytest.raises(NotRunning):
         send_command(database, "status")
-    with ControlServer(socket_path(database), {"echo": _echo}):
+    with ControlServer(DatabaseFiles(database).socket, {"echo": _echo}):
         assert send_command(database, "echo") == {"got": {}}
-    assert not socket_path(database).exists()
+    assert not DatabaseFiles(database).socket.exists()
 
 
 def test_a_path_that_no_socket_can_have_is_refused_with_the_setting(tmp_path: Path) -> None:
     with (
         pytest.raises(EmosllmError, match=r"too long for a socket.*\[timeline\] database"),
-        ControlServer(socket_path(tmp_path / ("x" * 120)), {}),
+        ControlServer(DatabaseFiles(tmp_path / ("x" * 120)).socket, {}),
     ):
         pass
 

@@ -26,6 +26,8 @@ OWNERS = {
     "sqlcipher3": {"monitor/storage/cipher.py"},
     "pyarrow": {"monitor/transfer/parquet.py"},
     "keyring": {"monitor/storage/keys.py"},
+    "filelock": {"monitor/fileio.py"},
+    "platformdirs": {"monitor/paths.py"},
     "vllm": {"monitor/inference/engines/vllm.py"},
     "faster_whisper": {"model/transcriber.py"},
     "psycopg": {"monitor/clinic/connection.py"},

@@ -22,7 +22,7 @@ from monitor.audio.clock import ClockReading, ClockStepped
 from monitor.audio.segmenter import Segmenter
 from monitor.audio.sources import Delivery
 from monitor.audio.stream import AudioChunk, StreamClock
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config, EngineConfig, PrivacyConfig, SegmenterConfig, SpoolConfig
 from monitor.daemon.capture_session import CaptureSession
 from monitor.daemon.daemon import Daemon
@@ -51,9 +51,9 @@ class Room:
         self.path = folder / "timeline.db"
         self._timeline = TimelineWriter.open(self.path, ZoneInfo("UTC"), keys())
         self.status = status = DaemonStatus("a test", live=True)
-        choice = BundleSelector("compact", folder / "bundles.json")
+        registry = BundleRegistry("compact", folder / "bundles.json")
         self.recorder = Recorder(
-            Config(), self._timeline, choice, folder / "engine.log", status, PlainView(Console(quiet=True), ZoneInfo("UTC"))
+            Config(), self._timeline, registry, folder / "engine.log", status, PlainView(Console(quiet=True), ZoneInfo("UTC"))
         )
         self.coverage_tracker = CoverageTracker(self.recorder.cover)
         self.coverage_tracker.become(Coverage.HEARD, NOON)
@@ -263,7 +263,7 @@ class Run:
         config = Config(engine=EngineConfig(kind="transformers"))
         status, view = DaemonStatus("a microphone", live=True), PlainView(Console(quiet=True), UTC_ZONE)
         self.status = status
-        recorder = Recorder(config, self._timeline, BundleSelector("compact", folder / "bundles.json"), folder / "engine.log", status, view)
+        recorder = Recorder(config, self._timeline, BundleRegistry("compact", folder / "bundles.json"), folder / "engine.log", status, view)
         left = list(sources)
 
         def next_source() -> Microphone:

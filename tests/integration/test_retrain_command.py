@@ -20,9 +20,10 @@ from model.emotions import Emotion
 from model.errors import EmosllmError
 from model.labelled_segment import HeardWith, LabelKind, read_labelled_segments
 from monitor.analysis.days import TimeRange
-from monitor.analysis.timeline_query import active_bundle_name
-from monitor.config import Config, RetrainConfig, state_dir
+from monitor.bundles.registry import BundleRegistry
+from monitor.config import Config, RetrainConfig
 from monitor.deletion import delete_range
+from monitor.paths import state_dir
 from monitor.personalization import labels
 from monitor.personalization.conditions import TrainingConditions
 from monitor.personalization.formatting import decision_lines, detail_lines, label_lines, result_lines
@@ -321,7 +322,7 @@ def test_a_better_model_is_used_and_every_figure_is_told_with_what_it_means(stan
         " sure in 64% of those clips (61% before).",
         "It took 7 minutes.",
     ]
-    assert active_bundle_name(Config()) == str(state_dir() / "bundles" / version)
+    assert BundleRegistry.of(Config()).active() == str(state_dir() / "bundles" / version)
 
 
 def test_one_that_is_refused_leaves_the_old_one_and_the_history_knows_all_of_it(stand_in: StandIn) -> None:
@@ -347,7 +348,7 @@ def test_a_trial_says_what_would_come_of_it_and_is_not_remembered(stand_in: Stan
         lines = typed("retrain", "--now", "--dry-run").stdout.splitlines()
         assert lines[0].startswith("The new model passed; nothing was changed, because this was a trial")
         assert lines[-1] == f"The model in use stays as it is: {PACKAGED.version}."
-    assert active_bundle_name(Config()) == "compact"
+    assert BundleRegistry.of(Config()).active() == "compact"
     assert json.loads(typed("schedule", "history", "--json").stdout) == []
 
 

@@ -14,10 +14,11 @@ from model.bundle_format import LEARNED_FROM_FILE, PromotionVerdict, find_bundle
 from model.emotions import Emotion, Prediction
 from model.errors import TrainingError
 from model.voice_reference import VoiceSums
-from monitor.analysis.timeline_query import active_bundle_name
 from monitor.bundles.library import BundleLibrary
-from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig, state_dir
-from monitor.control import ControlServer, socket_path
+from monitor.bundles.registry import BundleRegistry
+from monitor.config import Config, EngineConfig, PrivacyConfig, RetrainConfig
+from monitor.control import ControlServer
+from monitor.paths import DatabaseFiles, state_dir
 from monitor.personalization.conditions import CpuLoad, TrainingConditions
 from monitor.personalization.retraining import LastAttempt, last_attempt, retrain_job, run_recorded
 from monitor.scheduler.jobs import ConditionsNotMet, JobOutcome, JobResult
@@ -134,7 +135,7 @@ def test_somebody_who_spoke_just_now_or_speaks() -> None:
     end = EVENING + timedelta(seconds=2)
     assert conditions().spoken(end + timedelta(minutes=4)) == "somebody spoke less than 5 minutes ago ([retrain] when_idle)"
     assert not conditions().spoken(end + timedelta(minutes=6))
-    with ControlServer(socket_path(KEEPING.timeline.database_path()), {"status": lambda _: {"speaking": True}}):
+    with ControlServer(DatabaseFiles(KEEPING.timeline.database_path()).socket, {"status": lambda _: {"speaking": True}}):
         assert conditions().spoken(NIGHT) == "somebody is speaking ([retrain] when_idle)"
 
 
@@ -189,8 +190,8 @@ def test_a_better_bundle_is_kept_and_used(stand_in: StandIn, tmp_path: Path) -> 
     version = promoting(stand_in, tmp_path)
     result = night()
     assert (result.outcome, result.reason) == (JobOutcome.DONE, "it answers more as you do")
-    assert active_bundle_name(KEEPING) == str(state_dir() / "bundles" / version)
-    assert [use.why for use in BundleLibrary.of(KEEPING).in_use.uses()] == [f"it learned from you: {result.reason}"]
+    assert BundleRegistry.of(KEEPING).active() == str(state_dir() / "bundles" / version)
+    assert [use.why for use in BundleLibrary.of(KEEPING).registry.uses()] == [f"it learned from you: {result.reason}"]
     assert result.details["decision"]["version"] == version
     assert result.details["bundle"] == PACKAGED.version
     assert json.loads(json.dumps(result.details)) == result.details
@@ -231,7 +232,7 @@ def test_a_running_monitor_is_asked_first(stand_in: StandIn, tmp_path: Path) -> 
     write_kept_speech(a_month())
     version, monitor = promoting(stand_in, tmp_path), Monitor()
     commands = {"use-bundle": monitor.use, "status": lambda _: {"speaking": False}}
-    with ControlServer(socket_path(KEEPING.timeline.database_path()), commands):
+    with ControlServer(DatabaseFiles(KEEPING.timeline.database_path()).socket, commands):
         assert night().outcome is JobOutcome.DONE
     assert monitor.using == str(state_dir() / "bundles" / version)
 
@@ -241,12 +242,12 @@ def test_an_engine_that_refuses_the_new_one_keeps_the_old_one_in_use(stand_in: S
     version = promoting(stand_in, tmp_path)
     monitor = Monitor(refusing="the engine does not take adapters of rank 64")
     commands = {"use-bundle": monitor.use, "status": lambda _: {"speaking": False}}
-    with ControlServer(socket_path(KEEPING.timeline.database_path()), commands):
+    with ControlServer(DatabaseFiles(KEEPING.timeline.database_path()).socket, commands):
         result = night()
     assert result.outcome is JobOutcome.FAILED
     assert version in result.reason
     assert "adapters of rank 64" in result.reason
-    assert active_bundle_name(KEEPING) == "compact"
+    assert BundleRegistry.of(KEEPING).active() == "compact"
 
 
 def test_one_that_is_not_shown_to_be_better_is_not_used_and_that_is_no_failure(stand_in: StandIn) -> None:
@@ -254,7 +255,7 @@ def test_one_that_is_not_shown_to_be_better_is_not_used_and_that_is_no_failure(s
     stand_in.does(decides=decision(PromotionVerdict.REFUSED, reason="2 more of 7 may be luck"))
     result = night()
     assert (result.outcome, result.reason) == (JobOutcome.REFUSED, "2 more of 7 may be luck")
-    assert active_bundle_name(KEEPING) == "compact"
+    assert BundleRegistry.of(KEEPING).active() == "compact"
     assert not BundleLibrary.of(KEEPING).all()
     assert not left_in_work()
 
@@ -270,7 +271,7 @@ def test_a_trial_uses_nothing_and_leaves_nothing(stand_in: StandIn, tmp_path: Pa
     promoting(stand_in, tmp_path)
     result = night(dry_run=True)
     assert (result.outcome, result.details["dry_run"]) == (JobOutcome.DONE, True)
-    assert active_bundle_name(KEEPING) == "compact"
+    assert BundleRegistry.of(KEEPING).active() == "compact"
     assert not BundleLibrary.of(KEEPING).all()
     assert not left_in_work()
 
@@ -290,7 +291,7 @@ def test_a_training_that_fails_leaves_the_old_one_and_says_why(stand_in: StandIn
     result = night()
     assert result.outcome is JobOutcome.FAILED
     assert reason in result.reason
-    assert active_bundle_name(KEEPING) == "compact"
+    assert BundleRegistry.of(KEEPING).active() == "compact"
     assert set(left_in_work()) == {"failed", "weights", LEARNED_FROM_FILE}
     assert night().outcome is JobOutcome.FAILED
     assert not left_in_work(), "what failed twice is not gone on with"
@@ -311,7 +312,7 @@ def test_a_decision_about_something_else_is_not_followed(stand_in: StandIn, tmp_
     result = night()
     assert result.outcome is JobOutcome.FAILED
     assert reason in result.reason
-    assert active_bundle_name(KEEPING) == "compact"
+    assert BundleRegistry.of(KEEPING).active() == "compact"
 
 
 def test_a_promise_without_a_bundle_and_one_that_could_not_be_forgotten_are_not_followed(stand_in: StandIn, tmp_path: Path) -> None:
@@ -334,7 +335,7 @@ def test_a_tampered_bundle_is_not_used(stand_in: StandIn, tmp_path: Path) -> Non
     assert result.outcome is JobOutcome.FAILED
     assert "damaged" in result.reason
     assert version
-    assert active_bundle_name(KEEPING) == "compact"
+    assert BundleRegistry.of(KEEPING).active() == "compact"
 
 
 def test_another_bundle_that_came_into_use_meanwhile_stays(stand_in: StandIn, tmp_path: Path) -> None:
@@ -342,12 +343,12 @@ def test_another_bundle_that_came_into_use_meanwhile_stays(stand_in: StandIn, tm
     other = BundleLibrary.of(KEEPING).add(new_bundle(tmp_path / "other", 9))
     promoting(stand_in, tmp_path)
     stand_in.thinks(2.0)
-    thread = while_it_trains(stand_in, lambda: BundleLibrary.of(KEEPING).in_use.use(str(other), "you chose it", NIGHT))
+    thread = while_it_trains(stand_in, lambda: BundleLibrary.of(KEEPING).registry.activate(str(other), "you chose it", NIGHT))
     result = night()
     thread.join()
     assert result.outcome is JobOutcome.FAILED
     assert "was put in use while" in result.reason
-    assert active_bundle_name(KEEPING) == str(other)
+    assert BundleRegistry.of(KEEPING).active() == str(other)
 
 
 # the end of it ---------------------------------------------------------------------------------------------------

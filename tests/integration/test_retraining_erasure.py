@@ -11,12 +11,11 @@ import pytest
 from model.bundle_format import LEARNED_FROM_FILE, PromotionVerdict
 from model.errors import TrainingError
 from monitor.analysis.days import TimeRange
-from monitor.analysis.timeline_query import active_bundle_name
 from monitor.bundles.library import BundleLibrary
-from monitor.bundles.registry import is_retired
-from monitor.config import state_dir
+from monitor.bundles.registry import BundleRegistry, is_retired
 from monitor.deletion import delete_everything, delete_range, preview_deletion
-from monitor.fileio import folder_lock
+from monitor.fileio import locked
+from monitor.paths import state_dir
 from monitor.personalization import labels
 from monitor.personalization.retraining import LastAttempt
 from monitor.personalization.training_process import TrainingFolder
@@ -106,7 +105,7 @@ def test_what_is_forgotten_while_it_trains_is_not_learned(stand_in: StandIn, mon
     thread.join()
     assert (result.outcome, result.reason) == (JobOutcome.FAILED, labels.LABELS_CHANGED_REASON)
     assert not left_in_work()
-    assert active_bundle_name(KEEPING) == "compact"
+    assert BundleRegistry.of(KEEPING).active() == "compact"
 
 
 def test_what_is_forgotten_at_the_last_moment_is_not_learned_either(
@@ -119,13 +118,13 @@ def test_what_is_forgotten_at_the_last_moment_is_not_learned_either(
 
     def turn_after_forgetting(folder: Path) -> Any:
         delete_range(KEEPING, FIRST_MINUTE)
-        return folder_lock(folder)
+        return locked(folder)
 
-    monkeypatch.setattr(module, "folder_lock", turn_after_forgetting)
+    monkeypatch.setattr(module, "locked", turn_after_forgetting)
     result = night()
     assert (result.outcome, result.reason) == (JobOutcome.FAILED, labels.LABELS_CHANGED_REASON)
     assert not BundleLibrary.of(KEEPING).all()
-    assert active_bundle_name(KEEPING) == "compact"
+    assert BundleRegistry.of(KEEPING).active() == "compact"
 
 
 def test_what_is_forgotten_afterwards_retires_what_learned_from_it(stand_in: StandIn, tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ def test_what_is_forgotten_afterwards_retires_what_learned_from_it(stand_in: Sta
     receipt = delete_range(KEEPING, FIRST_MINUTE)
     assert receipt.retired == [version]
     assert is_retired(state_dir() / "bundles" / version)
-    assert active_bundle_name(KEEPING) == "compact"
+    assert BundleRegistry.of(KEEPING).active() == "compact"
 
 
 def test_a_half_trained_model_that_learned_from_it_is_forgotten_and_another_stays(stand_in: StandIn) -> None:

@@ -25,10 +25,10 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from model.errors import EmosllmError, TimelineError
 from monitor.config import Config
-from monitor.control import ControlServer, send_command, socket_path
+from monitor.control import ControlServer, send_command
 from monitor.daemon.app import job_commands
 from monitor.fileio import make_private_file
-from monitor.paths import job_store_path
+from monitor.paths import DatabaseFiles
 from monitor.scheduler.job_status import JobState
 from monitor.scheduler.job_store import DailyTrigger
 from monitor.scheduler.jobs import Job, JobOutcome, JobResult, next_time
@@ -76,7 +76,7 @@ class Night:
         times = times or {"retrain": "03:00"}
         runner = JobRunner([Job(name, name, work) for name in times], times, PARIS, database, keys(), self.over, clock)
         tell = lambda states, problem: self.told.append((states, problem))  # noqa: E731
-        self.jobs = JobScheduler(job_store_path(database), runner, times, PARIS, hourly or {}, self.over, tell, first_s)
+        self.jobs = JobScheduler(DatabaseFiles(database).jobs, runner, times, PARIS, hourly or {}, self.over, tell, first_s)
 
     def planned(self) -> datetime | None:
         """When APScheduler comes to the job next, wherever that is kept."""
@@ -109,7 +109,7 @@ def until(happened: Callable[[], object]) -> None:
 
 def planned(database: Path) -> dict[str, datetime]:
     """What lies in the file."""
-    with closing(sqlite3.connect(job_store_path(database))) as connection:
+    with closing(sqlite3.connect(DatabaseFiles(database).jobs)) as connection:
         rows = connection.execute("SELECT id, next_run_time FROM apscheduler_jobs").fetchall()
     return {name: datetime.fromtimestamp(at, UTC) for name, at in rows}
 
@@ -138,7 +138,7 @@ def test_a_missed_night_is_made_up_after_the_start_once(database: Path) -> None:
         time.sleep(0.5)
     assert outcomes(database) == ["done"]
     assert planned(database) == {"retrain": tonight()}
-    assert job_store_path(database).stat().st_mode & 0o777 == 0o600
+    assert DatabaseFiles(database).jobs.stat().st_mode & 0o777 == 0o600
     state = night.told[-1][0][0]
     assert (state.next_at, state.due, state.running_since) == (tonight(), False, None)
 
@@ -146,7 +146,7 @@ def test_a_missed_night_is_made_up_after_the_start_once(database: Path) -> None:
 def test_what_is_planned_holds_nothing_but_names_and_times(database: Path) -> None:
     with Night(database).jobs:
         until(lambda: outcomes(database) == ["done"])
-    with closing(sqlite3.connect(job_store_path(database))) as connection:
+    with closing(sqlite3.connect(DatabaseFiles(database).jobs)) as connection:
         ((state,),) = connection.execute("SELECT job_state FROM apscheduler_jobs").fetchall()
     stored = pickle.loads(state)
     assert stored["args"] == ("retrain",)
@@ -234,7 +234,7 @@ def test_what_the_version_before_planned_is_dropped_without_a_word(
     database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as before:
-        store_of_the_version_before(before, job_store_path(database))
+        store_of_the_version_before(before, DatabaseFiles(database).jobs)
     assert set(planned(database)) == {"retrain", "backup"}
     with pytest.raises(ModuleNotFoundError):
         load_plan(database)
@@ -249,7 +249,7 @@ def test_what_the_version_before_planned_is_dropped_without_a_word(
 
 
 def load_plan(database: Path) -> dict[str, Any]:
-    with closing(sqlite3.connect(job_store_path(database))) as connection:
+    with closing(sqlite3.connect(DatabaseFiles(database).jobs)) as connection:
         (state,) = connection.execute("SELECT job_state FROM apscheduler_jobs WHERE id = 'retrain'").fetchone()
     plan: dict[str, Any] = pickle.loads(state)
     return plan
@@ -279,17 +279,17 @@ def store_of_the_version_before(patch: pytest.MonkeyPatch, path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"no database at all " * 500, b"", b"SQLite format 3\0" + b"\x55" * 5000])
 def test_a_damaged_file_is_made_anew(database: Path, content: bytes) -> None:
-    job_store_path(database).write_bytes(content)
+    DatabaseFiles(database).jobs.write_bytes(content)
     with Night(database).jobs:
         until(lambda: outcomes(database) == ["done"])
         until(lambda: planned(database) == {"retrain": tonight()})
-    assert job_store_path(database).stat().st_mode & 0o777 == 0o600
+    assert DatabaseFiles(database).jobs.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_another_version_planned_is_forgotten(database: Path) -> None:
     with Night(database).jobs:
         until(lambda: outcomes(database) == ["done"])
-    with closing(sqlite3.connect(job_store_path(database))) as connection, connection:
+    with closing(sqlite3.connect(DatabaseFiles(database).jobs)) as connection, connection:
         connection.execute("UPDATE apscheduler_jobs SET job_state = ?", (pickle.dumps({"version": 99}),))
         connection.execute("INSERT INTO apscheduler_jobs VALUES ('sleep', 0, x'00')")
     with Night(database).jobs:
@@ -300,7 +300,7 @@ def test_where_plans_cannot_be_written_down_jobs_come_all_the_same(database: Pat
     often: list[datetime] = []
     night = Night(database, hourly={"retrain": often.append})
     # A folder where the file should be: it can neither be opened nor replaced.
-    job_store_path(database).mkdir()
+    DatabaseFiles(database).jobs.mkdir()
     with night.jobs:
         until(lambda: outcomes(database) == ["done"])
         until(lambda: often)
@@ -350,7 +350,7 @@ def test_a_file_that_fails_while_jobs_come_does_not_end_the_scheduler(database: 
     night = Night(database, first_s=2)
     with night.jobs:
         until(night.planned)
-        with closing(sqlite3.connect(job_store_path(database))) as other:
+        with closing(sqlite3.connect(DatabaseFiles(database).jobs)) as other:
             other.execute("BEGIN IMMEDIATE")
             until(lambda: night.told and night.told[-1][1] == CANNOT_WRITE)
             until(lambda: outcomes(database) == ["done"])
@@ -413,7 +413,7 @@ def test_after_sleep_and_when_the_clock_was_set_all_is_planned_anew(database: Pa
 
 
 def test_a_running_monitor_is_asked_by_its_socket(database: Path) -> None:
-    with Night(database).jobs as jobs, ControlServer(socket_path(database), job_commands(jobs)):
+    with Night(database).jobs as jobs, ControlServer(DatabaseFiles(database).socket, job_commands(jobs)):
         until(lambda: outcomes(database) == ["done"])
         (listed,) = send_command(database, "jobs")["jobs"]
         assert (listed["job"], listed["time"], listed["last"]["outcome"]) == ("retrain", "03:00", "done")
@@ -428,4 +428,4 @@ def test_a_running_monitor_is_asked_by_its_socket(database: Path) -> None:
                 send_command(database, command, name="sleep")
             with pytest.raises(EmosllmError, match="which job"):
                 send_command(database, command, name=7)
-    assert os.path.lexists(job_store_path(database))
+    assert os.path.lexists(DatabaseFiles(database).jobs)

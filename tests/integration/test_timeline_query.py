@@ -12,10 +12,11 @@ from model.bundle_format import CONFUSION_FILE, PosteriorConfusion, SpeakerPoste
 from model.emotions import EVERYDAY, Emotion, balanced, version_with_prior
 from monitor.analysis.days import Day
 from monitor.analysis.summary import DayState
-from monitor.analysis.timeline_query import TimelineQuery, active_bundle_name, store_missing_summaries
+from monitor.analysis.timeline_query import TimelineQuery, store_missing_summaries
 from monitor.analysis.trend import LASTING, MEASURES
-from monitor.bundles.registry import ActiveBundle
-from monitor.config import Config, EngineConfig, TimelineConfig, bundles_file, state_dir
+from monitor.bundles.registry import BundleRegistry
+from monitor.config import Config, EngineConfig, TimelineConfig
+from monitor.paths import bundles_file, state_dir
 from monitor.storage.writer import TimelineWriter
 from tests.support.days import SimulatedPerson, write_days
 from tests.support.storage import keys, raw
@@ -212,9 +213,9 @@ def test_days_judged_by_a_model_of_before_keep_their_intervals(settings: Timelin
 
 def test_the_model_in_use_is_the_one_that_took_the_place_of_the_configured_one(tmp_path: Path) -> None:
     config = Config()
-    assert active_bundle_name(config) == "compact"
+    assert BundleRegistry.of(config).active() == "compact"
     mine = str(_measured(tmp_path / "mine", "mine-1"))
-    ActiveBundle("compact", bundles_file()).use(mine, "", NOW)
-    assert active_bundle_name(config) == mine
+    BundleRegistry("compact", bundles_file()).activate(mine, "", NOW)
+    assert BundleRegistry.of(config).active() == mine
     other = str(_measured(tmp_path / "other", "other-1"))
-    assert active_bundle_name(Config(engine=EngineConfig(bundle=other))) == other
+    assert BundleRegistry.of(Config(engine=EngineConfig(bundle=other))).active() == other

@@ -24,7 +24,7 @@ from model.predictor import Predictor, SpeechInput
 from model.prompts import Strategy, Task, _render, chat_messages, emotion_prefix, render_prompt
 from model.transcriber import MAX_TRANSCRIPT_BYTES, Transcriber, _bounded, find_whisper_model
 from monitor.bundles.library import activate_bundle
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config, EngineConfig, PrivacyConfig, load_config
 from monitor.daemon.app import run_daemon
 from monitor.daemon.client import format_status
@@ -40,6 +40,7 @@ from monitor.personalization.retraining import retrain
 from monitor.scheduler.jobs import JobOutcome
 from tests.support import tiny
 from tests.support.bundle_variants import variant_of_packaged
+from tests.support.bundles import NANO
 from tests.support.corpora import QUICK, RECIPE, write_corpus
 from tests.support.inference import (
     PATIENCE_S,
@@ -71,14 +72,14 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prefixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle like compact that is asked with the words before the letter."""
-    return variant_of_packaged(tmp_path_factory.mktemp("bundles") / "prefixed", about={"strategy": "transcript-prefix"})
+    """A bundle that is asked with the words before the letter: like nano, whose answers the words change more than compact's."""
+    return variant_of_packaged(tmp_path_factory.mktemp("bundles") / "prefixed", about={"strategy": "transcript-prefix"}, base=NANO)
 
 
 @pytest.fixture(scope="module")
 def hinted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, with the words in the instruction."""
-    return variant_of_packaged(tmp_path_factory.mktemp("bundles") / "hinted", seed=2, about={"strategy": "prompt-hint"})
+    return variant_of_packaged(tmp_path_factory.mktemp("bundles") / "hinted", seed=2, about={"strategy": "prompt-hint"}, base=NANO)
 
 
 def _engine(bundle: Path | str, whisper: Path | str, **settings: object) -> EngineConfig:
@@ -266,12 +267,14 @@ def test_what_was_said_is_not_remembered_with_the_requests() -> None:
 # --- other bundles, and a transcriber that is not there ------------------------------------------------------------
 
 
-def test_a_running_monitor_takes_the_transcriber_up_with_a_bundle_that_needs_it_and_lets_it_go(
-    tmp_path: Path, whisper: Path, prefixed: Path, hinted: Path
-) -> None:
+def test_a_running_monitor_takes_the_transcriber_up_with_a_bundle_that_needs_it_and_lets_it_go(tmp_path: Path, whisper: Path) -> None:
     switched = SwitchingSupervisor(tmp_path, _engine("compact", whisper))
     switched.until_ready()
     assert switched.judge.transcriber == "", "the built-in bundle needs no words"
+    prefixed, hinted = (
+        variant_of_packaged(tmp_path / strategy, seed, about={"strategy": strategy})
+        for seed, strategy in enumerate(("transcript-prefix", "prompt-hint"))
+    )
     for bundle, words in ((prefixed, LOW), (hinted, LOW), (Path("compact"), None)):
         assert switched.use(str(bundle))[2] == ""
         assert bool(switched.judge.transcriber) == (words is not None)
@@ -290,7 +293,7 @@ def test_one_that_cannot_be_loaded_leaves_the_bundle_in_use(tmp_path: Path, pref
     switched.submit(LOW_PCM)
     wait_until(lambda: bool(switched.results))
     assert switched.states.count(EngineState.LOADING) == 1
-    assert (switched.choice.current, switched.choice.aside) == ("compact", "")
+    assert (switched.registry.to_load(), switched.registry.fallback_reason()) == ("compact", "")
     switched.judge.finish(never)
 
 
@@ -317,7 +320,7 @@ def test_one_that_is_not_there_at_the_start_is_waited_for_and_no_bundle_is_blame
     judge.finish(never)
     assert isinstance(judge.error, EngineUnavailable)
     assert "no Whisper model" in str(judge.error)
-    assert BundleSelector(str(prefixed), tmp_path / "bundles.json").aside == ""
+    assert BundleRegistry(str(prefixed), tmp_path / "bundles.json").fallback_reason() == ""
     assert judge.waiting == 1, "it is judged once there is one"
 
 

@@ -16,7 +16,7 @@ from model.bundle import Bundle, open_bundle
 from model.emotions import EVERYDAY
 from model.predictor import Predictor, SpeechInput
 from model.voice_reference import VoiceSums, voice_shift
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config, EngineConfig
 from monitor.daemon.client import format_status
 from monitor.daemon.live_view import PlainView
@@ -86,7 +86,7 @@ class Heard:
         self.states: list[EngineState] = []
         self.outcomes: list[str] = []
         config = QUICK.model_copy(update={"bundle": str(bundle.folder), "transcriber": transcriber})
-        choice = BundleSelector(config.bundle, folder / "bundles.json")
+        registry = BundleRegistry(config.bundle, folder / "bundles.json")
         listener = SupervisorCallbacks(
             self.sounds.get,
             self._judged,
@@ -95,7 +95,7 @@ class Heard:
             lambda _name, version, _reason: self.outcomes.append(version),
             self._reference,
         )
-        self.judge = InferenceSupervisor(config, choice, folder / "engine.log", listener, retry_forever=False)
+        self.judge = InferenceSupervisor(config, registry, folder / "engine.log", listener, retry_forever=False)
 
     def submit(self, pcm: Int16, held: VoiceReferenceSums | None) -> int:
         entry = len(self.sounds)
@@ -234,8 +234,8 @@ class Day:
         self.status = DaemonStatus("a test", live=True)
         config = Config(engine=QUICK.model_copy(update={"bundle": str(bundle.folder), "max_batch": 1}))
         view = PlainView(Console(quiet=True), UTC_ZONE)
-        choice = BundleSelector(config.engine.bundle, folder / "bundles.json")
-        self.recorder = Recorder(config, self.timeline, choice, folder / "engine.log", self.status, view)
+        registry = BundleRegistry(config.engine.bundle, folder / "bundles.json")
+        self.recorder = Recorder(config, self.timeline, registry, folder / "engine.log", self.status, view)
 
     def hear(self, pcm: Int16, at: datetime, microphone: str | None) -> None:
         self.recorder.microphone = microphone

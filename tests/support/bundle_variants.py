@@ -14,12 +14,14 @@ from model.bundle_format import MANIFEST_FILE, NORMALISER_FILE, compute_version,
 ADAPTER, MAPPER = "adapter/adapter_model.safetensors", "mapper.safetensors"
 
 
-def variant_of_packaged(folder: Path, seed: int = 1, about: Mapping[str, object] | None = None, rank: int = 8, llm: float = 1.0) -> Path:
+def variant_of_packaged(
+    folder: Path, seed: int = 1, about: Mapping[str, object] | None = None, rank: int = 8, llm: float = 1.0, base: Path | None = None
+) -> Path:
     """A copy of compact in a new folder, with adapter and mapper changed by a seed, entries of bundle.json by `about`.
 
     rank: of the adapter, at least 8. llm: its weights times this.
     """
-    shutil.copytree(find_bundle("compact"), folder)
+    shutil.copytree(base or find_bundle("compact"), folder)
     torch.manual_seed(seed)
     _change(folder / ADAPTER, lambda tensor: tensor + tensor.std() * torch.randn_like(tensor))
     _change(folder / MAPPER, lambda tensor: tensor * (1 + 0.01 * torch.randn_like(tensor)))

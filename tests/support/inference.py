@@ -13,7 +13,7 @@ from rich.console import Console
 
 from model.audio import Int16
 from model.emotions import version_without_prior
-from monitor.bundles.registry import BundleSelector
+from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config, EngineConfig
 from monitor.daemon.live_view import PlainView
 from monitor.daemon.recorder import Recorder
@@ -42,8 +42,8 @@ class RecordedCallbacks:
         listener = SupervisorCallbacks(
             self.sounds.get, self._judged, lambda entry, reason: self.dropped.append((entry, reason)), self._changed
         )
-        choice = BundleSelector(config.bundle, folder / "bundles.json")
-        judge = InferenceSupervisor(config, choice, folder / "engine.log", listener, retry_forever)
+        registry = BundleRegistry(config.bundle, folder / "bundles.json")
+        judge = InferenceSupervisor(config, registry, folder / "engine.log", listener, retry_forever)
         for entry in self.sounds:
             judge.submit(entry)
         return judge
@@ -99,11 +99,11 @@ class SwitchingSupervisor:
         self.dropped: list[int] = []
         self.states: list[EngineState] = []
         self.outcomes: list[tuple[str, str, str]] = []
-        self.choice = BundleSelector(config.bundle, folder / "bundles.json")
+        self.registry = BundleRegistry(config.bundle, folder / "bundles.json")
         listener = SupervisorCallbacks(
             self.sounds.get, self._judged, lambda entry, _: self.dropped.append(entry), self._changed, self._switched
         )
-        self.judge = InferenceSupervisor(config, self.choice, folder / "engine.log", listener, retry_forever)
+        self.judge = InferenceSupervisor(config, self.registry, folder / "engine.log", listener, retry_forever)
         for entry in self.sounds:
             self.judge.submit(entry)
         self.judge.start()
@@ -148,8 +148,8 @@ def with_recorder(folder: Path, config: Config, act: Callable[[Recorder], None],
     path = folder / "timeline.db"
     with closing(TimelineWriter.open(path, UTC_ZONE, keys())) as timeline:
         view = PlainView(Console(quiet=True), UTC_ZONE)
-        choice = BundleSelector(bundle, folder / "bundles.json")
-        recorder = Recorder(config, timeline, choice, folder / "engine.log", DaemonStatus("a test", True), view)
+        registry = BundleRegistry(bundle, folder / "bundles.json")
+        recorder = Recorder(config, timeline, registry, folder / "engine.log", DaemonStatus("a test", True), view)
         for second in (0, 5):
             start = RECORDED_AT + timedelta(seconds=second)
             recorder.segment(16_000 * second, np.ones(16_000, np.int16), start, start + timedelta(seconds=1))

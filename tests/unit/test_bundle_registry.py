@@ -1,5 +1,6 @@
 """Which bundle is used: bundles.json, what replaces a bundle that fails, and whether a bundle or a segment caused a crash."""
 
+import errno
 import json
 import random
 import shutil
@@ -12,7 +13,8 @@ import pytest
 
 from model.bundle_format import find_bundle, read_bundle_manifest
 from model.errors import BundleError
-from monitor.bundles.registry import RETIRED_FILE, RETIRED_REASON, ActiveBundle, BundleSelector
+from monitor.bundles.registry import RETIRED_FILE, RETIRED_REASON, BundleRegistry
+from monitor.fileio import partial_path
 from monitor.inference.crash_attribution import MAX_BUNDLE_CRASHES, CrashAttribution
 
 CHANGED_AT = datetime(2026, 11, 25, 3, 10, tzinfo=UTC)
@@ -33,78 +35,78 @@ def _bundle_of_folder(folder: Path) -> str:
 
 
 def test_the_configured_bundle_is_in_use_until_something_else_is_said(tmp_path: Path, file: Path) -> None:
-    in_use = ActiveBundle("compact", file)
-    assert (in_use.current, in_use.previous(), in_use.uses()) == ("compact", None, [])
+    registry = BundleRegistry("compact", file)
+    assert (registry.chosen(), registry.previous(), registry.uses()) == ("compact", None, [])
     mine = _bundle_of_folder(tmp_path / "compact-00000001")
-    in_use.use(mine, "learned from you", CHANGED_AT)
-    (use,) = ActiveBundle("compact", file).uses()
+    registry.activate(mine, "learned from you", CHANGED_AT)
+    (use,) = BundleRegistry("compact", file).uses()
     assert (use.base, use.name, use.version, use.at, use.why) == ("compact", mine, "compact-00000001", CHANGED_AT, "learned from you")
-    assert (ActiveBundle("compact", file).current, ActiveBundle("compact", file).previous()) == (mine, "compact")
+    assert (BundleRegistry("compact", file).chosen(), BundleRegistry("compact", file).previous()) == (mine, "compact")
     assert file.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in file.parent.iterdir()] == ["bundles.json"]
 
 
 def test_each_configured_bundle_has_its_own(tmp_path: Path, file: Path) -> None:
     mine, other = _bundle_of_folder(tmp_path / "compact-00000001"), _bundle_of_folder(tmp_path / "other-00000001")
-    ActiveBundle("compact", file).use(mine, "", CHANGED_AT)
-    assert ActiveBundle(other, file).current == other
-    ActiveBundle(other, file).use("compact", "", CHANGED_AT)
-    assert (ActiveBundle("compact", file).current, ActiveBundle(other, file).current) == (mine, "compact")
+    BundleRegistry("compact", file).activate(mine, "", CHANGED_AT)
+    assert BundleRegistry(other, file).chosen() == other
+    BundleRegistry(other, file).activate("compact", "", CHANGED_AT)
+    assert (BundleRegistry("compact", file).chosen(), BundleRegistry(other, file).chosen()) == (mine, "compact")
 
 
 def test_going_back_goes_further_back_each_time_and_going_on_can_be_undone(tmp_path: Path, file: Path) -> None:
     first, second = _bundle_of_folder(tmp_path / "compact-00000001"), _bundle_of_folder(tmp_path / "compact-00000002")
-    in_use = ActiveBundle("compact", file)
+    registry = BundleRegistry("compact", file)
     for name in (first, second):
-        in_use.use(name, "", CHANGED_AT)
+        registry.activate(name, "", CHANGED_AT)
     for expected in (first, "compact"):
-        assert in_use.previous() == expected
-        in_use.use(expected, "", CHANGED_AT, back=True)
-    assert in_use.previous() is None
-    in_use.use(second, "", CHANGED_AT)
-    in_use.use("compact", "by name", CHANGED_AT)
-    assert in_use.previous() == second
+        assert registry.previous() == expected
+        registry.activate(expected, "", CHANGED_AT, back=True)
+    assert registry.previous() is None
+    registry.activate(second, "", CHANGED_AT)
+    registry.activate("compact", "by name", CHANGED_AT)
+    assert registry.previous() == second
 
 
 def test_what_is_gone_or_retired_is_not_gone_back_to(tmp_path: Path, file: Path) -> None:
     first, second, third = (_bundle_of_folder(tmp_path / f"compact-0000000{number}") for number in (1, 2, 3))
-    in_use = ActiveBundle("compact", file)
+    registry = BundleRegistry("compact", file)
     for name in (first, second, third):
-        in_use.use(name, "", CHANGED_AT)
+        registry.activate(name, "", CHANGED_AT)
     shutil.rmtree(second)
-    assert in_use.previous() == first
+    assert registry.previous() == first
     (Path(first) / RETIRED_FILE).write_text("{}")
-    assert in_use.previous() == "compact"
+    assert registry.previous() == "compact"
 
 
 def test_what_is_no_bundle_is_not_in_use(tmp_path: Path, file: Path) -> None:
     with pytest.raises(BundleError, match="no bundle"):
-        ActiveBundle("compact", file).use(str(tmp_path / "nothing"), "", CHANGED_AT)
+        BundleRegistry("compact", file).activate(str(tmp_path / "nothing"), "", CHANGED_AT)
     assert not file.exists()
 
 
 def test_a_folder_is_remembered_from_the_root_on(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = _bundle_of_folder(tmp_path / "compact-00000001")
     monkeypatch.chdir(tmp_path)
-    ActiveBundle("compact", file).use("compact-00000001", "", CHANGED_AT)
-    assert ActiveBundle("compact", file).current == mine
+    BundleRegistry("compact", file).activate("compact-00000001", "", CHANGED_AT)
+    assert BundleRegistry("compact", file).chosen() == mine
 
 
 def test_fifty_uses_are_kept(tmp_path: Path, file: Path) -> None:
     mine = _bundle_of_folder(tmp_path / "compact-00000001")
     for number in range(60):
-        ActiveBundle("compact", file).use(mine, str(number), CHANGED_AT)
-    assert [use.why for use in ActiveBundle("compact", file).uses()] == [str(number) for number in range(10, 60)]
+        BundleRegistry("compact", file).activate(mine, str(number), CHANGED_AT)
+    assert [use.why for use in BundleRegistry("compact", file).uses()] == [str(number) for number in range(10, 60)]
 
 
 def test_writers_do_not_lose_each_others_changes(tmp_path: Path, file: Path) -> None:
     mine = _bundle_of_folder(tmp_path / "compact-00000001")
-    BundleSelector(mine, file).answered()
+    BundleRegistry(mine, file).mark_answered(mine)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: ActiveBundle("compact", file).use(mine, str(number), CHANGED_AT), range(40)))
+        list(pool.map(lambda number: BundleRegistry("compact", file).activate(mine, str(number), CHANGED_AT), range(40)))
     other = _bundle_of_folder(tmp_path / "other-00000001")
-    BundleSelector(other, file).answered()
-    assert sorted(int(use.why) for use in ActiveBundle("compact", file).uses()) == list(range(40))
+    BundleRegistry(other, file).mark_answered(other)
+    assert sorted(int(use.why) for use in BundleRegistry("compact", file).uses()) == list(range(40))
     assert json.loads(file.read_text())["proven"] == [mine, other]
 
 
@@ -115,25 +117,25 @@ def test_writers_do_not_lose_each_others_changes(tmp_path: Path, file: Path) -> 
 def test_a_damaged_file_says_nothing_and_is_replaced(tmp_path: Path, file: Path, content: str) -> None:
     file.parent.mkdir()
     file.write_text(content)
-    mine, in_use = _bundle_of_folder(tmp_path / "compact-00000001"), ActiveBundle("compact", file)
-    assert in_use.current == "compact"
-    in_use.use(mine, "", CHANGED_AT)
-    assert in_use.current == mine
+    mine, registry = _bundle_of_folder(tmp_path / "compact-00000001"), BundleRegistry("compact", file)
+    assert registry.chosen() == "compact"
+    registry.activate(mine, "", CHANGED_AT)
+    assert registry.chosen() == mine
 
 
 def test_a_file_of_before_is_read(file: Path) -> None:
     file.parent.mkdir()
     file.write_text('{"proven": ["compact"], "aside": {}}')
-    assert (ActiveBundle("compact", file).current, BundleSelector("compact", file).names) == ("compact", ["compact", "compact"])
+    assert (BundleRegistry("compact", file).chosen(), BundleRegistry("compact", file).names()) == ("compact", ["compact", "compact"])
 
 
 def test_a_file_that_cannot_be_written_changes_nothing(tmp_path: Path, file: Path) -> None:
     mine = _bundle_of_folder(tmp_path / "compact-00000001")
     file.parent.mkdir()
-    file.with_suffix(".new").mkdir()
+    partial_path(file).mkdir()
     with pytest.raises(BundleError, match="stays as it was"):
-        ActiveBundle("compact", file).use(mine, "", CHANGED_AT)
-    assert ActiveBundle("compact", file).current == "compact"
+        BundleRegistry("compact", file).activate(mine, "", CHANGED_AT)
+    assert BundleRegistry("compact", file).chosen() == "compact"
 
 
 NOW = datetime(2026, 11, 25, 3, tzinfo=UTC)
@@ -155,108 +157,143 @@ def memory(tmp_path: Path) -> Path:
 
 def test_the_configured_bundle_is_loaded_while_it_works(tmp_path: Path, memory: Path) -> None:
     mine = _bundle_of_version(tmp_path / "mine", "compact-00000001")
-    choice = BundleSelector(mine, memory)
-    assert (choice.current, choice.aside) == (mine, "")
-    choice.answered()
+    registry = BundleRegistry(mine, memory)
+    assert (registry.to_load(), registry.fallback_reason()) == (mine, "")
+    registry.mark_answered(mine)
     assert json.loads(memory.read_text())["proven"] == [mine]
     assert memory.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_one_before_takes_over_and_that_is_remembered(tmp_path: Path, memory: Path) -> None:
     old, new = _bundle_of_version(tmp_path / "old", "compact-00000001"), _bundle_of_version(tmp_path / "new", "compact-00000002")
-    BundleSelector(old, memory).answered()
-    choice = BundleSelector(new, memory)
-    assert choice.disable_current("it died")
-    assert choice.current == old
-    restarted = BundleSelector(new, memory)
-    assert (restarted.current, restarted.aside) == (old, "it died")
+    BundleRegistry(old, memory).mark_answered(old)
+    registry = BundleRegistry(new, memory)
+    assert registry.disable(new, "it died")
+    assert registry.to_load() == old
+    restarted = BundleRegistry(new, memory)
+    assert (restarted.to_load(), restarted.fallback_reason()) == (old, "it died")
 
 
 def test_without_one_before_the_built_in_bundle_takes_over(tmp_path: Path, memory: Path) -> None:
-    choice = BundleSelector(_bundle_of_version(tmp_path / "mine", "compact-00000001"), memory)
-    assert choice.disable_current("it died")
-    assert choice.current == "compact"
+    mine = _bundle_of_version(tmp_path / "mine", "compact-00000001")
+    registry = BundleRegistry(mine, memory)
+    assert registry.disable(mine, "it died")
+    assert registry.to_load() == "compact"
 
 
 def test_a_bundle_that_was_made_anew_is_tried_again(tmp_path: Path, memory: Path) -> None:
     mine = _bundle_of_version(tmp_path / "mine", "compact-00000001")
-    BundleSelector(mine, memory).disable_current("it died")
+    BundleRegistry(mine, memory).disable(mine, "it died")
     shutil.rmtree(mine)
     _bundle_of_version(tmp_path / "mine", "compact-00000002")
-    assert BundleSelector(mine, memory).current == mine
+    assert BundleRegistry(mine, memory).to_load() == mine
 
 
 def test_where_none_works_the_fault_is_not_theirs(tmp_path: Path, memory: Path) -> None:
     mine = _bundle_of_version(tmp_path / "mine", "compact-00000001")
-    choice = BundleSelector(mine, memory)
-    assert choice.disable_current("it died")
-    assert not choice.disable_current("it died too")
-    assert (choice.current, choice.aside) == (mine, "")
+    registry = BundleRegistry(mine, memory)
+    assert registry.disable(mine, "it died")
+    assert not registry.disable("compact", "it died too")
+    assert (registry.to_load(), registry.fallback_reason()) == (mine, "")
 
 
 def test_one_that_is_gone_is_not_gone_back_to(tmp_path: Path, memory: Path) -> None:
     old, new = _bundle_of_version(tmp_path / "old", "compact-00000001"), _bundle_of_version(tmp_path / "new", "compact-00000002")
-    BundleSelector(old, memory).answered()
+    BundleRegistry(old, memory).mark_answered(old)
     shutil.rmtree(old)
-    choice = BundleSelector(new, memory)
-    choice.disable_current("it died")
-    assert choice.current == "compact"
+    registry = BundleRegistry(new, memory)
+    registry.disable(new, "it died")
+    assert registry.to_load() == "compact"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"proven": 3, "aside": 4}'])
 def test_a_damaged_memory_is_no_memory(memory: Path, content: str) -> None:
     memory.parent.mkdir()
     memory.write_text(content)
-    assert BundleSelector("compact", memory).current == "compact"
+    assert BundleRegistry("compact", memory).to_load() == "compact"
 
 
 def test_what_is_remembered_as_in_use_is_loaded_unless_it_is_set_aside_or_retired(tmp_path: Path, memory: Path) -> None:
     first, second = _bundle_of_version(tmp_path / "first", "compact-00000001"), _bundle_of_version(tmp_path / "second", "compact-00000002")
-    ActiveBundle("compact", memory).use(first, "learned from you", NOW)
-    ActiveBundle("compact", memory).use(second, "learned from you", NOW)
-    choice = BundleSelector("compact", memory)
-    assert (choice.current, choice.aside) == (second, "")
-    assert {first, second} <= set(choice.names)
-    assert choice.disable_current("it died")
-    assert (choice.current, choice.aside) == (first, "it died")
+    BundleRegistry("compact", memory).activate(first, "learned from you", NOW)
+    BundleRegistry("compact", memory).activate(second, "learned from you", NOW)
+    registry = BundleRegistry("compact", memory)
+    assert (registry.to_load(), registry.fallback_reason()) == (second, "")
+    assert {first, second} <= set(registry.names())
+    assert registry.disable(second, "it died")
+    assert (registry.to_load(), registry.fallback_reason()) == (first, "it died")
     (Path(first) / RETIRED_FILE).write_text("{}")
-    assert BundleSelector("compact", memory).current == "compact"
-    assert BundleSelector(first, memory).aside == RETIRED_REASON
+    assert BundleRegistry("compact", memory).to_load() == "compact"
+    assert BundleRegistry(first, memory).fallback_reason() == RETIRED_REASON
 
 
 def test_what_a_run_is_told_to_use_holds_for_that_run_and_is_tried_again_where_it_was_set_aside(tmp_path: Path, memory: Path) -> None:
     mine = _bundle_of_version(tmp_path / "mine", "compact-00000001")
-    choice = BundleSelector("compact", memory)
-    choice.use(mine)
-    assert (choice.current, BundleSelector("compact", memory).current) == (mine, "compact")
-    choice.answered()
-    assert choice.disable_current("it died")
-    assert choice.current == "compact"
-    choice.use(mine)
-    assert (choice.current, choice.aside) == (mine, "")
+    registry = BundleRegistry("compact", memory)
+    registry.request(mine)
+    assert (registry.to_load(), BundleRegistry("compact", memory).to_load()) == (mine, "compact")
+    registry.mark_answered(mine)
+    assert registry.disable(mine, "it died")
+    assert registry.to_load() == "compact"
+    registry.request(mine)
+    assert (registry.to_load(), registry.fallback_reason()) == (mine, "")
     assert json.loads(memory.read_text())["aside"] == {}
 
 
 def test_nothing_else_that_is_remembered_is_lost(tmp_path: Path, memory: Path) -> None:
     mine = _bundle_of_version(tmp_path / "mine", "compact-00000001")
-    choice = BundleSelector("compact", memory)
-    ActiveBundle("compact", memory).use(mine, "learned from you", NOW)
-    choice.answered()
-    assert [use.name for use in ActiveBundle("compact", memory).uses()] == [mine]
-    assert choice.current == mine
+    registry = BundleRegistry("compact", memory)
+    BundleRegistry("compact", memory).activate(mine, "learned from you", NOW)
+    registry.mark_answered(mine)
+    assert [use.name for use in BundleRegistry("compact", memory).uses()] == [mine]
+    assert registry.to_load() == mine
+
+
+def test_what_others_change_meanwhile_is_not_undone(tmp_path: Path, memory: Path) -> None:
+    mine = _bundle_of_version(tmp_path / "mine", "compact-00000001")
+    BundleRegistry(mine, memory).disable(mine, "it died")
+    daemon = BundleRegistry("compact", memory)
+    BundleRegistry("compact", memory).activate(mine, "once more", NOW)
+    daemon.mark_answered("compact")
+    assert (daemon.disabled(), daemon.active(), daemon.to_load()) == ({}, mine, mine)
+    other = BundleRegistry("compact", memory)
+    other.mark_answered(mine)
+    daemon.disable("compact", "it died too")
+    told = json.loads(memory.read_text())
+    assert (told["proven"], list(told["aside"].values())) == (["compact", mine], ["it died too"])
+
+
+def test_where_the_disk_takes_nothing_this_run_still_knows_what_failed(
+    tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = _bundle_of_version(tmp_path / "mine", "compact-00000001")
+    registry = BundleRegistry(mine, memory)
+    with monkeypatch.context() as full:
+        full.setattr("monitor.bundles.registry.BundleRegistry._write", _disk_full)
+        assert registry.disable(mine, "it died")
+        assert (registry.to_load(), registry.fallback_reason(), BundleRegistry(mine, memory).to_load()) == ("compact", "it died", mine)
+        with pytest.raises(BundleError, match="No space"):
+            registry.activate(mine, "once more", NOW)
+    registry.mark_answered("compact")
+    told = json.loads(memory.read_text())
+    assert (told["proven"], list(told["aside"].values())) == (["compact"], ["it died"])
+
+
+def _disk_full(*_arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_what_is_none_or_must_not_be_used_is_refused(tmp_path: Path, memory: Path) -> None:
     mine = _bundle_of_version(tmp_path / "mine", "compact-00000001")
-    choice = BundleSelector("compact", memory)
-    choice.check(mine)
+    registry = BundleRegistry("compact", memory)
+    registry.check(mine)
     (Path(mine) / RETIRED_FILE).write_text("{}")
     with pytest.raises(BundleError, match="erased since"):
-        choice.check(mine)
+        registry.check(mine)
     (Path(mine) / RETIRED_FILE).unlink()
     (Path(mine) / "bundle.json").write_text("{}")
     with pytest.raises(BundleError, match="is not a bundle"):
-        choice.check(mine)
+        registry.check(mine)
 
 
 class Engine:
