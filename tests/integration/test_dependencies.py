@@ -23,7 +23,7 @@ ALLOWED = {
     "train": {"train"},
 }
 EVERYTHING = {"train", "reports", "clinic", "server", "transcribe", "cpu", "gpu"}
-ALLOWED |= {"bench": EVERYTHING, "tests": EVERYTHING}
+ALLOWED |= {"bench": EVERYTHING, "docs": EVERYTHING, "tests": EVERYTHING}
 
 
 def _names(requirements: list[str]) -> set[str]:
