@@ -46,7 +46,7 @@ class LabelsOutdated(EmosllmError):
 
 
 @dataclass(frozen=True, slots=True)
-class LabeledSegment:
+class SegmentLabel:
     """A segment and what is known of it, without its sound.
 
     said: the correction's number, or the check-in's; said_at: its moment. The other fields are those of Evidence.
@@ -67,11 +67,11 @@ class LabeledSegment:
 class LabelSet:
     """pieces: by when they were spoken. left_out: how many could not be used, by reason; of labels, and of check-ins."""
 
-    pieces: tuple[LabeledSegment, ...]
+    pieces: tuple[SegmentLabel, ...]
     left_out: Mapping[str, int]
 
     @property
-    def labels(self) -> tuple[LabeledSegment, ...]:
+    def labels(self) -> tuple[SegmentLabel, ...]:
         """Those that the person said something of: corrections and confirmations."""
         return tuple(piece for piece in self.pieces if piece.kind is not LabelKind.CHECKIN)
 
@@ -95,7 +95,7 @@ def gather_labels(config: Config, letters: Collection[Emotion]) -> LabelSet:
         if len(labels) > MAX_LABELS:
             left_out[TOO_MANY_REASON] = len(labels) - MAX_LABELS
             labels = sorted(labels, key=lambda piece: (piece.said_at, piece.said))[-MAX_LABELS:]
-        weak: list[LabeledSegment] = []
+        weak: list[SegmentLabel] = []
         if labels and config.retrain.checkin_weight > 0:
             weak = _near_checkins(reader, kept, letters, config.retrain.checkin_weight, left_out)
     # What is weak must not outnumber what is said outright.
@@ -103,13 +103,13 @@ def gather_labels(config: Config, letters: Collection[Emotion]) -> LabelSet:
     return LabelSet(tuple(sorted(pieces, key=lambda piece: (piece.start_at, piece.segment))), dict(left_out))
 
 
-def send_labels(settings: TimelineConfig, pieces: Iterable[LabeledSegment], file: BinaryIO, heard_with: HeardWith) -> None:
+def send_labels(settings: TimelineConfig, pieces: Iterable[SegmentLabel], file: BinaryIO, heard_with: HeardWith) -> None:
     """Write them with their sound, for `read_all`. Raises Outdated where it is gone, TimelineError, and the file's OSError."""
     with AudioReader.open(settings.database_path(), settings.keys()) as kept:
         write_labelled_segments(file, (_with_audio(piece, kept.sound(piece.segment)) for piece in pieces), heard_with)
 
 
-def check_labels_current(settings: TimelineConfig, pieces: Sequence[LabeledSegment]) -> None:
+def check_labels_current(settings: TimelineConfig, pieces: Sequence[SegmentLabel]) -> None:
     """Raise Outdated unless every piece is still there and the same is said of it. Raises TimelineError.
 
     Sound that was kept long enough may be gone: that it ages is no reason to unlearn.
@@ -122,7 +122,7 @@ def check_labels_current(settings: TimelineConfig, pieces: Sequence[LabeledSegme
                 raise LabelsOutdated(LABELS_CHANGED_REASON)
 
 
-def _is_current(piece: LabeledSegment, entry: SegmentRecord, checkins: Mapping[int, Emotion]) -> bool:
+def _is_current(piece: SegmentLabel, entry: SegmentRecord, checkins: Mapping[int, Emotion]) -> bool:
     if piece.kind is LabelKind.CHECKIN:
         return entry.correction is None and checkins.get(piece.said) is piece.emotion
     return entry.correction is not None and (entry.correction.id, entry.correction.emotion) == (piece.said, piece.emotion)
@@ -130,7 +130,7 @@ def _is_current(piece: LabeledSegment, entry: SegmentRecord, checkins: Mapping[i
 
 def _labels(
     said: Iterable[SegmentRecord], lengths: Mapping[int, int], letters: Collection[Emotion], left_out: Counter[str]
-) -> Iterator[LabeledSegment]:
+) -> Iterator[SegmentLabel]:
     for entry in said:
         correction = entry.correction
         if correction is None:
@@ -141,7 +141,7 @@ def _labels(
             continue
         kind = LabelKind.CONFIRMATION if correction.confirmed else LabelKind.CORRECTION
         place = (entry.id, entry.start_at, entry.end_at, correction.emotion, kind, entry.prediction.emotion)
-        yield LabeledSegment(*place, 1.0, correction.id, correction.at)
+        yield SegmentLabel(*place, 1.0, correction.id, correction.at)
 
 
 def _unusable_reason(entry: SegmentRecord, emotion: Emotion, lengths: Mapping[int, int], letters: Collection[Emotion]) -> str:
@@ -157,7 +157,7 @@ def _unusable_reason(entry: SegmentRecord, emotion: Emotion, lengths: Mapping[in
 
 def _near_checkins(
     reader: TimelineReader, kept: AudioReader, letters: Collection[Emotion], weight: float, left_out: Counter[str]
-) -> list[LabeledSegment]:
+) -> list[SegmentLabel]:
     """Speech near check-ins that the person said nothing else of, each by the check-in that is nearest to it."""
     nearest: dict[int, tuple[timedelta, CheckIn, SegmentRecord]] = {}
     checkins = [checkin for checkin in reader.checkins_between(EARLIEST, LATEST) if _answerable(checkin, letters, left_out)]
@@ -167,11 +167,11 @@ def _near_checkins(
             if entry.correction is None and (entry.id not in nearest or away < nearest[entry.id][0]):
                 nearest[entry.id] = (away, checkin, entry)
     lengths = kept.lengths(nearest)
-    found: dict[int, list[LabeledSegment]] = {checkin.id: [] for checkin in checkins}
+    found: dict[int, list[SegmentLabel]] = {checkin.id: [] for checkin in checkins}
     for _, checkin, entry in sorted(nearest.values(), key=lambda one: one[0]):
         if entry.prediction is not None and not _unusable_reason(entry, checkin.emotion, lengths, letters):
             place = (entry.id, entry.start_at, entry.end_at, checkin.emotion, LabelKind.CHECKIN, entry.prediction.emotion)
-            found[checkin.id].append(LabeledSegment(*place, weight, checkin.id, checkin.at))
+            found[checkin.id].append(SegmentLabel(*place, weight, checkin.id, checkin.at))
     if silent := sum(not pieces for pieces in found.values()):
         left_out[NO_SPEECH_NEAR_REASON] += silent
     return [piece for pieces in found.values() for piece in pieces[:MAX_NEAR_CHECKIN]]
@@ -183,7 +183,7 @@ def _answerable(checkin: CheckIn, letters: Collection[Emotion], left_out: Counte
     return checkin.emotion in letters
 
 
-def _with_audio(piece: LabeledSegment, sound: bytes | None) -> LabelledSegment:
+def _with_audio(piece: SegmentLabel, sound: bytes | None) -> LabelledSegment:
     if sound is None:
         raise LabelsOutdated(LABELS_CHANGED_REASON)
     pcm = np.frombuffer(sound, "<i2").astype(np.int16)

@@ -32,7 +32,7 @@ from monitor.paths import training_dir
 from monitor.storage.keys import STORE_KEY_VARIABLE
 
 if TYPE_CHECKING:
-    from monitor.personalization.labels import LabeledSegment, LabelSet
+    from monitor.personalization.labels import LabelSet, SegmentLabel
 
 
 MAX_RESUME_AGE = timedelta(days=3)
@@ -87,7 +87,7 @@ class TrainingFolder:
         self.clear()
         return material
 
-    def begin(self, pieces: "Sequence[LabeledSegment]", now: datetime) -> None:
+    def begin(self, pieces: "Sequence[SegmentLabel]", now: datetime) -> None:
         """Say what is learned from, before it is. Raises TrainingError."""
         path = self.folder / LEARNED_FROM_FILE
         if path.exists():

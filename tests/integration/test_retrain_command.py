@@ -27,7 +27,7 @@ from monitor.paths import state_dir
 from monitor.personalization import labels
 from monitor.personalization.conditions import TrainingConditions
 from monitor.personalization.formatting import decision_lines, detail_lines, label_lines, result_lines
-from monitor.personalization.labels import LabeledSegment, LabelSet, LabelsOutdated, check_labels_current, gather_labels, send_labels
+from monitor.personalization.labels import LabelSet, LabelsOutdated, SegmentLabel, check_labels_current, gather_labels, send_labels
 from monitor.scheduler.jobs import JobOutcome, JobResult
 from monitor.storage.reader import AudioReader
 from monitor.storage.writer import TimelineWriter
@@ -274,7 +274,7 @@ def test_pieces_of_an_interrupted_training_are_chosen_by_number() -> None:
     write_kept_speech([Said(n, SAD, NEUTRAL) for n in range(4)])
     material = gathered()
     assert [piece.segment for piece in material.only({2, 4}).pieces] == [2, 4]
-    assert isinstance(material.pieces[0], LabeledSegment)
+    assert isinstance(material.pieces[0], SegmentLabel)
 
 
 @pytest.fixture
