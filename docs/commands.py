@@ -12,7 +12,7 @@ from typing import Any
 import typer
 import typer.main
 
-from monitor.cli.main import app
+from monitor.cli.main import GROUPS, app
 from train.__main__ import _parser as research_parser
 
 _PAGE = Path(__file__).with_name("commands.md")
@@ -40,15 +40,6 @@ _HEAD = f"""# Commands
 ```
 """
 
-GROUPS = {
-    "Daily use": ("start", "status", "pause", "resume", "stop", "dashboard", "report", "checkin", "timeline", "label"),
-    "Data": ("backup", "restore", "export", "import", "forget", "key"),
-    "Model": ("bundles", "voice", "retrain"),
-    "System": ("devices", "doctor", "service", "schedule"),
-    "Clinic and server": ("clinic", "serve"),
-    "Research": ("corpus", "train", "evaluate", "compare"),
-}
-
 
 def page() -> str:
     """The whole page. Raises KeyError for a command without a group, or a group with a command that is gone."""
@@ -60,7 +51,7 @@ def page() -> str:
             command = commands.pop(name)
             lines += _research(name) if title == "Research" else _section([name], command)
     if commands:
-        raise KeyError(f"docs/commands.py has no group for {', '.join(commands)}")
+        raise KeyError(f"GROUPS in monitor/cli/main.py has no group for {', '.join(commands)}")
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -6,16 +6,40 @@ Nothing heavy is imported until a command needs it, so --help, status and report
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from model.errors import EmosllmError
 from model.extras import missing_extra
 from monitor.cli import bundles, clinic, daily, data, feedback, personalization, research, server, system
 
+GROUPS = {
+    "Daily use": ("start", "status", "pause", "resume", "stop", "dashboard", "report", "checkin", "timeline", "label"),
+    "Data": ("backup", "restore", "export", "import", "forget", "key"),
+    "Model": ("bundles", "voice", "retrain"),
+    "System": ("devices", "doctor", "service", "schedule"),
+    "Clinic and server": ("clinic", "serve"),
+    "Research": ("corpus", "train", "evaluate", "compare"),
+}
+"""The commands by what they are for, as `--help` lists them; typer's own panels need Rich's markup."""
+
+
+class _GroupedCommands(TyperGroup):
+    """Lists commands under the titles of GROUPS."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Every command once; one without a group is a KeyError of the tests."""
+        limit = formatter.width - 6 - max(map(len, self.commands))
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit)) for name in names])
+
+
 app = typer.Typer(
     name="emosllm-monitor",
+    cls=_GroupedCommands,
     help="Estimates the emotion of one person's speech from their microphone, and keeps a private timeline with daily reports."
     " These are estimates by a machine, not a diagnosis; nobody is watching.",
     no_args_is_help=True,
