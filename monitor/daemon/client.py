@@ -93,7 +93,7 @@ def _status_lines(answer: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
     yield f"Since       {_format_local(answer['since'], zone)}, process {answer['pid']}"
     if state == "listening":
         yield f"Level       {answer['level_dbfs']:.0f} dBFS, {'speech' if answer['speaking'] else 'no speech'} at the moment"
-    counts = [f"{answer['segments']} since the start", f"{answer['judged']} judged", f"{answer['waiting']} waiting"]
+    counts = [f"{answer['segments']} since the start", f"{answer['judged']} analysed", f"{answer['waiting']} waiting"]
     if answer["unjudged"]:
         counts.append(f"{answer['unjudged']} given up")
     yield f"Segments    {', '.join(counts)}"

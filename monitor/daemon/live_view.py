@@ -113,9 +113,9 @@ class LiveView:
         return table
 
     def _foot(self, status: DaemonStatus) -> RenderableType:
-        counts = f"{status.segments} segments, {status.judged} judged, {status.waiting} waiting"
+        counts = f"{status.segments} segments, {status.judged} analysed, {status.waiting} waiting"
         if status.unjudged:
-            counts += f", {status.unjudged} not judged"
+            counts += f", {status.unjudged} not analysed"
         style = {EngineState.READY: "green", EngineState.FAILED: "red"}.get(status.engine, "yellow")
         engine = Text.assemble("engine: ", (status.engine.value, style), f", {status.engine_detail}" if status.engine_detail else "")
         lines = [Text(counts), engine]
@@ -140,8 +140,8 @@ def format_recent_segment(item: RecentSegment) -> str:
 
 def _prediction_cells(item: RecentSegment) -> tuple[Text, Text]:
     if item.prediction is None:
-        return Text(f"not judged: {item.reason}", style="dim"), Text("")
+        return Text(f"not analysed: {item.reason}", style="dim"), Text("")
     percent = f"{item.prediction.confidence * 100:.0f} %"
     if item.prediction.unsure:
-        return Text(f"unsure, perhaps {item.prediction.emotion.word}", style="dim"), Text(percent, style="dim")
+        return Text(f"unsure ({item.prediction.emotion.word} {percent})", style="dim"), Text("")
     return Text(item.prediction.emotion.word, style="bold"), Text(percent)

@@ -216,7 +216,7 @@ def test_the_panel_shows_level_speech_segments_queue_and_engine() -> None:
         "3.2 s",
         "sad",
         "70 %",
-        "unsure, perhaps sad",
+        "unsure (sad 40 %)",
         "not analysed",
         "1 waiting",
     ):
@@ -240,7 +240,7 @@ def test_plain_lines_have_time_length_and_answer() -> None:
     view = PlainView(console, PARIS)
     view.judged(RecentSegment(NOON, 12.34, SAD))
     view.judged(RecentSegment(NOON, 1.0, UNSURE))
-    assert console.export_text().splitlines() == ["12:00:00  12.3 s  sad 70 %", "12:00:00   1.0 s  unsure, perhaps sad 40 %"]
+    assert console.export_text().splitlines() == ["12:00:00  12.3 s  sad 70 %", "12:00:00   1.0 s  unsure (sad 40 %)"]
 
 
 def test_the_meter_stays_in_its_bounds() -> None:
