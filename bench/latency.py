@@ -8,7 +8,6 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -22,16 +21,15 @@ from model.predictor import SpeechInput
 from monitor.audio.segmenter import Segmenter
 from monitor.audio.sources import FileSource
 from monitor.audio.stream import StreamClock
-from monitor.bundles.registry import BundleRegistry
 from monitor.config import EngineConfig, SegmenterConfig, TimelineConfig
 from monitor.inference.prosody import measure_prosody
-from monitor.inference.protocol import EngineState, SupervisorCallbacks
-from monitor.inference.supervisor import InferenceSupervisor
+from monitor.inference.protocol import EngineChanged, EngineState, Predicted, SupervisorEvent
 from monitor.storage.cipher import connect
 from monitor.storage.keys import KeyStore
 from monitor.storage.records import InferenceResult
 from monitor.storage.writer import TimelineWriter
 from tests.support.days import SimulatedPerson, write_days
+from tests.support.inference import DrivenSupervisor
 
 _START_TIMEOUT_S = 300.0
 # As it is heard (nearly two minutes), with seconds of silence before a segment in which caches forget; and with hardly any silence.
@@ -63,16 +61,16 @@ def _play(folder: Path, pace: float, times: int) -> tuple[list[float], list[floa
     ready = threading.Event()
     with TimelineWriter.open(folder / "timeline.db", ZoneInfo("UTC"), KeyStore("file", folder)) as timeline:
 
-        def judged(results: Mapping[int, InferenceResult]) -> None:
-            timeline.judge(results)
-            delays.extend(time.perf_counter() - closed[entry] for entry in results)
+        def handle(event: SupervisorEvent) -> None:
+            match event:
+                case Predicted(results):
+                    timeline.judge(results)
+                    delays.extend(time.perf_counter() - closed[entry] for entry in results)
+                case EngineChanged(EngineState.READY):
+                    ready.set()
 
-        changed = lambda state, _detail: ready.set() if state is EngineState.READY else None  # noqa: E731
-        listener = SupervisorCallbacks(lambda entry: sounds.pop(entry), judged, lambda *_: None, changed)
-        judge = InferenceSupervisor(
-            EngineConfig(), BundleRegistry("compact", folder / "bundles.json"), folder / "engine.log", listener, retry_forever=False
-        )
-        judge.start()
+        supervisor = DrivenSupervisor(EngineConfig(bundle="compact"), folder, sounds.pop, handle)
+        supervisor.start()
         if not ready.wait(_START_TIMEOUT_S):
             raise RuntimeError(f"the engine was not ready after {_START_TIMEOUT_S} s")
         for play in range(times):
@@ -90,8 +88,8 @@ def _play(folder: Path, pace: float, times: int) -> tuple[list[float], list[floa
                     sounds[entry] = segment.pcm[play:]  # the same sound again would be in the prefix cache
                     closed[entry] = now
                     lengths.append(segment.duration_s)
-                    judge.submit(entry)
-        judge.finish(lambda: False)
+                    supervisor.submit(entry)
+        supervisor.finish(lambda: False)
     return delays, lengths
 
 

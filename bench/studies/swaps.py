@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,11 +18,9 @@ from safetensors.torch import load_file, save_file
 from bench.harness import demo_segments
 from model.audio import Int16
 from model.bundle_format import MANIFEST_FILE, compute_version, file_checksums, find_bundle
-from monitor.bundles.registry import BundleRegistry
 from monitor.config import EngineConfig
-from monitor.inference.protocol import EngineState, SupervisorCallbacks
-from monitor.inference.supervisor import InferenceSupervisor
-from monitor.storage.records import InferenceResult
+from monitor.inference.protocol import BundleSwitched, EngineChanged, EngineState, Predicted, SupervisorEvent
+from tests.support.inference import DrivenSupervisor
 
 _WAITING = 64
 _ROUNDS = 6
@@ -30,7 +28,7 @@ _PATIENCE_S = 600.0
 
 
 class _Swaps:
-    """A judge and when it told what; seconds on one clock."""
+    """A supervisor and when it reported what; seconds on one clock."""
 
     def __init__(self, folder: Path) -> None:
         self._sounds: dict[int, Int16] = {}
@@ -39,18 +37,15 @@ class _Swaps:
         self.versions: dict[int, str] = {}
         self._outcome: tuple[float, str] | None = None
         self._ready = False
-        listener = SupervisorCallbacks(lambda entry: self._sounds[entry], self._judged, lambda *_: None, self._changed, self._switched)
-        self.judge = InferenceSupervisor(
-            EngineConfig(), BundleRegistry("compact", folder / "bundles.json"), folder / "engine.log", listener, retry_forever=False
-        )
-        self.judge.start()
+        self.supervisor = DrivenSupervisor(EngineConfig(bundle="compact"), folder, self._sounds.get, self._handle)
+        self.supervisor.start()
         self.wait(lambda: self._ready)
 
     def swap(self, bundle: Path) -> tuple[float, float]:
         """When it was asked for and when it was in use."""
         self._outcome = None
         began = time.perf_counter()
-        self.judge.use(str(bundle))
+        self.supervisor.use(str(bundle))
         self.wait(lambda: self._outcome is not None)
         assert self._outcome is not None
         ended, reason = self._outcome
@@ -63,7 +58,7 @@ class _Swaps:
         entries = list(range(len(self._sounds), len(self._sounds) + len(pcms)))
         self._sounds.update(zip(entries, pcms, strict=True))
         for entry in entries:
-            self.judge.submit(entry)
+            self.supervisor.submit(entry)
         return entries
 
     def wait(self, until: Callable[[], bool]) -> None:
@@ -72,20 +67,16 @@ class _Swaps:
             if not self._change.wait_for(until, _PATIENCE_S):
                 raise RuntimeError(f"waited for more than {_PATIENCE_S} s")
 
-    def _judged(self, results: Mapping[int, InferenceResult]) -> None:
+    def _handle(self, event: SupervisorEvent) -> None:
         with self._change:
-            self.answered_at.update(dict.fromkeys(results, time.perf_counter()))
-            self.versions.update({entry: result.prediction.bundle_version for entry, result in results.items()})
-            self._change.notify_all()
-
-    def _changed(self, state: EngineState, _detail: str) -> None:
-        with self._change:
-            self._ready = state is EngineState.READY
-            self._change.notify_all()
-
-    def _switched(self, _name: str, _version: str, reason: str) -> None:
-        with self._change:
-            self._outcome = time.perf_counter(), reason
+            match event:
+                case Predicted(results):
+                    self.answered_at.update(dict.fromkeys(results, time.perf_counter()))
+                    self.versions.update({entry: result.prediction.bundle_version for entry, result in results.items()})
+                case EngineChanged(state):
+                    self._ready = state is EngineState.READY
+                case BundleSwitched(reason=reason):
+                    self._outcome = time.perf_counter(), reason
             self._change.notify_all()
 
 
@@ -101,7 +92,7 @@ def run() -> list[str]:
         loaded = [_loaded(swaps, sounds, pair[number % 2]) for number in range(_ROUNDS)]
         other = _changed(here / "letters", 3, letters=["A", "S", "H", "N"])
         began, ended = swaps.swap(other)
-        swaps.judge.finish(lambda: True)
+        swaps.supervisor.finish(lambda: True)
     rows = [
         ("nobody speaks: from asking to in use", idle),
         (f"{_WAITING} being judged: from asking to in use", [whole for whole, _ in loaded]),
@@ -122,7 +113,7 @@ def _drain(swaps: _Swaps, sounds: list[Int16]) -> float:
 
 def _loaded(swaps: _Swaps, sounds: list[Int16], bundle: Path) -> tuple[float, float]:
     """Seconds from asking, while the old bundle judges 64 segments, to in use; and from its last answer."""
-    old = swaps.judge.in_use
+    old = swaps.supervisor.in_use
     entries = swaps.submit(sounds + sounds)
     swaps.wait(lambda: entries[0] in swaps.answered_at)
     began, ended = swaps.swap(bundle)

@@ -78,21 +78,21 @@ class Daemon:
 
     def run(self) -> None:
         """Listen until the source ends or `stop` is called; then judge what waits. Raises EmosllmError when it cannot go on."""
-        judge = self._recorder.judge
+        supervisor = self._recorder.supervisor
         try:
             self._listen()
         finally:
             self._status.listening = False
             self._notifier.stopping()
-            if judge.waiting and self._judging:
+            if supervisor.waiting and self._judging:
                 self._status.ending = "finishing what waits for the engine; Ctrl-C again leaves it for the next start"
                 self._view.tell(self._status.ending)
             self._recorder.finish(self._should_give_up)
-            if judge.waiting:
-                self._view.tell(f"{judge.waiting} segments wait, encrypted, to be judged at the next start")
+            if supervisor.waiting:
+                self._view.tell(f"{supervisor.waiting} segments wait, encrypted, to be judged at the next start")
             self._status.ending = ""
-        if judge.error is not None:
-            raise judge.error
+        if supervisor.error is not None:
+            raise supervisor.error
 
     def stop(self) -> None:
         """End in good order; called again, leave what waits unjudged. Safe in a signal handler."""
@@ -149,7 +149,7 @@ class Daemon:
                 if self._coverage_tracker.kind is None and not self._unattended:
                     raise  # it never worked: that is for the person to mend
                 self._device_lost(error)
-            if not self._status.live or self._recorder.judge.error is not None:
+            if not self._status.live or self._recorder.supervisor.error is not None:
                 return
 
     def _hear(self) -> None:
@@ -186,10 +186,10 @@ class Daemon:
         if not self._judging:
             self._judging = True
             self._recorder.resume()
-            self._recorder.judge.start()
+            self._recorder.start()
 
     def _consume_chunks(self, source: AudioSource, hearing: CaptureSession) -> None:
-        judge = self._recorder.judge
+        supervisor = self._recorder.supervisor
         for chunk in source:
             self._backoff.reset()
             hearing.take(chunk)
@@ -197,11 +197,11 @@ class Daemon:
             if not source.live:
                 # Its time is its own, and may pass a hundred times as fast as the clock's.
                 hearing.progress(None, [])
-                judge.wait_for_capacity(lambda: self._stopping)
+                supervisor.wait_for_capacity(lambda: self._stopping)
             elif events is not None:
                 hearing.progress(source.delivered, [event for event in events if isinstance(event, ClockStepped)])
                 self._report_mute()
-            if judge.error is not None:
+            if supervisor.error is not None:
                 return
 
     def _report_mute(self) -> None:

@@ -1,8 +1,8 @@
 """Stores segments, queues them for inference, and stores their predictions.
 
-A closed segment is stored with its audio, the inference supervisor is told its number, and when the prediction comes it is stored and the
-audio erased in one transaction. Two threads meet here: the main thread hands in segments and coverage, the supervisor's thread fetches
-audio and brings predictions. Neither is stopped by a timeline that cannot be written for a while: writes wait in a `RetryQueue`.
+Two threads meet here. The main thread hands in segments and coverage; a closed segment is stored with its audio. The inference thread
+takes stored segments through the engine: `Recorder._predict_waiting` is its loop, with all steps in order. Neither thread is stopped by a
+timeline that cannot be written for a while: the main thread's writes wait in a `RetryQueue`, the inference thread tries again.
 `VoiceReferenceCache` holds the voice references that segments are compared with. Knows no microphone and no clock of a stream.
 """
 
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ from monitor.config import Config
 from monitor.daemon.live_view import View
 from monitor.daemon.status import RECENT_SEGMENTS, DaemonStatus, RecentSegment
 from monitor.inference.bundle_switch import BundleSwitchOutcome, BundleSwitchWaiters
-from monitor.inference.protocol import EngineState, SupervisorCallbacks
+from monitor.inference.protocol import BundleSwitched, Dropped, EngineChanged, EngineState, Predicted
 from monitor.inference.supervisor import InferenceSupervisor
 from monitor.storage.records import Coverage, InferenceResult, VoiceReferenceSums
 from monitor.storage.writer import TimelineWriter
@@ -153,6 +154,8 @@ _T = TypeVar("_T")
 
 _MAX_UNWRITTEN_BYTES = 64 * 2**20
 _READ_RETRY_S = 2.0
+# How late it may be noticed that a worker or a server took too long.
+_EVENT_TIMEOUT_S = 1.0
 _TRIM_EVERY_S = 60.0
 _UNWRITABLE_REASON = "the timeline could not be written for too long"
 _SPOOL_FULL_REASON = "too much speech was waiting for the engine"
@@ -197,19 +200,21 @@ class Recorder:
         self._forgotten: list[TimeRange] = []
         self._switch_waiters = BundleSwitchWaiters()
         self._voices = VoiceReferenceCache(timeline)
-        listener = SupervisorCallbacks(
-            self._sound, self._store_results, self._drop_segment, self._engine_changed, self._bundle_switched, self._reference
-        )
-        self.judge = InferenceSupervisor(config.engine, registry, engine_log, listener, retry_forever=status.live)
+        self.supervisor = InferenceSupervisor(config.engine, registry, engine_log, retry_forever=status.live)
+        self._thread = threading.Thread(target=self._infer, name="inference", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load the engine; from then on what is stored is predicted. Returns at once."""
+        self._thread.start()
 
     def resume(self) -> None:
         """Take up what earlier runs left waiting, oldest first, before anything new."""
         self.trim()
-        for entry, start_at, duration_s in self._timeline.recover():
-            self._submit(entry, _SegmentRange(start_at, duration_s))
+        for segment_id, start_at, duration_s in self._timeline.recover():
+            self._submit(segment_id, _SegmentRange(start_at, duration_s))
 
     def segment(self, start_sample: int, pcm: Int16, start_at: datetime, end_at: datetime) -> None:
-        """Store a closed segment with its sound, and have it judged."""
+        """Store a closed segment with its audio, and queue it for inference."""
         self._status.segments += 1
         microphone = self.microphone
 
@@ -217,7 +222,7 @@ class Recorder:
             with self._writing:
                 if self._is_forgotten(start_at, end_at):
                     return
-                entry = self._timeline.add_segment(
+                segment_id = self._timeline.add_segment(
                     start_sample=start_sample,
                     end_sample=start_sample + len(pcm),
                     start_at=start_at,
@@ -225,7 +230,7 @@ class Recorder:
                     sound=pcm.tobytes(),
                     microphone=microphone,
                 )
-                self._submit(entry, _SegmentRange(start_at, (end_at - start_at).total_seconds()))
+                self._submit(segment_id, _SegmentRange(start_at, (end_at - start_at).total_seconds()))
 
         def lose() -> None:
             self._status.unjudged += 1
@@ -245,10 +250,10 @@ class Recorder:
         """
         with self._writing:
             self._forgotten.append(time_range)
-        entries = [entry for entry, known in list(self._ranges.items()) if time_range.overlaps(known.start_at, known.end_at)]
-        self.judge.withdraw(entries)
-        for entry in entries:
-            self._ranges.pop(entry, None)
+        segment_ids = [segment_id for segment_id, known in list(self._ranges.items()) if time_range.overlaps(known.start_at, known.end_at)]
+        self.supervisor.withdraw(segment_ids)
+        for segment_id in segment_ids:
+            self._ranges.pop(segment_id, None)
         kept = [item for item in list(self._status.recent) if not time_range.overlaps(item.start_at, item.end_at)]
         self._status.recent = deque(kept, RECENT_SEGMENTS)
 
@@ -256,7 +261,7 @@ class Recorder:
         """From any thread: something of what is known of the voice was erased. What is judged next is heard against what is left."""
         self._voices.forget()
         self._status.voice = None
-        self.judge.drop_reference()
+        self.supervisor.drop_reference()
 
     def use_bundle(self, name: str, patience_s: float) -> str:
         """From any thread: have another bundle judge what comes. Its version once it is in use; empty where that takes longer.
@@ -267,10 +272,10 @@ class Recorder:
         before = self._status.next_bundle
 
         def ask() -> None:
-            # Before the judge knows: its answer may be there at once.
+            # Before the supervisor knows: the outcome may be there at once.
             self._status.next_bundle, self._status.bundle_problem = name, ""
             try:
-                self.judge.use(name)
+                self.supervisor.use(name)
             except EmosllmError:
                 self._status.next_bundle = before
                 raise
@@ -285,8 +290,8 @@ class Recorder:
         if time.monotonic() - self._trimmed_at > _TRIM_EVERY_S:
             self.trim()
         self._writer.flush()
-        self._status.waiting, self._status.unwritten = self.judge.waiting, self._writer.waiting
-        self._status.untranscribed = self.judge.untranscribed
+        self._status.waiting, self._status.unwritten = self.supervisor.waiting, self._writer.waiting
+        self._status.untranscribed = self.supervisor.untranscribed
         self._status.store_problem = self._writer.problem
 
     def trim(self) -> None:
@@ -303,13 +308,15 @@ class Recorder:
 
         Raises TimelineError when something could not be written.
         """
-        self.judge.finish(should_give_up)
+        self.supervisor.stop(should_give_up)
+        if self._thread.is_alive():
+            self._thread.join()
         self._closing.set()
         if not self._writer.flush(now=True):
             raise TimelineError(f"{self._writer.problem}; {self._writer.waiting} things that were heard could not be stored")
 
     def stop_retrying(self) -> None:
-        """Let the judge's thread not insist on a write any longer."""
+        """Let the inference thread not insist on a write any longer."""
         self._closing.set()
 
     def _cover(self, kind: Coverage, start_at: datetime, end_at: datetime, reason: str) -> None:
@@ -323,72 +330,107 @@ class Recorder:
     def _is_forgotten(self, start_at: datetime, end_at: datetime) -> bool:
         return any(time_range.overlaps(start_at, end_at) for time_range in self._forgotten)
 
-    def _submit(self, entry: int, time_range: _SegmentRange) -> None:
-        self._ranges[entry] = time_range
-        self.judge.submit(entry)
+    def _submit(self, segment_id: int, time_range: _SegmentRange) -> None:
+        self._ranges[segment_id] = time_range
+        self.supervisor.submit(segment_id)
 
-    def _give_up(self, entries: list[int], reason: str) -> None:
-        if entries:
-            self._timeline.give_up(entries, reason)
-            self.judge.withdraw(entries)
-            _logger.warning("%d segments were given up: %s", len(entries), reason)
-            for entry in entries:
-                self._show(entry, None, reason)
+    def _give_up(self, segment_ids: list[int], reason: str) -> None:
+        if segment_ids:
+            self._timeline.give_up(segment_ids, reason)
+            self.supervisor.withdraw(segment_ids)
+            _logger.warning("%d segments were given up: %s", len(segment_ids), reason)
+            for segment_id in segment_ids:
+                self._show(segment_id, None, reason)
 
-    def _sound(self, entry: int) -> Int16 | None:
-        sound = self._retry_until_closed(lambda: self._timeline.sound(entry))
+    def _infer(self) -> None:
+        """The inference thread."""
+        try:
+            self._predict_waiting()
+        except EmosllmError as error:  # the timeline could not be used until the end
+            self.supervisor.fail(error)
+        finally:
+            for refused in self.supervisor.close():
+                self._show_switch(refused)
+
+    def _predict_waiting(self) -> None:
+        """Take segments from the timeline through the engine and back, one step after the other, until the supervisor has ended."""
+        supervisor = self.supervisor
+        while supervisor.running:
+            for segment_id in supervisor.next_to_send():
+                audio = self._load_audio(segment_id)
+                if audio is None:  # erased or given up meanwhile
+                    supervisor.withdraw([segment_id])
+                else:
+                    supervisor.send(segment_id, audio, self._load_reference(segment_id))
+            match supervisor.poll(_EVENT_TIMEOUT_S):
+                case Predicted(results):
+                    stored = self._store_predictions(results)  # erases the audio in the same transaction
+                    supervisor.settle(results)
+                    for segment_id in stored:
+                        self._show(segment_id, results[segment_id], "")
+                    self._show_voice()
+                case Dropped(segment_id, reason):
+                    self._retry_until_closed(partial(self._timeline.give_up, [segment_id], reason))
+                    supervisor.settle([segment_id])
+                    self._show(segment_id, None, reason)
+                case EngineChanged() as change:
+                    self._show_engine(change)
+                case BundleSwitched() as outcome:
+                    self._show_switch(outcome)
+
+    def _load_audio(self, segment_id: int) -> Int16 | None:
+        sound = self._retry_until_closed(lambda: self._timeline.sound(segment_id))
         return None if sound is None else np.frombuffer(sound, np.int16)
 
-    def _store_results(self, results: Mapping[int, InferenceResult]) -> None:
+    def _load_reference(self, segment_id: int) -> VoiceReferenceSums | None:
+        """Of the voice that the segment is compared with, where the bundle has use for one."""
+        space = self.supervisor.voice_space
+        return None if space is None else self._retry_until_closed(lambda: self._voices.reference(segment_id, space))
+
+    def _store_predictions(self, results: Mapping[int, InferenceResult]) -> list[int]:
+        """The ids of the segments that were still waiting for it; what was settled before stays as it is."""
         kept = results
         if not self._privacy.keep_transcripts:
-            kept = {entry: replace(result, transcript=None) for entry, result in results.items()}
-        settled = self._retry_until_closed(lambda: self._timeline.judge(kept, self._privacy.keep_audio))
-        for entry in settled:
-            self._show(entry, results[entry], "")
-        self._voices.learned(len(settled))
-        self._show_voice()
+            kept = {segment_id: replace(result, transcript=None) for segment_id, result in results.items()}
+        stored = self._retry_until_closed(partial(self._timeline.judge, kept, self._privacy.keep_audio))
+        self._voices.learned(len(stored))
+        return stored
 
-    def _reference(self, entry: int, voice_space: str) -> VoiceReferenceSums | None:
-        return self._retry_until_closed(lambda: self._voices.reference(entry, voice_space))
+    def _show(self, segment_id: int, result: InferenceResult | None, reason: str) -> None:
+        if result is None:
+            self._status.unjudged += 1
+        else:
+            self._status.judged += 1
+        time_range = self._ranges.pop(segment_id, None)
+        if time_range is not None and not self._is_forgotten(time_range.start_at, time_range.end_at):
+            item = RecentSegment(time_range.start_at, time_range.duration_s, result.prediction if result else None, reason)
+            self._status.recent.append(item)
+            self._view.judged(item)
 
     def _show_voice(self) -> None:
-        """In the judge's thread: how well the voice is known, where the bundle has use for that. One that is known stays as it is."""
-        space, microphone, shown = self.judge.voice_space, self.microphone, self._status.voice
+        """How well the voice is known, where the bundle has use for that. One that is known stays as it is."""
+        space, microphone, shown = self.supervisor.voice_space, self.microphone, self._status.voice
         self._status.uses_voice_reference = space is not None and microphone is not None
         if space is None or microphone is None:
             self._status.voice = None
         elif shown is None or not shown.frozen or (shown.voice_space, shown.microphone) != (space, microphone):
             self._status.voice = self._retry_until_closed(lambda: self._timeline.voice_reference(microphone, space))
 
-    def _drop_segment(self, entry: int, reason: str) -> None:
-        self._retry_until_closed(lambda: self._timeline.give_up([entry], reason))
-        self._show(entry, None, reason)
-
-    def _show(self, entry: int, result: InferenceResult | None, reason: str) -> None:
-        if result is None:
-            self._status.unjudged += 1
-        else:
-            self._status.judged += 1
-        time_range = self._ranges.pop(entry, None)
-        if time_range is not None and not self._is_forgotten(time_range.start_at, time_range.end_at):
-            item = RecentSegment(time_range.start_at, time_range.duration_s, result.prediction if result else None, reason)
-            self._status.recent.append(item)
-            self._view.judged(item)
-
-    def _engine_changed(self, state: EngineState, detail: str) -> None:
+    def _show_engine(self, change: EngineChanged) -> None:
+        state, detail = change.state, change.detail
         if state is EngineState.READY and (why := self._registry.fallback_reason()):
             detail += f"; the bundle that should be in use is set aside: {why}"
         if (state, detail) != (self._status.engine, self._status.engine_detail):
             self._view.tell(f"engine {state}: {detail}")
         self._status.engine, self._status.engine_detail = state, detail
-        self._status.bundle, self._status.transcriber = self.judge.in_use, self.judge.transcriber
-        self._status.away_since = self.judge.away_since
+        self._status.bundle, self._status.transcriber = self.supervisor.in_use, self.supervisor.transcriber
+        self._status.away_since = self.supervisor.away_since
         if state is EngineState.READY:
             self._show_voice()
         _logger.info("engine %s", state)
 
-    def _bundle_switched(self, name: str, version: str, reason: str) -> None:
+    def _show_switch(self, switch: BundleSwitched) -> None:
+        name, version, reason = switch.name, switch.version, switch.reason
         if self._status.next_bundle == name:
             self._status.next_bundle = ""
         told = f"the bundle {name} is not used: {reason}" if reason else f"{version} is in use now"
@@ -398,7 +440,7 @@ class Recorder:
         _logger.info("a bundle is %s: %s", "not used" if reason else "in use", version or name)
 
     def _retry_until_closed(self, do: Callable[[], _T]) -> _T:
-        """In the judge's thread, which may wait: try until it works or the end has come."""
+        """In the inference thread, which may wait: try until it works or the end has come."""
         while True:
             try:
                 return do()

@@ -1,10 +1,10 @@
-"""The messages between daemon and inference worker, the state of the engine, and what the supervisor calls back.
+"""The messages between daemon and inference worker, the state of the engine, and the events that the supervisor reports.
 
 Messages are plain records, pickled between two processes of our own.
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -17,7 +17,7 @@ from monitor.storage.records import InferenceResult, VoiceReferenceSums
 class PredictRequest:
     """Daemon: judge this segment; mono int16 (N,) at SAMPLE_RATE."""
 
-    entry: int
+    segment_id: int
     pcm: Int16
 
 
@@ -73,7 +73,7 @@ class BundleNotLoaded:
 
 @dataclass(frozen=True, slots=True)
 class PredictResponse:
-    """Process: what became of some segments, by entry. untranscribed: for how many of them the transcriber failed."""
+    """Process: predictions by segment id. untranscribed: for how many of them the transcriber failed."""
 
     results: Mapping[int, InferenceResult]
     untranscribed: int = 0
@@ -114,19 +114,39 @@ class EngineState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class SupervisorCallbacks:
-    """Where sound comes from and answers go. All are called from the judge's own thread.
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Supervisor: predictions by segment id, only for segments that still wait for one."""
 
-    sound: mono int16 (N,) of an entry; None when it is not to be judged any more. judged: what was said, by entry. dropped: an entry
-    that will not be judged, and why. changed: a new state, in words. switched: a bundle that was asked for by its name is in use, in this
-    version; or, where there is a reason, it is not, and another is. reference: of the voice, which an entry is to be heard against by
-    bundles of a voice space; None for none.
+    results: Mapping[int, InferenceResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Supervisor: this segment gets no prediction."""
+
+    segment_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChanged:
+    """Supervisor: the engine is in another state; `detail` says which and why, in words."""
+
+    state: EngineState
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSwitched:
+    """Supervisor: a requested switch is over.
+
+    name: as it was requested. version: of the bundle, which is in use now; empty where it is not. reason: why it is not, else empty.
     """
 
-    sound: Callable[[int], Int16 | None]
-    judged: Callable[[Mapping[int, InferenceResult]], None]
-    dropped: Callable[[int, str], None]
-    changed: Callable[[EngineState, str], None]
-    switched: Callable[[str, str, str], None] = lambda _name, _version, _reason: None
-    reference: Callable[[int, str], VoiceReferenceSums | None] = lambda _entry, _voice_space: None
+    name: str
+    version: str
+    reason: str
+
+
+SupervisorEvent = Predicted | Dropped | EngineChanged | BundleSwitched

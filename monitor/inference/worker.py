@@ -32,8 +32,7 @@ from model.transcriber import Transcriber
 from model.voice_reference import VoiceSums, voice_shift
 from monitor.bundles.registry import open_transcriber
 from monitor.config import EngineConfig
-from monitor.inference.engines.base import check_compatible, check_finite
-from monitor.inference.engines.vllm import Engine, open_engine
+from monitor.inference.engines.base import Engine, check_compatible, check_finite, open_engine
 from monitor.inference.prosody import measure_prosody
 from monitor.inference.protocol import (
     BundleLoaded,
@@ -302,7 +301,7 @@ def run_worker(connection: Connection, inbox: WorkerInbox, config: EngineConfig)
             judging.set_reference(message.reference)
             continue
         results = _retry_while_unreachable(partial(judging.judge, [ask.pcm for ask in message]), connection, use_other)
-        connection.send(PredictResponse(dict(zip((ask.entry for ask in message), results, strict=True)), judging.untranscribed))
+        connection.send(PredictResponse(dict(zip((ask.segment_id for ask in message), results, strict=True)), judging.untranscribed))
 
 
 def _retry_while_unreachable(do: Callable[[], _T], connection: Connection, pause: Callable[[], None]) -> _T:

@@ -19,8 +19,9 @@ from model.bundle_format import find_bundle
 from model.errors import BundleError, NeedsRestart
 from model.language_model import LanguageModel, LoraAdapter
 from model.predictor import Predictor, SpeechInput
-from monitor.inference.engines.base import has_amx, has_gpu
-from monitor.inference.engines.vllm import EmbeddedEngine, Engine, TransformersEngine
+from monitor.inference.engines.base import Engine, has_amx, has_gpu
+from monitor.inference.engines.transformers import TransformersEngine
+from monitor.inference.engines.vllm import EmbeddedEngine
 from monitor.inference.worker_process import LIBRARY_ENVIRONMENT
 from tests.support.bundle_variants import ADAPTER, sign, variant_of_packaged
 from tests.support.servers import SharedServer

@@ -27,12 +27,22 @@ from monitor.control import send_command
 from monitor.daemon.client import format_status
 from monitor.daemon.recorder import Recorder
 from monitor.inference.bundle_switch import BundleSwitchOutcome, BundleSwitchQueue, BundleSwitchWaiters
-from monitor.inference.engines.vllm import TransformersEngine
-from monitor.inference.protocol import EngineState
+from monitor.inference.engines.transformers import TransformersEngine
+from monitor.inference.protocol import BundleSwitched, EngineChanged, EngineState
 from tests.support.bundle_variants import ADAPTER, MAPPER, sign, variant_of_packaged
 from tests.support.bundles import STORED
 from tests.support.commands import Running, configure, stored
-from tests.support.inference import PATIENCE_S, UTC_ZONE, SwitchingSupervisor, never, noise_segments, wait_until, with_recorder, worker_pid
+from tests.support.inference import (
+    PATIENCE_S,
+    UTC_ZONE,
+    SwitchingSupervisor,
+    never,
+    noise_segments,
+    report,
+    wait_until,
+    with_recorder,
+    worker_pid,
+)
 from tests.support.paths import DEMO
 from tests.support.servers import NOBODY
 
@@ -79,12 +89,14 @@ def test_under_load_every_segment_is_judged_once_by_the_bundle_it_names(
     for number in range(120):
         switched.submit(ten[number % 10])
         if number % 10 == 5:
-            switched.judge.use(str(wanted[number // 10]))
+            switched.supervisor.use(str(wanted[number // 10]))
         if number % 40 == 20:
             switched.until_ready()
             wait_until(lambda known=number: len(switched.results) > known // 2, PATIENCE_S)
-    wait_until(lambda: not switched.judge.waiting and switched.outcomes[-1:] and switched.outcomes[-1][0] == str(wanted[-1]), PATIENCE_S)
-    switched.judge.finish(never)
+    wait_until(
+        lambda: not switched.supervisor.waiting and switched.outcomes[-1:] and switched.outcomes[-1][0] == str(wanted[-1]), PATIENCE_S
+    )
+    switched.supervisor.finish(never)
 
     assert [entry for entry, _ in switched.results] == list(range(120)), "in order, once each"
     assert switched.states.count(EngineState.LOADING) == 1, "in one process"
@@ -118,10 +130,10 @@ def test_with_processes_killed_in_between_too(
         for pcm in ten:
             switched.submit(pcm)
         wait_until(lambda known=ready: switched.states.count(EngineState.READY) > known, PATIENCE_S)
-        switched.judge.use(str(others[number % 2]))
+        switched.supervisor.use(str(others[number % 2]))
         time.sleep((0.0, 0.3, 0.05, 0.6)[number])
-        os.kill(worker_pid(switched.judge), signal.SIGKILL)
-    switched.judge.finish(never)
+        os.kill(worker_pid(switched.supervisor), signal.SIGKILL)
+    switched.supervisor.finish(never)
     assert sorted(entry for entry, _ in switched.results) == list(range(40))
     assert not switched.dropped
     _each_is_its_bundles(switched, said)
@@ -131,11 +143,11 @@ def test_with_processes_killed_in_between_too(
 
 def test_a_switch_that_is_asked_for_while_the_process_loads_waits_for_it(tmp_path: Path, others: list[Path]) -> None:
     switched = SwitchingSupervisor(tmp_path, sounds=noise_segments(3))
-    assert switched.judge.in_use == ""
+    assert switched.supervisor.in_use == ""
     assert switched.use(others[0]) == (str(others[0]), version(others[0]), "")
     assert switched.states.count(EngineState.LOADING) == 1
-    assert switched.judge.in_use == version(others[0])
-    switched.judge.finish(never)
+    assert switched.supervisor.in_use == version(others[0])
+    switched.supervisor.finish(never)
     assert len(switched.results) == 3
     assert switched.registry.to_load() == str(others[0])
     assert json.loads((tmp_path / "bundles.json").read_text())["uses"] == [], "that is for whoever asked"
@@ -152,7 +164,7 @@ def test_what_cannot_be_taken_up_in_place_is_loaded_by_a_new_process(tmp_path: P
     for pcm in noise_segments(4):
         switched.submit(pcm)
     assert switched.use("compact") == ("compact", packaged.manifest.version, "")
-    switched.judge.finish(never)
+    switched.supervisor.finish(never)
     assert [entry for entry, _ in switched.results] == list(range(24))
     assert EngineState.RESTARTING not in switched.states, "nothing went wrong"
     assert switched.states.count(EngineState.LOADING) == 3
@@ -171,11 +183,11 @@ def test_one_that_a_new_process_cannot_load_is_refused_and_the_one_before_goes_o
     name, told, reason = switched.use(bad)
     assert (name, told) == (str(bad), "")
     assert "is damaged" in reason
-    switched.judge.finish(never)
+    switched.supervisor.finish(never)
     assert len(switched.results) == 8
     assert switched.versions()[7] == version(others[0])
     assert (switched.registry.to_load(), switched.registry.fallback_reason()) == (str(others[0]), "")
-    assert switched.judge.error is None
+    assert switched.supervisor.error is None
 
 
 def _not_numbers(folder: Path) -> Path:
@@ -203,7 +215,7 @@ def test_one_that_is_damaged_is_refused_and_the_old_one_goes_on_in_the_same_proc
         assert told in reason
     for pcm in ten:
         switched.submit(pcm)
-    switched.judge.finish(never)
+    switched.supervisor.finish(never)
     assert [entry for entry, _ in switched.results] == list(range(20))
     _each_is_its_bundles(switched, said)
     assert set(switched.versions().values()) == {packaged.manifest.version}
@@ -218,11 +230,11 @@ def test_without_a_process_the_next_one_is_started_with_it_at_once(
     monkeypatch.setattr("monitor.inference.supervisor._RESTART_DELAYS_S", (600.0,))
     switched = SwitchingSupervisor(tmp_path, sounds=noise_segments(1), retry_forever=True)
     wait_until(lambda: len(switched.results) == 1)
-    os.kill(worker_pid(switched.judge), signal.SIGKILL)
+    os.kill(worker_pid(switched.supervisor), signal.SIGKILL)
     wait_until(lambda: EngineState.RESTARTING in switched.states)
     switched.submit(noise_segments(1)[0])
     assert switched.use(others[1])[1] == version(others[1])
-    switched.judge.finish(never)
+    switched.supervisor.finish(never)
     assert switched.versions()[1] == version(others[1])
 
 
@@ -230,19 +242,19 @@ def test_without_a_process_the_next_one_is_started_with_it_at_once(
 def test_one_that_is_in_use_already_stays(tmp_path: Path, packaged: Bundle) -> None:
     switched = SwitchingSupervisor(tmp_path)
     assert switched.use("compact") == ("compact", packaged.manifest.version, "")
-    switched.judge.finish(never)
+    switched.supervisor.finish(never)
 
 
 def test_what_is_no_bundle_or_is_retired_is_refused_at_once(tmp_path: Path) -> None:
     switched = SwitchingSupervisor(tmp_path)
     with pytest.raises(BundleError, match="no bundle at"):
-        switched.judge.use(str(tmp_path / "nothing"))
+        switched.supervisor.use(str(tmp_path / "nothing"))
     mine = variant_of_packaged(tmp_path / "mine")
     (mine / LEARNED_FROM_FILE).write_text("{}")
     retire_bundle(mine)
     with pytest.raises(BundleError, match="erased since"):
-        switched.judge.use(str(mine))
-    switched.judge.finish(lambda: True)
+        switched.supervisor.use(str(mine))
+    switched.supervisor.finish(lambda: True)
     assert switched.outcomes == []
 
 
@@ -250,30 +262,30 @@ def test_what_is_no_bundle_or_is_retired_is_refused_at_once(tmp_path: Path) -> N
 def test_one_that_goes_before_its_turn_is_refused(tmp_path: Path, others: list[Path]) -> None:
     mine = Path(shutil.copytree(others[0], tmp_path / "mine"))
     switched = SwitchingSupervisor(tmp_path)
-    switched.judge.use(str(mine))
+    switched.supervisor.use(str(mine))
     shutil.rmtree(mine)
     wait_until(lambda: bool(switched.outcomes))
     name, told, reason = switched.outcomes[0]
     assert (name, told) == (str(mine), "")
     assert reason
-    switched.judge.finish(never)
+    switched.supervisor.finish(never)
     assert switched.registry.to_load() == "compact"
 
 
 def test_after_the_end_nothing_is_switched_and_what_was_asked_for_is_told(tmp_path: Path, others: list[Path]) -> None:
     switched = SwitchingSupervisor(tmp_path)
-    switched.judge.use(str(others[0]))
-    switched.judge.finish(lambda: True)
+    switched.supervisor.use(str(others[0]))
+    switched.supervisor.finish(lambda: True)
     assert switched.outcomes == [(str(others[0]), "", "judging ended before")]
     with pytest.raises(EngineUnavailable, match="start the monitor again"):
-        switched.judge.use("compact")
+        switched.supervisor.use("compact")
 
 
 @pytest.mark.slow
 def test_a_server_that_is_down_makes_no_bundle_go_and_no_process_end(tmp_path: Path, others: list[Path]) -> None:
     switched = SwitchingSupervisor(tmp_path, EngineConfig(kind="server", url=NOBODY, bundle=str(others[0])), retry_forever=True)
     wait_until(lambda: switched.states.count(EngineState.AWAY) > 1, 240)
-    switched.judge.finish(lambda: True)
+    switched.supervisor.finish(lambda: True)
     assert (switched.registry.to_load(), switched.registry.fallback_reason()) == (str(others[0]), "")
     assert set(switched.states) == {EngineState.LOADING, EngineState.AWAY}
     assert switched.states.count(EngineState.LOADING) == 1
@@ -284,15 +296,15 @@ def test_one_that_waits_for_a_server_that_is_down_can_be_overtaken_and_is_gone_b
     tmp_path: Path, packaged: Bundle, others: list[Path]
 ) -> None:
     switched = SwitchingSupervisor(tmp_path, EngineConfig(kind="server", url=NOBODY, bundle="compact"), retry_forever=True)
-    switched.judge.use(str(others[0]))
+    switched.supervisor.use(str(others[0]))
     waits = (EngineState.AWAY, str(others[0]))
     wait_until(lambda: (switched.states[-1:], switched.registry.to_load()) == ([waits[0]], waits[1]), PATIENCE_S)
     assert switched.outcomes == []
-    switched.judge.use(str(others[1]))
+    switched.supervisor.use(str(others[1]))
     wait_until(lambda: bool(switched.outcomes), PATIENCE_S)
     assert switched.outcomes == [(str(others[0]), "", "another bundle was asked for since")]
     assert switched.registry.to_load() == str(others[1])
-    switched.judge.finish(lambda: True)
+    switched.supervisor.finish(lambda: True)
     assert switched.outcomes[1:] == [(str(others[1]), "", "judging ended before")]
 
 
@@ -407,10 +419,10 @@ def test_a_change_that_takes_long_is_in_the_status_until_it_is_over_and_what_fai
         assert (status.next_bundle, status.problems) == ("compact", [])
         told = format_status({**status.as_json(), "pid": 1}, UTC_ZONE)
         assert "Bundle      none yet, changing to compact" in told
-        recorder._bundle_switched("compact", "", "it is damaged")
+        report(recorder, BundleSwitched("compact", "", "it is damaged"))
         assert status.next_bundle == ""
         assert status.problems == ["the bundle compact is not used: it is damaged"]
-        recorder._bundle_switched("compact", PACKAGED, "")
+        report(recorder, BundleSwitched("compact", PACKAGED, ""))
         assert status.problems == []
         with pytest.raises(EmosllmError, match="no bundle at"):
             recorder.use_bundle(str(tmp_path / "nothing"), 0.01)
@@ -421,11 +433,11 @@ def test_a_change_that_takes_long_is_in_the_status_until_it_is_over_and_what_fai
 
 def test_status_names_the_bundle_only_while_one_judges(tmp_path: Path) -> None:
     def act(recorder: Recorder) -> None:
-        recorder.judge._in_use = PACKAGED
-        recorder._engine_changed(EngineState.READY, f"embedded, {PACKAGED}")
+        recorder.supervisor._in_use = PACKAGED
+        report(recorder, EngineChanged(EngineState.READY, f"embedded, {PACKAGED}"))
         assert recorder._status.as_json()["bundle"] == PACKAGED
-        recorder.judge._in_use = ""
-        recorder._engine_changed(EngineState.RESTARTING, "it died")
+        recorder.supervisor._in_use = ""
+        report(recorder, EngineChanged(EngineState.RESTARTING, "it died"))
         assert recorder._status.as_json()["bundle"] is None
 
     with_recorder(tmp_path, Config(), act)

@@ -22,7 +22,9 @@ from model.predictor import Predictor, PromptStyle, SpeechInput
 from model.prompts import Strategy, Task
 from model.remote import read_api_key
 from monitor.config import EngineConfig
-from monitor.inference.engines.vllm import EmbeddedEngine, TransformersEngine, open_engine
+from monitor.inference.engines.base import open_engine
+from monitor.inference.engines.transformers import TransformersEngine
+from monitor.inference.engines.vllm import EmbeddedEngine
 from tests.support import tiny
 from tests.support.servers import NOBODY, Server, serving
 from train.corpora.manifest import Utterance

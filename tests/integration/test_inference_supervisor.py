@@ -16,12 +16,12 @@ from monitor.bundles.registry import BundleRegistry
 from monitor.inference.protocol import EngineState
 from monitor.inference.worker_process import Wakeup, WorkerProcess
 from tests.support.bundles import STORED
-from tests.support.inference import FAST_ENGINE, RecordedCallbacks, never, noise_segments, wait_until, worker_pid
+from tests.support.inference import FAST_ENGINE, RecordedEvents, never, noise_segments, wait_until, worker_pid
 from tests.support.paths import ROOT
 
 
 def test_what_waits_while_the_model_loads_is_answered_in_order_once_each(tmp_path: Path) -> None:
-    record = RecordedCallbacks(noise_segments(11))
+    record = RecordedEvents(noise_segments(11))
     judge = record.judge(tmp_path)
     judge.start()
     judge.finish(never)
@@ -32,7 +32,7 @@ def test_what_waits_while_the_model_loads_is_answered_in_order_once_each(tmp_pat
 
 
 def test_a_killed_process_is_started_again_and_nothing_is_lost_or_answered_twice(tmp_path: Path) -> None:
-    record = RecordedCallbacks()
+    record = RecordedEvents()
     judge = record.judge(tmp_path)
     judge.start()
     wait_until(lambda: EngineState.READY in record.states)
@@ -50,7 +50,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost_or_answered_twice
 
 @pytest.mark.slow
 def test_what_is_withdrawn_is_not_answered_and_what_has_no_sound_is_not_asked(tmp_path: Path) -> None:
-    record = RecordedCallbacks(noise_segments(6))
+    record = RecordedEvents(noise_segments(6))
     judge = record.judge(tmp_path)
     judge.withdraw([0, 4])
     del record.sounds[2]
@@ -61,7 +61,7 @@ def test_what_is_withdrawn_is_not_answered_and_what_has_no_sound_is_not_asked(tm
 
 
 def test_what_nobody_waits_for_stays_unanswered(tmp_path: Path) -> None:
-    record = RecordedCallbacks(noise_segments(1))
+    record = RecordedEvents(noise_segments(1))
     judge = record.judge(tmp_path)
     judge.start()
     judge.finish(lambda: True)
@@ -70,7 +70,7 @@ def test_what_nobody_waits_for_stays_unanswered(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bundle_that_is_none_is_set_aside_for_the_built_in_one(tmp_path: Path) -> None:
-    record = RecordedCallbacks(noise_segments(2))
+    record = RecordedEvents(noise_segments(2))
     judge = record.judge(tmp_path, FAST_ENGINE.model_copy(update={"bundle": str(tmp_path / "gone")}))
     judge.start()
     judge.finish(never)
@@ -89,7 +89,7 @@ def _bad_copy(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_bundle_that_cannot_be_used_is_set_aside_for_the_one_before_and_that_is_said(tmp_path: Path) -> None:
-    record = RecordedCallbacks(noise_segments(2))
+    record = RecordedEvents(noise_segments(2))
     config = FAST_ENGINE.model_copy(update={"bundle": str(_bad_copy(tmp_path))})
     judge = record.judge(tmp_path, config)
     judge.start()
@@ -107,7 +107,7 @@ def test_an_engine_that_never_starts_is_tried_three_times_and_its_last_words_are
     (tmp_path / "torch.py").write_text("import sys, os\nprint('illegal instruction in kernel', file=sys.stderr, flush=True)\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr("monitor.inference.supervisor._RESTART_DELAYS_S", (0.01,))
-    record = RecordedCallbacks(noise_segments(1))
+    record = RecordedEvents(noise_segments(1))
     judge = record.judge(tmp_path)
     judge.start()
     judge.finish(never)
@@ -126,7 +126,7 @@ def test_a_tireless_judge_goes_on_until_the_engine_lives(tmp_path: Path, monkeyp
     (broken / "torch.py").write_text("import os\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", f"{broken}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr("monitor.inference.supervisor._RESTART_DELAYS_S", (0.01,))
-    record = RecordedCallbacks(noise_segments(3))
+    record = RecordedEvents(noise_segments(3))
     judge = record.judge(tmp_path, retry_forever=True)
     judge.start()
     wait_until(lambda: record.states.count(EngineState.LOADING) > 4)
@@ -143,16 +143,14 @@ def test_a_judging_process_does_not_outlive_its_daemon(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path\n"
         "from monitor.bundles.registry import BundleRegistry\n"
         "from monitor.config import EngineConfig\n"
-        "from monitor.inference.protocol import SupervisorCallbacks\n"
         "from monitor.inference.supervisor import InferenceSupervisor\n"
-        "log = Path(sys.argv[1]); bundles = BundleRegistry('compact', log.with_name('bundles.json'))\n"
-        "callbacks = SupervisorCallbacks(print, print, print, print)\n"
-        "j = InferenceSupervisor(EngineConfig(kind='transformers', bundle='compact'), bundles, log, callbacks, False)\n"
-        "j.start(); time.sleep(1)\n"
+        "log = Path(sys.argv[1]); registry = BundleRegistry('compact', log.with_name('bundles.json'))\n"
+        "supervisor = InferenceSupervisor(EngineConfig(kind='transformers', bundle='compact'), registry, log, False)\n"
+        "assert supervisor.poll(1).state == 'loading'; time.sleep(1)\n"
         "import os; os.kill(os.getpid(), 9)"
     )
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "engine.log")], check=False, cwd=ROOT)
-    assert ended.returncode == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "engine.log")], check=False, cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
 
     def gone() -> bool:
         for entry in Path("/proc").glob("[0-9]*/cmdline"):

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from model.audio import SAMPLE_RATE, Int16, float_to_pcm16, read_audio
 from model.emotions import Emotion, Prediction
-from model.errors import DeviceError, DeviceFault
+from model.errors import DeviceError, DeviceFault, TimelineError
 from monitor.analysis.days import TimeRange
 from monitor.audio.clock import ClockReading, ClockStepped
 from monitor.audio.segmenter import Segmenter
@@ -31,11 +31,12 @@ from monitor.daemon.pause import PauseFile
 from monitor.daemon.recorder import Recorder
 from monitor.daemon.status import DaemonStatus
 from monitor.daemon.systemd import SystemdNotifier
+from monitor.inference.protocol import Predicted
 from monitor.storage.coverage import CoverageTracker, tile_coverage
 from monitor.storage.reader import TimelineReader
 from monitor.storage.records import Coverage, CoverageInterval, InferenceResult, SegmentRecord, SegmentState
 from monitor.storage.writer import TimelineWriter
-from tests.support.inference import RECORDED_AT, with_recorder
+from tests.support.inference import RECORDED_AT, report, with_recorder
 from tests.support.paths import DEMO
 from tests.support.storage import keys, raw
 
@@ -157,10 +158,39 @@ def test_words_and_sound_are_kept_only_where_the_person_wants_it(
     tmp_path: Path, keep_transcripts: bool, words: str | None, keep_audio: bool, sounds: list[int]
 ) -> None:
     config = Config(privacy=PrivacyConfig(keep_transcripts=keep_transcripts, keep_audio=keep_audio))
-    path = with_recorder(tmp_path, config, lambda recorder: recorder._store_results({1: SAID}))
+    path = with_recorder(tmp_path, config, lambda recorder: report(recorder, Predicted({1: SAID})))
     with closing(raw(path)) as connection:
         assert connection.execute("SELECT transcript FROM segment WHERE id = 1").fetchone()[0] == words
         assert [row[0] for row in connection.execute("SELECT segment_id FROM sound ORDER BY 1")] == sounds
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_segment_waits_until_its_prediction_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
+    """The disk is full for two tries; or until the monitor ends, which leaves the segment for the next start."""
+    monkeypatch.setattr("monitor.daemon.recorder._READ_RETRY_S", 0.01)
+
+    def act(recorder: Recorder) -> None:
+        store, waiting = recorder._timeline.judge, []
+
+        def store_later(results: Mapping[int, InferenceResult], keep_audio: bool) -> list[int]:
+            waiting.append(recorder.supervisor.waiting)
+            if ends or len(waiting) < 3:
+                raise TimelineError("the disk is full")
+            return store(results, keep_audio)
+
+        monkeypatch.setattr(recorder._timeline, "judge", store_later)
+        if ends:
+            recorder._closing.set()
+            with pytest.raises(TimelineError, match="the disk is full"):
+                report(recorder, Predicted({1: SAID}))
+        else:
+            report(recorder, Predicted({1: SAID}))
+        assert set(waiting) == {2}
+        assert (recorder.supervisor.waiting, recorder._status.judged) == ((2, 0) if ends else (1, 1))
+
+    with closing(TimelineReader.open(with_recorder(tmp_path, Config(), act), keys())) as reader:
+        states = [entry.state for entry in reader.segments_between(RECORDED_AT, RECORDED_AT + timedelta(minutes=1))]
+    assert states == [SegmentState.WAITING if ends else SegmentState.JUDGED, SegmentState.WAITING]
 
 
 def test_what_waited_too_long_is_given_up_also_while_nobody_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +200,7 @@ def test_what_waited_too_long_is_given_up_also_while_nobody_speaks(tmp_path: Pat
         with closing(raw(tmp_path / "timeline.db")) as connection, connection:
             connection.execute("UPDATE sound SET stored_at = '2026-01-01 00:00:00.000000' WHERE segment_id = 1")
         recorder.flush()
-        assert recorder.judge.waiting == 1
+        assert recorder.supervisor.waiting == 1
 
     path = with_recorder(tmp_path, Config(spool=SpoolConfig(max_hours=48)), age_and_flush)
     with closing(TimelineReader.open(path, keys())) as reader:
@@ -189,12 +219,12 @@ def test_what_is_forgotten_is_neither_judged_nor_written_and_what_follows_is(tmp
 
     def go_on(recorder: Recorder) -> None:
         recorder.forget(TimeRange(at(4), at(10)))
-        assert recorder.judge.waiting == 1
+        assert recorder.supervisor.waiting == 1
         for begin, end in ((9, 11), (12, 13)):
             recorder.segment(16_000 * begin, np.ones(16_000 * (end - begin), np.int16), at(begin), at(end))
         recorder.cover(Coverage.HEARD, at(2), at(14), "")
         recorder.cover(Coverage.MUTED, at(5), at(9), "")
-        assert recorder.judge.waiting == 2
+        assert recorder.supervisor.waiting == 2
 
     path = with_recorder(tmp_path, Config(), go_on)
     with closing(TimelineReader.open(path, keys())) as reader:
@@ -207,10 +237,10 @@ def test_what_is_forgotten_is_neither_judged_nor_written_and_what_follows_is(tmp
 
 def test_an_answer_that_comes_after_its_segment_was_forgotten_is_not_shown(tmp_path: Path) -> None:
     def answer_late(recorder: Recorder) -> None:
-        recorder._store_results({1: SAID})
+        report(recorder, Predicted({1: SAID}))
         assert len(recorder._status.recent) == 1
         recorder.forget(TimeRange(RECORDED_AT, RECORDED_AT + timedelta(seconds=60)))
-        recorder._store_results({2: SAID})
+        report(recorder, Predicted({2: SAID}))
         assert not recorder._status.recent
 
     with_recorder(tmp_path, Config(), answer_late)

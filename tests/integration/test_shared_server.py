@@ -20,8 +20,9 @@ from model.language_model import LanguageModelRequest
 from model.predictor import Predictor, SpeechInput
 from model.prompts import AUDIO_PLACEHOLDER, Message
 from monitor.config import EngineConfig, load_config
+from monitor.inference.engines.base import Engine
 from monitor.inference.engines.server import ServerConnection, _chat_messages, _pack_adapter
-from monitor.inference.engines.vllm import Engine, TransformersEngine
+from monitor.inference.engines.transformers import TransformersEngine
 from monitor.server.clients import remove_client
 from tests.support.bundle_variants import variant_of_packaged
 from tests.support.commands import Running, configure, run, stored

@@ -33,8 +33,8 @@ from monitor.daemon.status import DaemonStatus
 from monitor.doctor.checks import check_engine, check_transcriber, check_transcriber_installed
 from monitor.doctor.findings import Verdict
 from monitor.inference.engines.server import _error_message
-from monitor.inference.engines.vllm import TransformersEngine
-from monitor.inference.protocol import EngineState
+from monitor.inference.engines.transformers import TransformersEngine
+from monitor.inference.protocol import EngineChanged, EngineState
 from monitor.inference.worker import ModelRunner
 from monitor.personalization.retraining import retrain
 from monitor.scheduler.jobs import JobOutcome
@@ -46,9 +46,10 @@ from tests.support.inference import (
     PATIENCE_S,
     RECORDED_AT,
     UTC_ZONE,
-    RecordedCallbacks,
+    RecordedEvents,
     SwitchingSupervisor,
     never,
+    report,
     wait_until,
     with_recorder,
 )
@@ -185,7 +186,7 @@ def test_a_segment_is_judged_with_its_own_words(kind: str, tmp_path: Path, whisp
     expected = _posteriors(prefixed, {LOW: LOW_PCM, HIGH: HIGH_PCM})
     without = _posteriors(prefixed, {"": LOW_PCM})
     assert np.abs(expected[0] - without[0]).max() > CLOSE, "the words matter"
-    told = RecordedCallbacks([LOW_PCM, HIGH_PCM, silence])
+    told = RecordedEvents([LOW_PCM, HIGH_PCM, silence])
     judge = told.judge(tmp_path, _engine(prefixed, whisper, kind=kind))
     judge.start()
     wait_until(lambda: EngineState.READY in told.states, PATIENCE_S)
@@ -270,19 +271,19 @@ def test_what_was_said_is_not_remembered_with_the_requests() -> None:
 def test_a_running_monitor_takes_the_transcriber_up_with_a_bundle_that_needs_it_and_lets_it_go(tmp_path: Path, whisper: Path) -> None:
     switched = SwitchingSupervisor(tmp_path, _engine("compact", whisper))
     switched.until_ready()
-    assert switched.judge.transcriber == "", "the built-in bundle needs no words"
+    assert switched.supervisor.transcriber == "", "the built-in bundle needs no words"
     prefixed, hinted = (
         variant_of_packaged(tmp_path / strategy, seed, about={"strategy": strategy})
         for seed, strategy in enumerate(("transcript-prefix", "prompt-hint"))
     )
     for bundle, words in ((prefixed, LOW), (hinted, LOW), (Path("compact"), None)):
         assert switched.use(str(bundle))[2] == ""
-        assert bool(switched.judge.transcriber) == (words is not None)
+        assert bool(switched.supervisor.transcriber) == (words is not None)
         switched.submit(LOW_PCM)
         wait_until(lambda: len(switched.results) == len(switched.sounds))
         assert switched.results[-1][1].transcript == words
     assert switched.states.count(EngineState.LOADING) == 1, "all in one process"
-    switched.judge.finish(never)
+    switched.supervisor.finish(never)
 
 
 @pytest.mark.slow
@@ -294,15 +295,15 @@ def test_one_that_cannot_be_loaded_leaves_the_bundle_in_use(tmp_path: Path, pref
     wait_until(lambda: bool(switched.results))
     assert switched.states.count(EngineState.LOADING) == 1
     assert (switched.registry.to_load(), switched.registry.fallback_reason()) == ("compact", "")
-    switched.judge.finish(never)
+    switched.supervisor.finish(never)
 
 
 def test_where_none_is_set_such_a_bundle_is_refused_by_whoever_wants_to_use_it(home: Path, tmp_path: Path, prefixed: Path) -> None:
     needs = r"is asked with the words of each segment \(transcript-prefix\).*set \[engine\] transcriber"
     switched = SwitchingSupervisor(tmp_path, _engine("compact", ""))
     with pytest.raises(BundleError, match=needs):
-        switched.judge.use(str(prefixed))
-    switched.judge.finish(lambda: True)
+        switched.supervisor.use(str(prefixed))
+    switched.supervisor.finish(lambda: True)
     with pytest.raises(BundleError, match=needs):
         ModelRunner(_engine(prefixed, ""))
     with pytest.raises(BundleError, match=needs):
@@ -314,7 +315,7 @@ def test_where_none_is_set_such_a_bundle_is_refused_by_whoever_wants_to_use_it(h
 
 @pytest.mark.slow
 def test_one_that_is_not_there_at_the_start_is_waited_for_and_no_bundle_is_blamed(tmp_path: Path, whisper: Path, prefixed: Path) -> None:
-    told = RecordedCallbacks([LOW_PCM])
+    told = RecordedEvents([LOW_PCM])
     judge = told.judge(tmp_path, _engine(prefixed, tmp_path / "later"))
     judge.start()
     judge.finish(never)
@@ -327,7 +328,7 @@ def test_one_that_is_not_there_at_the_start_is_waited_for_and_no_bundle_is_blame
 @pytest.mark.slow
 def test_where_it_comes_back_what_waited_is_judged(tmp_path: Path, whisper: Path, prefixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monitor.inference.supervisor._REFUSED_DELAY_S", 0.1)
-    later, told = tmp_path / "later", RecordedCallbacks([LOW_PCM])
+    later, told = tmp_path / "later", RecordedEvents([LOW_PCM])
     judge = told.judge(tmp_path, _engine(prefixed, later), retry_forever=True)
     judge.start()
     wait_until(lambda: EngineState.RESTARTING in told.states, PATIENCE_S)
@@ -348,9 +349,9 @@ def test_words_are_stored_only_where_the_person_wants_it(tmp_path: Path, whisper
     def judged(recorder: Recorder) -> None:
         at = RECORDED_AT + timedelta(seconds=20)
         recorder.segment(16_000 * 20, LOW_PCM, at, at + timedelta(seconds=2))
-        recorder.judge.start()
+        recorder.start()
         recorder.finish(never)
-        assert recorder.judge.error is None
+        assert recorder.supervisor.error is None
 
     path = with_recorder(tmp_path, config, judged, bundle=str(prefixed))
     with closing(raw(path)) as connection:
@@ -366,8 +367,12 @@ def test_status_names_what_transcribes_and_says_where_it_failed(tmp_path: Path) 
         status: DaemonStatus = recorder._status
         assert status.as_json()["transcriber"] is None
         assert "Transcriber" not in format_status({**status.as_json(), "pid": 1}, UTC_ZONE)
-        recorder.judge._in_use, recorder.judge._transcriber, recorder.judge._untranscribed = "a-1", "base, int8, language en", 3
-        recorder._engine_changed(EngineState.READY, "transformers, a-1")
+        recorder.supervisor._in_use, recorder.supervisor._transcriber, recorder.supervisor._untranscribed = (
+            "a-1",
+            "base, int8, language en",
+            3,
+        )
+        report(recorder, EngineChanged(EngineState.READY, "transformers, a-1"))
         recorder.flush()
         lines = format_status({**status.as_json(), "pid": 1}, UTC_ZONE).splitlines()
         assert "Transcriber base, int8, language en" in lines

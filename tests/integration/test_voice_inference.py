@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,16 +21,25 @@ from monitor.daemon.client import format_status
 from monitor.daemon.live_view import PlainView
 from monitor.daemon.recorder import REFRESH_AFTER_S, REFRESH_AFTER_SEGMENTS, Recorder, VoiceReferenceCache
 from monitor.daemon.status import DaemonStatus
-from monitor.inference.engines.vllm import TransformersEngine
-from monitor.inference.protocol import EngineState, LoadBundle, PredictRequest, SetReference, SupervisorCallbacks
-from monitor.inference.supervisor import InferenceSupervisor
+from monitor.inference.engines.transformers import TransformersEngine
+from monitor.inference.protocol import (
+    BundleSwitched,
+    Dropped,
+    EngineChanged,
+    EngineState,
+    LoadBundle,
+    Predicted,
+    PredictRequest,
+    SetReference,
+    SupervisorEvent,
+)
 from monitor.inference.worker import WorkerInbox
 from monitor.storage.reader import TimelineReader
 from monitor.storage.records import InferenceResult, SegmentRecord, VoiceReferenceSums
 from monitor.storage.voice_reference import erase_voice_references
 from monitor.storage.writer import TimelineWriter
-from tests.support.bundle_variants import normalising
-from tests.support.inference import UTC_ZONE, never, wait_until, worker_pid
+from tests.support.bundle_variants import normalising, variant_of_packaged
+from tests.support.inference import UTC_ZONE, DrivenSupervisor, never, wait_until, worker_pid
 from tests.support.spoken_timeline import FIRST, HOUR, SpokenTimeline
 from tests.support.storage import keys
 from tests.support.tiny_audio_models import HIGH, HIGH_HZ, LOW, LOW_HZ, tiny_whisper, tone
@@ -76,7 +84,7 @@ def said(bundle: Bundle, pcm: Int16, held: VoiceReferenceSums | None, words: str
 
 
 class Heard:
-    """A judge, what it told, and for each entry the reference that it is to be heard against."""
+    """A supervisor, what it reported, and for each segment the reference that it is to be heard against."""
 
     def __init__(self, folder: Path, bundle: Bundle, transcriber: str = "") -> None:
         self.sounds: dict[int, Int16] = {}
@@ -86,21 +94,12 @@ class Heard:
         self.states: list[EngineState] = []
         self.outcomes: list[str] = []
         config = QUICK.model_copy(update={"bundle": str(bundle.folder), "transcriber": transcriber})
-        registry = BundleRegistry(config.bundle, folder / "bundles.json")
-        listener = SupervisorCallbacks(
-            self.sounds.get,
-            self._judged,
-            lambda entry, reason: pytest.fail(f"{entry}: {reason}"),
-            lambda state, _detail: self.states.append(state),
-            lambda _name, version, _reason: self.outcomes.append(version),
-            self._reference,
-        )
-        self.judge = InferenceSupervisor(config, registry, folder / "engine.log", listener, retry_forever=False)
+        self.supervisor = DrivenSupervisor(config, folder, self.sounds.get, self._handle, self._reference)
 
     def submit(self, pcm: Int16, held: VoiceReferenceSums | None) -> int:
         entry = len(self.sounds)
         self.sounds[entry], self.references[entry] = pcm, held
-        self.judge.submit(entry)
+        self.supervisor.submit(entry)
         return entry
 
     def until_answered(self) -> None:
@@ -111,8 +110,16 @@ class Heard:
         held = self.references[entry]
         return held if held is not None and held.voice_space == space else None
 
-    def _judged(self, results: Mapping[int, InferenceResult]) -> None:
-        self.results |= results
+    def _handle(self, event: SupervisorEvent) -> None:
+        match event:
+            case Predicted(results):
+                self.results |= results
+            case Dropped(segment_id, reason):
+                pytest.fail(f"{segment_id}: {reason}")
+            case EngineChanged(state):
+                self.states.append(state)
+            case BundleSwitched(version=version):
+                self.outcomes.append(version)
 
 
 def check(heard: Heard, bundle: Bundle, entries: range) -> None:
@@ -137,11 +144,11 @@ def test_every_segment_is_heard_against_its_own_reference_across_a_crash_and_oth
     heard = Heard(tmp_path, first)
     for number, held in enumerate((one, one, None, two, one, None)):
         heard.submit(ten[number], held)
-    heard.judge.start()
+    heard.supervisor.start()
     heard.until_answered()
     check(heard, first, range(6))
 
-    os.kill(worker_pid(heard.judge), signal.SIGKILL)
+    os.kill(worker_pid(heard.supervisor), signal.SIGKILL)
     wait_until(lambda: heard.states.count(EngineState.LOADING) == 2, PATIENCE_S)
     heard.submit(ten[6], two)
     heard.submit(ten[7], None)
@@ -150,26 +157,26 @@ def test_every_segment_is_heard_against_its_own_reference_across_a_crash_and_oth
 
     heard.submit(ten[0], two)
     heard.until_answered()
-    heard.judge.use(str(night.folder))
+    heard.supervisor.use(str(night.folder))
     wait_until(lambda: len(heard.outcomes) == 1, PATIENCE_S)
     heard.submit(ten[8], two)
     heard.until_answered()
     check(heard, night, range(9, 10))
     assert heard.results[9].prediction.bundle_version == night.version
 
-    heard.judge.use(str(other.folder))
+    heard.supervisor.use(str(other.folder))
     wait_until(lambda: len(heard.outcomes) == 2, PATIENCE_S)
     heard.submit(ten[9], foreign)
     heard.until_answered()
     check(heard, other, range(10, 11))
     assert set(heard.spaces) == {first.voice_space, other.voice_space}
 
-    heard.judge.drop_reference()
-    wait_until(lambda: heard.judge._held_reference is None, PATIENCE_S)
+    heard.supervisor.drop_reference()
+    wait_until(lambda: heard.supervisor._held_reference is None, PATIENCE_S)
     heard.references[heard.submit(ten[0], foreign)] = None
     heard.until_answered()
     check(heard, other, range(11, 12))
-    heard.judge.finish(never)
+    heard.supervisor.finish(never)
 
 
 @pytest.mark.slow
@@ -182,14 +189,14 @@ def test_a_bundle_that_is_asked_with_words_hears_each_segment_against_its_refere
     answers = [said(worded, sounds[0], *asked) for asked in ((held, LOW), (None, LOW), (held, ""))]
     assert not any(np.allclose(answers[0], other, atol=0.02) for other in answers[1:]), "words and reference both make a difference here"
     heard.submit(sounds[0], held)
-    heard.judge.start()
+    heard.supervisor.start()
     heard.until_answered()
     check(heard, plain, range(1))
     assert heard.results[0].transcript is None
 
-    heard.judge.use(str(worded.folder))
+    heard.supervisor.use(str(worded.folder))
     wait_until(lambda: len(heard.outcomes) == 1, PATIENCE_S)
-    assert heard.judge._held_reference == held, "it is of the same voice space"
+    assert heard.supervisor._held_reference == held, "it is of the same voice space"
     for pcm, against in ((sounds[0], held), (sounds[1], held), (sounds[0], None)):
         heard.submit(pcm, against)
     heard.until_answered()
@@ -200,15 +207,16 @@ def test_a_bundle_that_is_asked_with_words_hears_each_segment_against_its_refere
         assert result.voice_contribution.version == (against and against.version)
         found = np.array(list(result.prediction.posterior.values()))
         assert found == pytest.approx(said(worded, heard.sounds[entry], against, words), abs=0.01), entry
-    heard.judge.finish(never)
+    heard.supervisor.finish(never)
 
 
 @pytest.mark.slow
-def test_a_bundle_without_a_use_for_it_is_told_of_none(packaged: Bundle, ten: list[Int16], tmp_path: Path) -> None:
-    heard = Heard(tmp_path, packaged)
+def test_a_bundle_without_a_use_for_it_is_told_of_none(ten: list[Int16], tmp_path: Path) -> None:
+    plain = variant_of_packaged(tmp_path / "plain", about={"normalisation": None, "training_prior": None})
+    heard = Heard(tmp_path, open_bundle(plain))
     heard.submit(ten[0], VoiceReferenceSums("space", "version", b"whatever"))
-    heard.judge.start()
-    heard.judge.finish(never)
+    heard.supervisor.start()
+    heard.supervisor.finish(never)
     assert heard.results[0].voice_contribution is None
     assert heard.spaces == []
 
@@ -250,7 +258,7 @@ def test_what_is_said_is_learned_used_soon_and_after_a_restart(bundles: dict[str
     bundle = bundles["first"]
     day = Day(tmp_path, bundle)
     day.hear(ten[0], FIRST, "desk")
-    day.recorder.judge.start()
+    day.recorder.start()
     wait_until(lambda: day.status.judged == 1, PATIENCE_S)
     day.hear(ten[1], FIRST + timedelta(minutes=1), "desk")
     wait_until(lambda: day.status.judged == 2, PATIENCE_S)
@@ -277,7 +285,7 @@ def test_what_is_said_is_learned_used_soon_and_after_a_restart(bundles: dict[str
     again.hear(ten[2], FIRST + timedelta(minutes=2), "desk")
     again.hear(ten[3], FIRST + timedelta(minutes=3), None)
     again.recorder.microphone = "headset"
-    again.recorder.judge.start()
+    again.recorder.start()
     wait_until(lambda: again.status.judged == 2, PATIENCE_S)
     again.recorder.finish(lambda: False)
     third, recording = again.entries()[2:]

@@ -12,7 +12,7 @@ import torch
 from model.bundle import open_bundle
 from model.predictor import Predictor, SpeechInput
 from monitor.config import EngineConfig
-from monitor.inference.engines.vllm import open_engine
+from monitor.inference.engines.base import open_engine
 
 
 def main() -> None:

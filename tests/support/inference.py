@@ -1,8 +1,9 @@
 """An inference supervisor or recorder with everything it reported, in order, and helpers to wait for it."""
 
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,17 +19,68 @@ from monitor.config import Config, EngineConfig
 from monitor.daemon.live_view import PlainView
 from monitor.daemon.recorder import Recorder
 from monitor.daemon.status import DaemonStatus
-from monitor.inference.protocol import EngineState, SupervisorCallbacks
+from monitor.inference.protocol import BundleSwitched, Dropped, EngineChanged, EngineState, Predicted, SupervisorEvent
 from monitor.inference.supervisor import InferenceSupervisor
-from monitor.storage.records import InferenceResult
+from monitor.storage.records import InferenceResult, VoiceReferenceSums
 from monitor.storage.writer import TimelineWriter
 from tests.support.storage import keys
 
 FAST_ENGINE = EngineConfig(kind="transformers", bundle="compact", max_batch=4)
 
 
-class RecordedCallbacks:
-    """What a judge's callbacks were told, and the sound that it asked for."""
+class DrivenSupervisor(InferenceSupervisor):
+    """A supervisor on a thread of its own, without a timeline.
+
+    audio: of a segment; None where it needs no prediction any more. handle: is called with every event. reference: of the voice, for a
+    segment and a voice space.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        folder: Path,
+        audio: Callable[[int], Int16 | None],
+        handle: Callable[[SupervisorEvent], object],
+        reference: Callable[[int, str], VoiceReferenceSums | None] = lambda _segment_id, _voice_space: None,
+        retry_forever: bool = False,
+    ) -> None:
+        self.registry = BundleRegistry(config.bundle, folder / "bundles.json")
+        super().__init__(config, self.registry, folder / "engine.log", retry_forever)
+        self._audio, self._handle_event, self._reference = audio, handle, reference
+        self._thread = threading.Thread(target=self._drive, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self, give_up: Callable[[], bool]) -> None:
+        self.stop(give_up)
+        self._thread.join()
+
+    def _drive(self) -> None:
+        try:
+            while self.running:
+                for segment_id in self.next_to_send():
+                    pcm, space = self._audio(segment_id), self.voice_space
+                    if pcm is None:
+                        self.withdraw([segment_id])
+                    else:
+                        self.send(segment_id, pcm, None if space is None else self._reference(segment_id, space))
+                match event := self.poll(1.0):
+                    case Predicted(results):
+                        self._handle_event(event)
+                        self.settle(results)
+                    case Dropped(segment_id):
+                        self._handle_event(event)
+                        self.settle([segment_id])
+                    case EngineChanged() | BundleSwitched():
+                        self._handle_event(event)
+        finally:
+            for refused in self.close():
+                self._handle_event(refused)
+
+
+class RecordedEvents:
+    """What a supervisor reported, and the audio that it is given."""
 
     def __init__(self, sounds: Sequence[Int16] = ()) -> None:
         self.sounds = dict(enumerate(sounds))
@@ -36,14 +88,11 @@ class RecordedCallbacks:
         self.dropped: list[tuple[int, str]] = []
         self.states: list[EngineState] = []
         self.details: list[str] = []
+        self.outcomes: list[tuple[str, str, str]] = []
 
-    def judge(self, folder: Path, config: EngineConfig = FAST_ENGINE, retry_forever: bool = False) -> InferenceSupervisor:
+    def judge(self, folder: Path, config: EngineConfig = FAST_ENGINE, retry_forever: bool = False) -> DrivenSupervisor:
         """One that answers here, with everything submitted."""
-        listener = SupervisorCallbacks(
-            self.sounds.get, self._judged, lambda entry, reason: self.dropped.append((entry, reason)), self._changed
-        )
-        registry = BundleRegistry(config.bundle, folder / "bundles.json")
-        judge = InferenceSupervisor(config, registry, folder / "engine.log", listener, retry_forever)
+        judge = DrivenSupervisor(config, folder, self.sounds.get, self.handle, retry_forever=retry_forever)
         for entry in self.sounds:
             judge.submit(entry)
         return judge
@@ -53,12 +102,17 @@ class RecordedCallbacks:
         """Entries in the order of their answers."""
         return [entry for entry, _ in self.results]
 
-    def _judged(self, results: Mapping[int, InferenceResult]) -> None:
-        self.results += results.items()
-
-    def _changed(self, state: EngineState, detail: str) -> None:
-        self.states.append(state)
-        self.details.append(detail)
+    def handle(self, event: SupervisorEvent) -> None:
+        match event:
+            case Predicted(results):
+                self.results += results.items()
+            case Dropped(segment_id, reason):
+                self.dropped.append((segment_id, reason))
+            case EngineChanged(state, detail):
+                self.details.append(detail)
+                self.states.append(state)
+            case BundleSwitched(name, version, reason):
+                self.outcomes.append((name, version, reason))
 
 
 def noise_segments(count: int) -> list[Int16]:
@@ -88,30 +142,21 @@ def worker_pid(judge: InferenceSupervisor) -> int:
 PATIENCE_S = 300.0
 
 
-class SwitchingSupervisor:
-    """A judge with everything it told, in order."""
+class SwitchingSupervisor(RecordedEvents):
+    """A running supervisor with everything it reported, in order."""
 
     def __init__(
         self, folder: Path, config: EngineConfig = FAST_ENGINE, sounds: list[Int16] | None = None, retry_forever: bool = False
     ) -> None:
-        self.sounds = dict(enumerate(sounds or []))
-        self.results: list[tuple[int, InferenceResult]] = []
-        self.dropped: list[int] = []
-        self.states: list[EngineState] = []
-        self.outcomes: list[tuple[str, str, str]] = []
-        self.registry = BundleRegistry(config.bundle, folder / "bundles.json")
-        listener = SupervisorCallbacks(
-            self.sounds.get, self._judged, lambda entry, _: self.dropped.append(entry), self._changed, self._switched
-        )
-        self.judge = InferenceSupervisor(config, self.registry, folder / "engine.log", listener, retry_forever)
-        for entry in self.sounds:
-            self.judge.submit(entry)
-        self.judge.start()
+        super().__init__(sounds or [])
+        self.supervisor = self.judge(folder, config, retry_forever)
+        self.registry = self.supervisor.registry
+        self.supervisor.start()
 
     def submit(self, pcm: Int16) -> None:
         entry = len(self.sounds)
         self.sounds[entry] = pcm
-        self.judge.submit(entry)
+        self.supervisor.submit(entry)
 
     def until_ready(self) -> None:
         wait_until(lambda: EngineState.READY in self.states, PATIENCE_S)
@@ -123,18 +168,9 @@ class SwitchingSupervisor:
     def use(self, bundle: Path | str) -> tuple[str, str, str]:
         """Ask for a bundle and wait for what becomes of it."""
         known = len(self.outcomes)
-        self.judge.use(str(bundle))
+        self.supervisor.use(str(bundle))
         wait_until(lambda: len(self.outcomes) > known, PATIENCE_S)
         return self.outcomes[-1]
-
-    def _judged(self, results: Mapping[int, InferenceResult]) -> None:
-        self.results += results.items()
-
-    def _changed(self, state: EngineState, _detail: str) -> None:
-        self.states.append(state)
-
-    def _switched(self, name: str, version: str, reason: str) -> None:
-        self.outcomes.append((name, version, reason))
 
 
 UTC_ZONE = ZoneInfo("UTC")
@@ -155,3 +191,10 @@ def with_recorder(folder: Path, config: Config, act: Callable[[Recorder], None],
             recorder.segment(16_000 * second, np.ones(16_000, np.int16), start, start + timedelta(seconds=1))
         act(recorder)
     return path
+
+
+def report(recorder: Recorder, *events: SupervisorEvent) -> None:
+    """Let a recorder that was not started handle these events, as if its supervisor had reported them."""
+    recorder.supervisor._events.extend(events)
+    recorder.supervisor._stopping = True
+    recorder._predict_waiting()

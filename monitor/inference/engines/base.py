@@ -1,17 +1,56 @@
-"""What all engines need to know of a bundle and a machine: which bundle fits a running engine, and in which precision vLLM runs."""
+"""The engine protocol, the engine of the configured kind, and what engines check of a bundle and a machine.
+
+An engine answers requests with the adapter of one bundle at a time. It knows nothing of audio, strategies, calibration or the timeline.
+Each kind has a file of its own, which is imported only where it is used.
+"""
 
 import json
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from model.bundle import Bundle
 from model.bundle_format import BundleManifest
 from model.errors import BundleError, EngineRejected, NeedsRestart
-from monitor.config import Precision
+from model.language_model import LanguageModel
+from model.remote import read_api_key
+from monitor.config import EngineConfig, Precision
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+class Engine(LanguageModel, Protocol):
+    """A language model with the adapter of one bundle, and something to let go of."""
+
+    def switch_to(self, bundle: Bundle) -> None:
+        """Answer with this bundle's adapter from now on, and let go of the one before.
+
+        Raises NeedsRestart for a bundle that only an engine started for it can serve; BundleError, EngineRejected or EngineUnavailable
+        where its adapter cannot be loaded. The adapter that was there then stays.
+        """
+
+    def close(self) -> None:
+        """Let go of memory, processes and connections."""
+
+
+def open_engine(config: EngineConfig, bundle: Bundle) -> Engine:
+    """The engine of the configured kind, ready to answer."""
+    match config.kind:
+        case "embedded":
+            from monitor.inference.engines.vllm import open_embedded
+
+            return open_embedded(bundle, config.kv_cache_mib, config.precision)
+        case "server":
+            from monitor.inference.engines.server import ServerConnection, ServerEngine
+
+            return ServerEngine(bundle, ServerConnection(config.url, read_api_key(config.key_file), config.ca_file))
+        case "transformers":
+            from monitor.inference.engines.transformers import TransformersEngine
+
+            return TransformersEngine(bundle)
 
 
 def adapter_rank(folder: Path) -> int:

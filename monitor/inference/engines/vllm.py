@@ -1,78 +1,30 @@
-"""The engine protocol, and the two engines in this process: vLLM and transformers. This file owns vllm.
-
-B batch, Q queries, H hidden size, L letters. An engine answers requests (model.request) with the adapter of one bundle at a time; it
-knows nothing of audio, strategies, calibration or the timeline. The engine on a server is in `monitor/inference/engines/server.py`.
-"""
+"""The engine embedded in this process: vLLM without a server. This file owns vllm."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from model.bundle import Bundle, load_merged_llm, weights_source
+from model.bundle import Bundle, weights_source
 from model.emotions import Emotion
 from model.errors import EngineRejected
-from model.language_model import MAX_NEW_TOKENS, LanguageModel, LanguageModelRequest, LoraAdapter
+from model.language_model import MAX_NEW_TOKENS, LanguageModelRequest, LoraAdapter
 from model.prompts import letter_ids, render_prompt
-from model.remote import read_api_key
-from monitor.config import EngineConfig, Precision
+from monitor.config import Precision
 from monitor.inference.engines.base import check_compatible, has_gpu, precision_arguments
-from monitor.inference.engines.server import BLOCK_TOKENS, ServerConnection, ServerEngine
+from monitor.inference.engines.server import BLOCK_TOKENS
 
 _T = TypeVar("_T")
 
 
-class Engine(LanguageModel, Protocol):
-    """A language model with the adapter of one bundle, and something to let go of."""
-
-    def switch_to(self, bundle: Bundle) -> None:
-        """Answer with this bundle's adapter from now on, and let go of the one before.
-
-        Raises NeedsRestart for a bundle that only an engine started for it can serve; BundleError, EngineRejected or EngineUnavailable
-        where its adapter cannot be loaded. The adapter that was there then stays.
-        """
-
-    def close(self) -> None:
-        """Let go of memory, processes and connections."""
-
-
-def open_engine(config: EngineConfig, bundle: Bundle) -> Engine:
-    """The engine of the configured kind, ready to answer; one embedded in a process, which sleeps while nobody asks."""
-    if config.kind == "embedded":
-        engine = EmbeddedEngine(bundle, config.kv_cache_mib, config.precision)
-        if not has_gpu():
-            _release_process_groups()
-        return engine
-    if config.kind == "server":
-        return ServerEngine(bundle, ServerConnection(config.url, read_api_key(config.key_file), config.ca_file))
-    return TransformersEngine(bundle)
-
-
-class TransformersEngine:
-    """The language model in this process through transformers: slower, but it runs wherever torch does."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._llm = load_merged_llm(bundle)
-        self._manifest = bundle.manifest
-
-    def letter_log_probs(self, requests: Sequence[LanguageModelRequest], letters: Sequence[Emotion]) -> list[list[float]]:
-        """See LanguageModel."""
-        return self._llm.letter_log_probs(requests, letters)
-
-    def write(self, requests: Sequence[LanguageModelRequest], stop: str) -> list[str]:
-        """See LanguageModel."""
-        return self._llm.write(requests, stop)
-
-    def switch_to(self, bundle: Bundle) -> None:
-        """See Engine. For a moment there are two language models, so that the old one stays where the new one cannot be had."""
-        check_compatible(self._manifest, bundle.manifest)
-        self._llm = load_merged_llm(bundle)
-        self._manifest = bundle.manifest
-
-    def close(self) -> None:
-        """Nothing to let go of."""
+def open_embedded(bundle: Bundle, kv_cache_mib: int, precision: Precision) -> "EmbeddedEngine":
+    """The engine for a process of its own, which sleeps while nobody asks."""
+    engine = EmbeddedEngine(bundle, kv_cache_mib, precision)
+    if not has_gpu():
+        _release_process_groups()
+    return engine
 
 
 class EmbeddedEngine:
