@@ -194,14 +194,22 @@ class JobScheduler:
         self._plan(first)
 
     def _use_memory(self, first: timedelta) -> None:
-        """Keep the times in memory until the next start, because the file cannot be used."""
-        self._problems[_FILE] = (
-            f"{self._path.name} cannot be written; scheduled jobs still run, and are planned anew when the monitor starts again"
-        )
+        """Keep the times in memory until the file can be used."""
+        self._problems[_FILE] = f"{self._path.name} cannot be written; scheduled jobs still run, and their times are kept in memory"
         with contextlib.suppress(KeyError):
             self._scheduler.remove_jobstore(_FILE)
         self._store = _MEMORY
         self._plan(first)
+
+    def _use_file_again(self) -> None:
+        if (store := open_job_store(self._path)) is None:
+            return
+        self._scheduler.add_jobstore(store, _FILE)
+        self._store, self._problems[_FILE] = _FILE, ""
+        self._plan(timedelta())
+        for name in self._times:
+            if self._scheduler.get_job(name, _MEMORY):
+                self._scheduler.remove_job(name, _MEMORY)
 
     def _store_failed(self) -> None:
         with self._gate:
@@ -254,11 +262,17 @@ class JobScheduler:
             self._scheduler.remove_job(name, self._store)
 
     def _check_clock(self) -> None:
-        """Plan everything anew after sleep, and when the clock was set: set back a year, the next night would be a year away."""
+        """Plan everything anew after sleep, and when the clock was set: set back a year, the next night would be a year away.
+
+        Also look whether a file that could not be written can be used again.
+        """
         lead_s, before_s = _clock_lead_s(), self._clock_lead_s
         self._clock_lead_s = lead_s
         if abs(lead_s - before_s) > _JUMP_S and self._store is not None:
             self._change(lambda: self._plan(timedelta()))
+            self.tell()
+        elif self._store == _MEMORY:
+            self._change(self._use_file_again)
             self.tell()
 
     def _do_now(self, name: str) -> None:

@@ -73,7 +73,7 @@ def test_it_is_paused_and_resumed_and_stopped_from_another_terminal_and_all_of_i
     listening.until(lambda: status(listening, home)["state"] == "paused")
     assert status(listening, home)["paused_until"]
     time.sleep(1)
-    assert run("resume").stdout == "listening again\n"
+    assert run("resume").stdout == "resumed; the microphone is open\n"
     listening.until(lambda: status(listening, home)["state"] == "listening")
     time.sleep(1)
     assert run("stop").stdout == "stopped\n"
