@@ -104,6 +104,8 @@ class JobScheduler:
         self._ending = False
         # Which of APScheduler's stores the daily jobs are in; None until `_begin` has opened it.
         self._store: str | None = None
+        # When a file that could not be used is tried again, on the monotonic clock: ever later, up to an hour.
+        self._retry_at, self._retry_s = 0.0, _CLOCK_CHECK_S
         self._clock_lead_s = _clock_lead_s()
         self._scheduler = _RobustScheduler(
             self._check_clock,
@@ -196,6 +198,7 @@ class JobScheduler:
     def _use_memory(self, first: timedelta) -> None:
         """Keep the times in memory until the file can be used."""
         self._problems[_FILE] = f"{self._path.name} cannot be written; scheduled jobs still run, and their times are kept in memory"
+        self._retry_later()
         with contextlib.suppress(KeyError):
             self._scheduler.remove_jobstore(_FILE)
         self._store = _MEMORY
@@ -203,6 +206,7 @@ class JobScheduler:
 
     def _use_file_again(self) -> None:
         if (store := open_job_store(self._path)) is None:
+            self._retry_later()
             return
         self._scheduler.add_jobstore(store, _FILE)
         self._store, self._problems[_FILE] = _FILE, ""
@@ -210,6 +214,10 @@ class JobScheduler:
         for name in self._times:
             if self._scheduler.get_job(name, _MEMORY):
                 self._scheduler.remove_job(name, _MEMORY)
+
+    def _retry_later(self) -> None:
+        self._retry_at = time.monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, _HOUR.total_seconds())
 
     def _store_failed(self) -> None:
         with self._gate:
@@ -271,7 +279,7 @@ class JobScheduler:
         if abs(lead_s - before_s) > _JUMP_S and self._store is not None:
             self._change(lambda: self._plan(timedelta()))
             self.tell()
-        elif self._store == _MEMORY:
+        elif self._store == _MEMORY and time.monotonic() >= self._retry_at:
             self._change(self._use_file_again)
             self.tell()
 
