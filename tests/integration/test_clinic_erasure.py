@@ -112,7 +112,7 @@ def test_who_does_not_share_any_more_is_told_that_the_clinic_was_not_reached(per
     with start_sharing(Config(), NOON, lambda *_: None):
         pass
     made = delete_range(Config(), TimeRange(NOON - HOUR, NOON + HOUR))
-    assert "what a clinic was sent" in "\n".join(receipt_lines(made, "that hour", False))
+    assert "data sent to a clinic" in "\n".join(receipt_lines(made, "that hour", False))
 
 
 def test_a_backup_that_is_put_back_loses_nothing_there_and_is_sent_once_more(person: SharingPerson, postgres_server: Postgres) -> None:
