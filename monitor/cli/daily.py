@@ -144,7 +144,7 @@ def report(
 ) -> None:
     """Show a report of a day or a period: recorded time, speech and estimated emotions."""
     from monitor.bundles.registry import BundleRegistry
-    from monitor.reports.data import SHEET_DAYS, PeriodOptions
+    from monitor.reports.data import SHEET_DAYS, PeriodOptions, RenderOptions
     from monitor.reports.formats import (
         check_output_path,
         choose_format,
@@ -160,15 +160,16 @@ def report(
     settings = settings_of(context)
     asked, now, usual = PeriodOptions(day, week, month, first, last), datetime.now(UTC), SHEET_DAYS if sheet else 1
     material = collect_shared_report(settings, subject, asked, now, usual) if subject else collect_report(settings, asked, now, usual)
+    options = RenderOptions(BundleRegistry.of(settings).active(), plain, sheet)
     if out is not None:
-        write_private(out, render_report(material, chosen, BundleRegistry.of(settings).active(), plain=plain, sheet=sheet))
+        write_private(out, render_report(material, chosen, options))
         print(f"wrote {out} (readable only by you)", file=sys.stderr)
     elif chosen is ReportFormat.TEXT and not plain:
         from monitor.reports.text_report import TextReport
 
         Console(soft_wrap=False).print(TextReport(material), end="")
     else:
-        sys.stdout.write(render_report(material, chosen, BundleRegistry.of(settings).active(), plain=plain, sheet=sheet).decode())
+        sys.stdout.write(render_report(material, chosen, options).decode())
 
 
 def dashboard(

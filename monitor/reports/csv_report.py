@@ -12,12 +12,17 @@ from statistics import fmean
 
 from model.emotions import Emotion
 from monitor.analysis.summary import DayState, DaySummary, SpeechSummary
-from monitor.reports.data import ReportData
+from monitor.reports.data import RenderOptions, ReportData
 from monitor.storage.records import Coverage
 
 Cell = str | int | float | None
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def render(report: ReportData, options: RenderOptions) -> bytes:
+    """For files."""
+    return to_csv(report).encode()
 
 
 def to_csv(material: ReportData) -> str:

@@ -23,6 +23,18 @@ MAX_REPORT_DAYS = 3 * 366
 
 
 @dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """bundle: name or folder of the model in use, whose figures a sheet quotes. plain: sentences for screen readers, instead of text.
+
+    sheet: one page for a clinician, as html or pdf.
+    """
+
+    bundle: str
+    plain: bool = False
+    sheet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReportPeriod:
     """The calendar days from first to last, both included, in a zone."""
 

@@ -29,7 +29,7 @@ from monitor.analysis.trend import MEASURES
 from monitor.bundles.registry import BundleRegistry
 from monitor.config import Config
 from monitor.reports import view_model
-from monitor.reports.data import ReportData, ReportPeriod, load_report_data
+from monitor.reports.data import RenderOptions, ReportData, ReportPeriod, load_report_data
 from monitor.storage.reader import TimelineReader
 from monitor.storage.records import CheckIn
 
@@ -59,6 +59,11 @@ _LABELS = {
 # The guide names seven classes and no bounds; these are seven equal parts of the scale.
 _CLASSES = ("veryUnpleasant", "unpleasant", "slightlyUnpleasant", "neutral", "slightlyPleasant", "pleasant", "veryPleasant")
 _MEASURES = {measure.key: measure for measure in MEASURES}
+
+
+def render(report: ReportData, options: RenderOptions) -> bytes:
+    """For files."""
+    return f"{to_fhir(report)}\n".encode()
 
 
 def to_fhir(material: ReportData) -> str:

@@ -3,10 +3,11 @@
 Libraries of a format are imported when that format is rendered, so a text report appears at once.
 """
 
-import io
 from datetime import datetime, timedelta
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
+from typing import Self
 
 from model.errors import ReportError
 from monitor.analysis.days import Day
@@ -16,35 +17,40 @@ from monitor.bundles.registry import BundleRegistry
 from monitor.clinic.address import ClinicAddress
 from monitor.config import Config
 from monitor.fileio import open_private_atomic
-from monitor.reports.data import SELF_REPORT_DAYS, PeriodOptions, ReportData, load_report_data, with_self_report
+from monitor.reports.data import SELF_REPORT_DAYS, PeriodOptions, RenderOptions, ReportData, load_report_data, with_self_report
 
 
 class ReportFormat(StrEnum):
-    """How a report is written."""
+    """How a report is written: its name, the module that renders it, the endings of its files.
 
-    TEXT = "text"
-    JSON = "json"
-    HTML = "html"
-    PDF = "pdf"
-    CSV = "csv"
-    FHIR = "fhir"
+    A new format is a module in this folder with `render(report: ReportData, options: RenderOptions) -> bytes`, and one line here.
+    """
+
+    TEXT = "text", "text_report", ".txt"
+    JSON = "json", "json_report", ".json"
+    HTML = "html", "html_report", ".html", ".htm"
+    PDF = "pdf", "pdf", ".pdf"
+    CSV = "csv", "csv_report", ".csv"
+    FHIR = "fhir", "fhir"
+
+    module: str
+    suffixes: tuple[str, ...]
+
+    def __new__(cls, name: str, module: str, *suffixes: str) -> Self:
+        """See the class."""
+        made = str.__new__(cls, name)
+        made._value_, made.module, made.suffixes = name, module, suffixes
+        return made
 
 
-_FORMAT_BY_SUFFIX = {
-    ".txt": ReportFormat.TEXT,
-    ".json": ReportFormat.JSON,
-    ".html": ReportFormat.HTML,
-    ".htm": ReportFormat.HTML,
-    ".pdf": ReportFormat.PDF,
-    ".csv": ReportFormat.CSV,
-}
 _SHEET_FORMATS = (ReportFormat.HTML, ReportFormat.PDF)
 
 
 def choose_format(asked: ReportFormat | None, out: Path | None, plain: bool, sheet: bool) -> ReportFormat:
     """The format that was asked for, or else that the file's name ends with. Raises ReportError for what does not go together."""
     usual = ReportFormat.HTML if sheet else ReportFormat.TEXT
-    form = asked or (_FORMAT_BY_SUFFIX.get(out.suffix.lower(), usual) if out is not None else usual)
+    named = (form for form in ReportFormat if out is not None and out.suffix.lower() in form.suffixes)
+    form = asked or next(named, usual)
     if plain and form is not ReportFormat.TEXT:
         raise ReportError(f"--plain works with text only, not {form}; remove one of the two")
     if sheet and form not in _SHEET_FORMATS:
@@ -73,9 +79,6 @@ def write_private(out: Path, content: bytes) -> None:
         raise ReportError(f"cannot write {out}: {error.strerror}; choose another file or free some space") from error
 
 
-_FILE_COLUMNS = 80
-
-
 def collect_report(config: Config, asked: PeriodOptions, now: datetime, usual_days: int = 1) -> ReportData:
     """What the report is made of. Raises DayError for days that cannot be meant, TimelineError and StoreKeyError."""
     period = asked.period(config.timeline.zone_info(), now, usual_days)
@@ -96,49 +99,7 @@ def collect_shared_report(config: Config, subject: str, asked: PeriodOptions, no
         return with_self_report(load_report_data(look, period, config.report), look)
 
 
-def render_report(material: ReportData, form: ReportFormat, bundle: str, *, plain: bool = False, sheet: bool = False) -> bytes:
-    """The report as the bytes of a file. bundle: the name or folder of the model in use, whose figures a sheet quotes."""
-    if form is ReportFormat.TEXT:
-        return _render_text(material, plain).encode()
-    if form is ReportFormat.JSON:
-        from monitor.reports.json_report import to_json
-
-        return f"{to_json(material)}\n".encode()
-    if form is ReportFormat.CSV:
-        from monitor.reports.csv_report import to_csv
-
-        return to_csv(material).encode()
-    if form is ReportFormat.FHIR:
-        from monitor.reports.fhir import to_fhir
-
-        return f"{to_fhir(material)}\n".encode()
-    page = _render_html(material, bundle, sheet)
-    if form is ReportFormat.HTML:
-        return page.encode()
-    from monitor.reports.pdf import to_pdf
-
-    return to_pdf(page, one_sheet=sheet or material.period.is_day)
-
-
-def _render_text(material: ReportData, plain: bool) -> str:
-    if plain:
-        from monitor.reports.text_report import to_plain
-
-        return f"{to_plain(material)}\n"
-    from rich.console import Console
-
-    from monitor.reports.text_report import TextReport
-
-    file = io.StringIO()
-    Console(file=file, width=_FILE_COLUMNS).print(TextReport(material), end="")
-    return file.getvalue()
-
-
-def _render_html(material: ReportData, bundle: str, sheet: bool) -> str:
-    if sheet:
-        from monitor.reports.clinician_sheet import to_clinician_sheet
-
-        return to_clinician_sheet(material, bundle)
-    from monitor.reports.html_report import to_html
-
-    return to_html(material)
+def render_report(report: ReportData, form: ReportFormat, options: RenderOptions) -> bytes:
+    """The report as the bytes of a file."""
+    rendered: bytes = import_module(f"monitor.reports.{form.module}").render(report, options)
+    return rendered

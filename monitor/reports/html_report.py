@@ -20,7 +20,7 @@ from monitor.reports import sentences, view_model
 from monitor.reports.charts import day_charts, period_charts
 from monitor.reports.charts.render import ChartRenderer
 from monitor.reports.charts.style import ChartOption
-from monitor.reports.data import ReportData
+from monitor.reports.data import RenderOptions, ReportData
 from monitor.reports.sentences import format_measure
 
 FIGURE_WIDTH = 760
@@ -169,6 +169,15 @@ def _weeks(days: Sequence[DaySummary]) -> int:
 
 
 _TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(report: ReportData, options: RenderOptions) -> bytes:
+    """For files; a sheet for a clinician is a page of its own."""
+    if options.sheet:
+        from monitor.reports.clinician_sheet import to_clinician_sheet
+
+        return to_clinician_sheet(report, options.bundle).encode()
+    return to_html(report).encode()
 
 
 def to_html(material: ReportData) -> str:

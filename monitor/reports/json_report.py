@@ -13,10 +13,15 @@ from monitor.analysis.summary import Affect, AffectDynamics, Amount, DaySummary,
 from monitor.analysis.trend import LastingChange, Trend, TrendPoint, UsualRange
 from monitor.personalization.voice import voice_json
 from monitor.reports import sentences
-from monitor.reports.data import ReportData
+from monitor.reports.data import RenderOptions, ReportData
 from monitor.storage.records import CheckIn, JobRun
 
 Json = dict[str, Any]
+
+
+def render(report: ReportData, options: RenderOptions) -> bytes:
+    """For files."""
+    return f"{to_json(report)}\n".encode()
 
 
 def to_json(material: ReportData) -> str:

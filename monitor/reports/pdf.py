@@ -5,12 +5,20 @@ import logging
 from weasyprint import HTML
 from weasyprint.urls import URLFetcher
 
+from monitor.reports import html_report
+from monitor.reports.data import RenderOptions, ReportData
+
 # What is tried where one sheet of paper has to do: smaller type and charts, still to be read at arm's length.
 _TIGHTER = (
     "",
     "@media print { body { font-size: 7.8pt; line-height: 1.25 } figure svg { width: 84% } }",
     "@page { margin: 8mm 12mm } @media print { body { font-size: 7pt; line-height: 1.2 } figure svg { width: 68% } }",
 )
+
+
+def render(report: ReportData, options: RenderOptions) -> bytes:
+    """For files: the page, set smaller where a day or a sheet would take two."""
+    return to_pdf(html_report.render(report, options).decode(), one_sheet=options.sheet or report.period.is_day)
 
 
 def to_pdf(page: str, one_sheet: bool = False) -> bytes:

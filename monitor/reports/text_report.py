@@ -4,6 +4,7 @@ Nothing depends on colour. Missing time comes first, and every report says what 
 show more. The plain form draws, aligns and boxes nothing.
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -16,10 +17,13 @@ from rich.text import Text
 from monitor.analysis.formatting import DISCLAIMER, format_duration, format_percent, format_segments, short_date
 from monitor.analysis.summary import DayState, DaySummary, HourSummary, SpeechSummary
 from monitor.reports import sentences, view_model
-from monitor.reports.data import ReportData
+from monitor.reports.data import RenderOptions, ReportData
 
 _LONGEST_BAR = 24
 _LEFT = 2
+
+
+_FILE_COLUMNS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,15 @@ def _legend(summary: DaySummary, letters: list[str], glyphs: _Glyphs) -> str:
     meanings = {emotion.value: emotion.word for emotion in summary.speech.emotions}
     meanings |= {_UNCLEAR: "unsure or not analysed", glyphs.silent: "no speech", " ": "not recorded"}
     return "   ".join(f"{mark if mark.strip() else 'blank'} {meanings[mark]}" for mark in meanings if mark in letters)
+
+
+def render(report: ReportData, options: RenderOptions) -> bytes:
+    """For files, as wide as the columns of a terminal usually are."""
+    if options.plain:
+        return f"{to_plain(report)}\n".encode()
+    file = io.StringIO()
+    Console(file=file, width=_FILE_COLUMNS).print(TextReport(report), end="")
+    return file.getvalue().encode()
 
 
 def to_plain(material: ReportData) -> str:
