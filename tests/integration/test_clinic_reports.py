@@ -53,7 +53,7 @@ def test_a_clinician_gets_the_persons_own_report_and_each_reading_is_written_dow
         if "--sheet" in arguments:
             arguments = [*arguments, "--out"]
             own, theirs = run("report", *arguments, str(tmp_path / "own.html")), None
-            configure(home)
+            configure(home, engine={"bundle": str(NANO)})
             theirs = run("report", *arguments, str(tmp_path / "theirs.html"), "--subject", person.subject, environment=elsewhere)
             assert (own.returncode, theirs.returncode) == (0, 0), own.stderr + theirs.stderr
             assert _undated(tmp_path / "own.html") == _undated(tmp_path / "theirs.html")
