@@ -204,7 +204,7 @@ def test_text_of_the_person_cannot_become_markup() -> None:
 
 def test_a_sheet_tells_limits_accuracy_coverage_and_the_patient_only_if_named() -> None:
     sheet = to_clinician_sheet(WEEKS, "compact")
-    for words in ("It does not transcribe.", "95 % interval", "chance", "NO DATA", "whose accuracy is not known here", DISCLAIMER):
+    for words in ("It does not transcribe", "95 % interval", "chance", "NO DATA", "whose accuracy is not known here", DISCLAIMER):
         assert words in sheet
     assert "Patient:" not in sheet
     assert "Patient: <strong>A. N. Other</strong>" in to_clinician_sheet(of_days(story(14), patient="A. N. Other"), "compact")
