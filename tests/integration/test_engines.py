@@ -192,6 +192,7 @@ def test_a_server_of_a_published_language_model_gives_the_same_whatever_its_defa
     engine.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_no_adapters_says_how_it_would_serve_one(published: Bundle, plain_server: Server) -> None:
     other = Bundle(published.folder, published.manifest.model_copy(update={"version": "tiny-0"}), published.encoder, published.mapper)
     with pytest.raises(EngineRejected, match="serve`, which does, or with --lora-modules tiny-0=FOLDER"):

@@ -68,6 +68,7 @@ def after_a_night(tmp_path: Path, pieces: Sequence[LabelledSegment], heard_with:
     )
 
 
+@pytest.mark.slow
 def test_labels_are_tested_as_the_monitor_shows_them(tmp_path: Path, compact: Bundle, pcms: list[Int16], sums: VoiceSums) -> None:
     """With the reference of the voice and the prior, or without; each changes what is shown."""
     seen = [shown(compact, pcms, prior, voice) for prior, voice in ((BALANCED, sums), (EVERYDAY, sums), (BALANCED, None))]

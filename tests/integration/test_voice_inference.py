@@ -254,6 +254,7 @@ class Day:
             return reader.segments_between(FIRST, FIRST + 9 * HOUR)
 
 
+@pytest.mark.slow
 def test_what_is_said_is_learned_used_soon_and_after_a_restart(bundles: dict[str, Bundle], ten: list[Int16], tmp_path: Path) -> None:
     bundle = bundles["first"]
     day = Day(tmp_path, bundle)
