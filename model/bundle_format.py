@@ -206,9 +206,14 @@ class BundleManifest(_Record):
         return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
+def current_name(name: str) -> str:
+    """The name of a bundle, or what is built in under a former name."""
+    return _ALIASES.get(name, name)
+
+
 def find_bundle(name: str) -> Path:
     """A bundle's folder: the name of a built-in one, or a path. Raises BundleError naming the built-in ones."""
-    for folder in (_BUILT_IN / _ALIASES.get(name, name), Path(name).expanduser()):
+    for folder in (_BUILT_IN / current_name(name), Path(name).expanduser()):
         if (folder / MANIFEST_FILE).is_file():
             return folder
     built_in = ", ".join(sorted(path.parent.name for path in _BUILT_IN.glob(f"*/{MANIFEST_FILE}")))

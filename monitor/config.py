@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from model.bundle_format import current_name
 from model.emotions import Emotion, Prior
 from model.errors import ConfigError
 from monitor.paths import DatabaseFiles, config_path, default_database, state_dir
@@ -118,7 +119,7 @@ class EngineConfig(_Section):
     """[engine]: what judges the segments."""
 
     kind: Literal["embedded", "server", "transformers"] = "embedded"
-    bundle: str = PACKAGED_BUNDLE
+    bundle: Annotated[str, AfterValidator(current_name)] = PACKAGED_BUNDLE
     url: str = "http://127.0.0.1:8000"
     key_file: str = ""
     ca_file: str = ""

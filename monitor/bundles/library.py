@@ -27,6 +27,7 @@ from model.bundle_format import (
     MANIFEST_FILE,
     BundleManifest,
     PromotionDecision,
+    current_name,
     find_bundle,
     read_bundle_manifest,
     verify_checksums,
@@ -194,7 +195,7 @@ class BundleLibrary:
 
     def find(self, text: str) -> BundleEntry:
         """The bundle of a version, the beginning of one (with or without its name), a built-in name, or a folder. Raises BundleError."""
-        known = self.known()
+        text, known = current_name(text), self.known()
         exact = [kept for kept in known if text in (kept.version, kept.name)]
         if not exact and (Path(text).expanduser() / MANIFEST_FILE).is_file():
             folder = Path(text).expanduser().absolute()

@@ -18,6 +18,7 @@ from model.bundle_format import MANIFEST_FILE, compute_version, file_checksums, 
 from model.emotions import Emotion, Prediction
 from model.errors import BundleError
 from model.predictor import Predictor, SpeechInput
+from monitor.config import EngineConfig
 from tests.support.bundle_variants import sign
 from tests.support.bundles import NANO
 from train.rehearsal_set import predict_states
@@ -57,6 +58,7 @@ def test_the_bundle_that_was_built_in_before_still_opens_and_its_name_now_means_
     assert (former.manifest.version, former.reference_settings, former.manifest.training_prior) == ("nano-7defb358", None, None)
     assert former.speech_embeds([torch.zeros(16000)]).shape[:2] == (1, 32)
     assert find_bundle("nano") == find_bundle("compact")
+    assert EngineConfig(bundle="nano").bundle == "compact"
 
 
 def test_its_parts_are_those_of_the_paper() -> None:
