@@ -120,7 +120,7 @@ def test_broken_evidence_and_bundles_are_refused(tmp_path: Path, pieces: list[La
     write_labelled_segments(file, pieces, HeardWith(b"of a voice"))
     done = subprocess.run(command(tmp_path), input=file.getvalue(), capture_output=True, check=False, timeout=600)
     assert done.returncode == 1
-    assert b"does not normalise voices" in done.stderr
+    assert b"are no sums of a voice" in done.stderr
 
 
 @pytest.mark.slow
