@@ -33,14 +33,19 @@ def variant_of_packaged(
 
 
 def normalising(
-    folder: Path, seed: int = 0, prior_segments: float = 10.0, adapter: int | None = None, about: Mapping[str, object] | None = None
+    folder: Path,
+    seed: int = 0,
+    prior_segments: float = 10.0,
+    adapter: int | None = None,
+    about: Mapping[str, object] | None = None,
+    base: Path | None = None,
 ) -> Path:
     """A copy in a new folder that wants the reference of a voice subtracted; its population mean, of any size, is drawn by a seed.
 
     adapter: the seed of other weights of mapper and adapter, as a night makes them. about: other entries of bundle.json.
     """
     if adapter is None:
-        shutil.copytree(find_bundle("compact"), folder)
+        shutil.copytree(base or find_bundle("compact"), folder)
     else:
         variant_of_packaged(folder, adapter)
     width = len(load_file(folder / MAPPER)["enter.weight"][0])
