@@ -164,7 +164,7 @@ def _coverage(summary: DaySummary) -> ChartOption:
 def _coverage_legend(summary: DaySummary) -> list[ChartOption]:
     """Series without data, so that the legend names each kind of coverage that the strip shows."""
     return [
-        {"type": "bar", "name": kind.value.replace("-", " "), "data": [], "itemStyle": COVERAGE_FILLS[kind].item_style}
+        {"type": "bar", "name": COVERAGE_TEXTS[kind][0].lower(), "data": [], "itemStyle": COVERAGE_FILLS[kind].item_style}
         for kind in summary.coverage_s
     ]
 

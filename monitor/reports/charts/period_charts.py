@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 
 from model.emotions import Emotion
-from monitor.analysis.formatting import format_duration, format_percent, short_date
+from monitor.analysis.formatting import COVERAGE_TEXTS, format_duration, format_percent, short_date
 from monitor.analysis.summary import DayState, DaySummary
 from monitor.analysis.trend import MIN_SHARE_SPEECH_S, Trend, TrendPoint, UsualRange
 from monitor.reports.charts.style import (
@@ -60,7 +60,7 @@ def coverage_chart(days: Sequence[DaySummary]) -> ChartOption:
         {
             "type": "bar",
             "stack": "coverage",
-            "name": kind.value.replace("-", " "),
+            "name": COVERAGE_TEXTS[kind][0].lower(),
             "barWidth": "82%",
             "itemStyle": COVERAGE_FILLS[kind].item_style,
             "data": [round(day.coverage_s.get(kind, 0.0) / 3600, 3) or None for day in days],
