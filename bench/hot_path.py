@@ -18,7 +18,6 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from bench.baselines import PlainLoop
 from bench.harness import Timing, best_time, demo_segments, markdown_table, time_side_by_side
@@ -26,9 +25,7 @@ from bench.processes import tree_memory
 from model.audio import SAMPLE_RATE, Int16, pcm16_to_float, s_to_samples, samples_to_s
 from model.bundle import Bundle, open_bundle
 from model.bundle_format import find_bundle
-from model.encoders import NanoEncoder
 from model.language_model import LanguageModelRequest
-from model.nano_encoder import extract_features, normalise_features
 from model.predictor import Predictor, PromptStyle, SpeechInput
 from model.prompts import Task, emotion_prefix, render_prompt
 from model.speech_encoder import group_by_length
@@ -117,7 +114,6 @@ def prefix_hits(hot: HotPath) -> tuple[float, float]:
 
 def _time_by_step(hot: HotPath, size: int, rounds: int) -> dict[str, float]:
     """Milliseconds of processor time of a segment by part."""
-    assert isinstance(hot.bundle.encoder, NanoEncoder)
     sounds, pcms = hot.sounds(size), (hot.pcms * size)[:size]
     clips = [torch.from_numpy(sound.audio) for sound in sounds]
 
@@ -126,16 +122,13 @@ def _time_by_step(hot: HotPath, size: int, rounds: int) -> dict[str, float]:
             return 1000 * best_time(work, rounds).cpu_s / size
 
     with torch.inference_mode():
-        features = [normalise_features(extract_features(clip)) for clip in clips]
-        groups = [[features[i] for i in group] for group in group_by_length([len(clip) for clip in clips], _SAMPLES)]
-        padded = [(pad_sequence(group, batch_first=True), torch.tensor([len(one) for one in group])) for group in groups]
-        states = [hot.bundle.encoder.states(*batch) for batch in padded]
+        groups = [[clips[i] for i in group] for group in group_by_length([len(clip) for clip in clips], _SAMPLES)]
+        states = [hot.bundle.states(group) for group in groups]
     requests = _requests(hot, sounds)
     return {
         "level and pitch, for the summary": cost(lambda: [measure_prosody(pcm) for pcm in pcms]),
-        "features": cost(lambda: [normalise_features(extract_features(clip)) for clip in clips]),
-        "encoder": cost(lambda: [hot.bundle.encoder.states(*batch) for batch in padded]),  # type: ignore[operator]
-        "mapper": cost(lambda: [hot.bundle.mapper(*one) for one in states]),
+        "encoder": cost(lambda: [hot.bundle.states(group) for group in groups]),
+        "mapper": cost(lambda: [hot.bundle.embed_states(*one) for one in states]),
         "language model (vLLM, embedded)": cost(lambda: hot.engine.letter_log_probs(_fresh(requests), hot.bundle.manifest.letters)),
         "database": _database(hot, sounds, rounds) / size,
     }
