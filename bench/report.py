@@ -95,7 +95,7 @@ _TRIED = [
     "## Tried without gain",
     "",
     "Once, by hand, on two cores of an Intel Xeon with AVX-512 and AMX, CPU time on one core. Letters and accuracy are of 240 clips of"
-    " RAVDESS, most of which compact was trained on: they show a loss and nothing else.",
+    " RAVDESS, most of which nano was trained on, the model of these trials: they show a loss and nothing else.",
     "",
     "- bfloat16 and fp8 in vLLM (`[engine] precision`) take a tenth off a segment of 64 with AMX, three to four times as long without, and"
     " change one letter of 240 test clips (STUDIES.md). The default stays float32 on a CPU.",
