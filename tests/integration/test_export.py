@@ -14,31 +14,11 @@ from hypothesis import strategies as st
 
 from model.errors import ExchangeError, TimelineError
 from monitor.analysis.days import ALL_TIME, TimeRange
-from monitor.config import Config, TimelineConfig
 from monitor.storage.transfer import _QUERIES, TimelineExport
-from monitor.transfer.export import export_data
 from monitor.transfer.import_ import import_data
 from monitor.transfer.schema import TABLES, ExportFormat, from_cell, to_cell
+from tests.support.exports import FORMS, at, exported, write
 from tests.support.storage import NOON, begin, content, keys, raw, small_timeline, store, text_of
-
-FORMS = [form for form in ExportFormat if form is not ExportFormat.FHIR]
-
-
-NOW = NOON + timedelta(days=30)
-
-
-def at(path: Path) -> TimelineConfig:
-    return TimelineConfig(database=str(path), zone="Europe/Paris")
-
-
-def write(path: Path, form: ExportFormat, out: Path, time_range: TimeRange = ALL_TIME, force: bool = False) -> dict[str, int]:
-    return export_data(Config(timeline=at(path)), form, time_range, str(out), force, NOW)
-
-
-def exported(path: Path, form: ExportFormat, out: Path, time_range: TimeRange = ALL_TIME) -> dict[str, bytes]:
-    """The files of an export, by name."""
-    write(path, form, out, time_range, force=True)
-    return {file.name: file.read_bytes() for file in out.iterdir()} if out.is_dir() else {"": out.read_bytes()}
 
 
 @pytest.fixture
